@@ -1,0 +1,1 @@
+"""Source connectors: they turn what a source holds into document change events."""

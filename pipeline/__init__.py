@@ -1,0 +1,1 @@
+"""vectide: keeps a vector store in step with its sources, for ever."""

@@ -1,0 +1,122 @@
+"""What is written to Kafka: plain values, without a word about bytes (see codec)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from pipeline.identity import DocumentKey, Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What travels in headers from the source's event to the last record that it causes."""
+
+    event_time: float
+    """When it happened at the source, in seconds since 1970."""
+    traceparent: str = ""
+    """W3C trace context, copied through; empty when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentChanged:
+    """A whole document as it is now. The log's offset of this record is the document's version."""
+
+    key: DocumentKey
+    text: str | None
+    """None when the text was left out (``omitted`` says why): over the size limit, or unreadable."""
+    metadata: Metadata
+    media_type: str
+    digest: str
+    """Hash of the text as it was extracted (of the raw bytes where the text was left out)."""
+    provenance: Provenance
+    omitted: str = ""
+    """Why there is no text, for people: ``12.3 MB, over the limit of 8 MB``."""
+    size: int = 0
+    """Bytes of the text in UTF-8, or of the raw document where the text was left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentDeleted:
+    """The document is gone from its source. A record, not a null: compaction forgets nulls."""
+
+    key: DocumentKey
+    provenance: Provenance
+
+
+DocumentEvent: TypeAlias = DocumentChanged | DocumentDeleted
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSpan:
+    """One chunk of a document: a half-open span of code points of its text."""
+
+    start: int
+    end: int
+    content_hash: str
+    tokens: int
+    """Tokens of the embedded text, special tokens excluded."""
+    headings: tuple[str, ...] = ()
+    """The headings above it, outermost first."""
+    context: str = ""
+    """What is embedded before the text, exactly; empty unless the chunking spec embeds headings."""
+
+
+ChunkedState: TypeAlias = Literal["chunked", "deleted", "failed", "omitted"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkedDocument:
+    """One version of one document, cut up for one generation: the record of a chunks topic."""
+
+    key: DocumentKey
+    version: int
+    generation: str
+    """The generation's id, which is a fingerprint: an embedder refuses another's."""
+    state: ChunkedState
+    provenance: Provenance
+    text: str = ""
+    chunks: tuple[ChunkSpan, ...] = ()
+    metadata: Metadata = field(default_factory=dict)
+    media_type: str = ""
+    reason: str = ""
+    """Why it failed or was omitted."""
+    replay: bool = False
+    """A dead letter sent round again: run at the head's attempt + 1, at this very version."""
+
+
+Stage: TypeAlias = Literal["chunk", "embed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a record was read."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record (or a chunk of it) that failed for good, with its cause and with itself."""
+
+    generation: str
+    stage: Stage
+    origin: Origin
+    version: int
+    """The document's version, so that a replay cannot undo anything newer. -1 if it is not known."""
+    reason: str
+    detail: str
+    attempts: int
+    failed_at: float
+    """Seconds since 1970."""
+    record_key: bytes | None
+    record_value: bytes | None
+    record_headers: tuple[tuple[str, bytes], ...] = ()
+
+    @property
+    def id(self) -> str:
+        """generation/stage/topic/partition/offset: the record's key in the dead-letters topic."""
+        where = self.origin
+        return f"{self.generation}/{self.stage}/{where.topic}/{where.partition}/{where.offset}"
