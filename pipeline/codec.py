@@ -1,0 +1,335 @@
+"""Records to bytes and back: JSON values, a schema number in the headers, decoders kept for ever.
+
+A record is readable with any Kafka console tool. Adding an optional field keeps the schema
+number; a change of meaning raises it, keeps the old decoder, and makes older workers wait
+(:class:`NewerSchema`) instead of failing. Golden files in tests/golden pin every version's bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Literal, NamedTuple, TypeVar
+
+import msgspec
+
+from pipeline.errors import MalformedRecord, NewerSchema, Poison
+from pipeline.identity import DocumentKey, MetadataValue
+from pipeline.ports import Headers, Record
+from pipeline.records import (
+    ChunkedDocument,
+    ChunkedState,
+    ChunkSpan,
+    DeadLetter,
+    DocumentChanged,
+    DocumentDeleted,
+    DocumentEvent,
+    Origin,
+    Provenance,
+    Stage,
+)
+
+KIND: Final = "vectide-kind"
+SCHEMA: Final = "vectide-schema"
+EVENT_TIME: Final = "vectide-event-time"
+GENERATION: Final = "vectide-generation"
+TRACEPARENT: Final = "traceparent"
+
+#: The newest schema of each kind that this version writes and understands.
+SCHEMAS: Final = {"changed": 1, "deleted": 1, "chunked": 1, "dead-letter": 1}
+
+#: Seconds until a partition that waits for an upgrade looks again.
+_UPGRADE_POLL_SECONDS: Final = 10.0
+
+
+class Encoded(NamedTuple):
+    """The bytes of a record."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+class _Changed(msgspec.Struct, omit_defaults=True):
+    text: str | None
+    media_type: str
+    digest: str
+    metadata: dict[str, MetadataValue] = {}
+    omitted: str = ""
+    size: int = 0
+
+
+class _Section(msgspec.Struct, array_like=True):
+    headings: tuple[str, ...]
+    context: str
+
+
+class _Span(msgspec.Struct, array_like=True):
+    start: int
+    end: int
+    hash: str
+    tokens: int
+    section: int
+
+
+class _Chunked(msgspec.Struct, omit_defaults=True):
+    version: int
+    state: ChunkedState
+    text: str = ""
+    sections: list[_Section] = []
+    chunks: list[_Span] = []
+    metadata: dict[str, MetadataValue] = {}
+    media_type: str = ""
+    reason: str = ""
+    replay: bool = False
+
+
+class _DeadLetter(msgspec.Struct):
+    generation: str
+    stage: Stage
+    topic: str
+    partition: int
+    offset: int
+    version: int
+    reason: str
+    detail: str
+    attempts: int
+    failed_at: float
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+
+
+_T = TypeVar("_T")
+_encoder = msgspec.json.Encoder()
+_changed_v1 = msgspec.json.Decoder(_Changed)
+_chunked_v1 = msgspec.json.Decoder(_Chunked)
+_dead_letter_v1 = msgspec.json.Decoder(_DeadLetter)
+
+
+def encode_event(event: DocumentEvent) -> Encoded:
+    """A document event as a record of the documents topic.
+
+    Raises:
+        Poison: a text or a metadata value is not valid Unicode (a lone surrogate).
+    """
+    kind: Literal["changed", "deleted"]
+    if isinstance(event, DocumentDeleted):
+        kind, value = "deleted", b"{}"
+    else:
+        kind = "changed"
+        value = _encode(
+            _Changed(
+                text=event.text,
+                media_type=event.media_type,
+                digest=event.digest,
+                metadata=dict(event.metadata),
+                omitted=event.omitted,
+                size=event.size,
+            )
+        )
+    return Encoded(event.key.to_bytes(), value, _headers(kind, event.provenance))
+
+
+def decode_event(record: Record) -> DocumentEvent | None:
+    """A record of the documents topic; None for a null value, which only forgets an old delete.
+
+    Raises:
+        NewerSchema: written by a later version; the partition waits.
+        MalformedRecord: no version of ours wrote this.
+    """
+    if record.value is None:
+        return None
+    kind, headers = _open(record, "changed", "deleted")
+    key = _key(record)
+    if kind == "deleted":
+        return DocumentDeleted(key, _provenance(headers))
+    wire = _decode(_changed_v1.decode, record)
+    return DocumentChanged(
+        key=key,
+        text=wire.text,
+        metadata=wire.metadata,
+        media_type=wire.media_type,
+        digest=wire.digest,
+        provenance=_provenance(headers),
+        omitted=wire.omitted,
+        size=wire.size,
+    )
+
+
+def encode_chunked(document: ChunkedDocument) -> Encoded:
+    """A chunked document as a record of a chunks topic."""
+    sections: dict[tuple[tuple[str, ...], str], int] = {}
+    spans = []
+    for chunk in document.chunks:
+        section = sections.setdefault((chunk.headings, chunk.context), len(sections))
+        spans.append(_Span(chunk.start, chunk.end, chunk.content_hash, chunk.tokens, section))
+    wire = _Chunked(
+        version=document.version,
+        state=document.state,
+        text=document.text,
+        sections=[_Section(headings, context) for headings, context in sections],
+        chunks=spans,
+        metadata=dict(document.metadata),
+        media_type=document.media_type,
+        reason=document.reason,
+        replay=document.replay,
+    )
+    headers = (*_headers("chunked", document.provenance), (GENERATION, document.generation.encode()))
+    return Encoded(document.key.to_bytes(), _encode(wire), headers)
+
+
+def decode_chunked(record: Record) -> ChunkedDocument:
+    """A record of a chunks topic.
+
+    Raises:
+        NewerSchema: written by a later version; the partition waits.
+        MalformedRecord: no version of ours wrote this.
+    """
+    _, headers = _open(record, "chunked")
+    wire = _decode(_chunked_v1.decode, record)
+    try:
+        generation = headers[GENERATION].decode()
+        chunks = tuple(
+            ChunkSpan(
+                span.start,
+                span.end,
+                span.hash,
+                span.tokens,
+                wire.sections[span.section].headings,
+                wire.sections[span.section].context,
+            )
+            for span in wire.chunks
+        )
+    except (KeyError, IndexError, UnicodeDecodeError) as error:
+        raise MalformedRecord(f"{_place(record)}: {type(error).__name__} {error}") from None
+    if any(not 0 <= chunk.start <= chunk.end <= len(wire.text) for chunk in chunks):
+        raise MalformedRecord(f"{_place(record)}: a chunk's span lies outside the text")
+    return ChunkedDocument(
+        key=_key(record),
+        version=wire.version,
+        generation=generation,
+        state=wire.state,
+        provenance=_provenance(headers),
+        text=wire.text,
+        chunks=chunks,
+        metadata=wire.metadata,
+        media_type=wire.media_type,
+        reason=wire.reason,
+        replay=wire.replay,
+    )
+
+
+def encode_dead_letter(letter: DeadLetter) -> Encoded:
+    """A dead letter; its key is :attr:`DeadLetter.id`."""
+    wire = _DeadLetter(
+        generation=letter.generation,
+        stage=letter.stage,
+        topic=letter.origin.topic,
+        partition=letter.origin.partition,
+        offset=letter.origin.offset,
+        version=letter.version,
+        reason=letter.reason,
+        detail=letter.detail,
+        attempts=letter.attempts,
+        failed_at=letter.failed_at,
+        key=letter.record_key,
+        value=letter.record_value,
+        headers=list(letter.record_headers),
+    )
+    return Encoded(letter.id.encode(), _encode(wire), ((KIND, b"dead-letter"), (SCHEMA, b"1")))
+
+
+def decode_dead_letter(record: Record) -> DeadLetter | None:
+    """A record of the dead-letters topic; None for a null value, which says: resolved.
+
+    Raises:
+        NewerSchema, MalformedRecord: as above.
+    """
+    if record.value is None:
+        return None
+    _open(record, "dead-letter")
+    wire = _decode(_dead_letter_v1.decode, record)
+    return DeadLetter(
+        generation=wire.generation,
+        stage=wire.stage,
+        origin=Origin(wire.topic, wire.partition, wire.offset),
+        version=wire.version,
+        reason=wire.reason,
+        detail=wire.detail,
+        attempts=wire.attempts,
+        failed_at=wire.failed_at,
+        record_key=wire.key,
+        record_value=wire.value,
+        record_headers=tuple(wire.headers),
+    )
+
+
+def event_time(record: Record) -> float | None:
+    """The source's event time in a record's headers, in seconds since 1970, without decoding it."""
+    for name, value in record.headers:
+        if name == EVENT_TIME:
+            try:
+                return float(value)
+            except ValueError:
+                return None
+    return None
+
+
+def _headers(kind: str, provenance: Provenance) -> Headers:
+    headers: list[tuple[str, bytes]] = [
+        (KIND, kind.encode()),
+        (SCHEMA, str(SCHEMAS[kind]).encode()),
+        (EVENT_TIME, repr(provenance.event_time).encode()),
+    ]
+    if provenance.traceparent:
+        headers.append((TRACEPARENT, provenance.traceparent.encode("ascii", "ignore")))
+    return tuple(headers)
+
+
+def _open(record: Record, *kinds: str) -> tuple[str, dict[str, bytes]]:
+    headers = dict(record.headers)
+    try:
+        kind = headers[KIND].decode()
+        schema = int(headers[SCHEMA])
+    except (KeyError, ValueError):
+        raise MalformedRecord(f"{_place(record)} lacks the headers {KIND} and {SCHEMA}") from None
+    # The number first: a later version may have kinds that we have never heard of.
+    if schema > SCHEMAS.get(kind, max(SCHEMAS.values())):
+        raise NewerSchema(
+            f"{_place(record)} has schema {schema} of {kind!r}; this vectide knows up to {SCHEMAS.get(kind, 0)}: upgrade",
+            _UPGRADE_POLL_SECONDS,
+        )
+    if kind not in kinds or schema < 1:
+        raise MalformedRecord(f"{_place(record)} is of kind {kind!r}, schema {schema}; expected {' or '.join(kinds)}")
+    return kind, headers
+
+
+def _provenance(headers: dict[str, bytes]) -> Provenance:
+    try:
+        return Provenance(float(headers[EVENT_TIME]), headers.get(TRACEPARENT, b"").decode("ascii", "ignore"))
+    except (KeyError, ValueError):
+        raise MalformedRecord(f"header {EVENT_TIME} is missing or not a number") from None
+
+
+def _key(record: Record) -> DocumentKey:
+    if record.key is None:
+        raise MalformedRecord(f"{_place(record)} has no key")
+    return DocumentKey.from_bytes(record.key)
+
+
+def _encode(wire: Any) -> bytes:
+    try:
+        return _encoder.encode(wire)
+    except UnicodeEncodeError as error:
+        raise Poison("not_unicode", f"a text or metadata value cannot be encoded as UTF-8: {error}") from None
+
+
+def _decode(decode: Callable[[bytes], _T], record: Record) -> _T:
+    try:
+        return decode(record.value or b"")
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MalformedRecord(f"{_place(record)}: {error}") from None
+
+
+def _place(record: Record) -> str:
+    return f"record {record.topic}[{record.partition}]@{record.offset}"
