@@ -32,6 +32,7 @@ KIND: Final = "vectide-kind"
 SCHEMA: Final = "vectide-schema"
 EVENT_TIME: Final = "vectide-event-time"
 GENERATION: Final = "vectide-generation"
+TRAFFIC: Final = "vectide-traffic"
 TRACEPARENT: Final = "traceparent"
 
 #: The newest schema of each kind that this version writes and understands.
@@ -281,6 +282,8 @@ def _headers(kind: str, provenance: Provenance) -> Headers:
         (SCHEMA, str(SCHEMAS[kind]).encode()),
         (EVENT_TIME, repr(provenance.event_time).encode()),
     ]
+    if provenance.backfill:
+        headers.append((TRAFFIC, b"backfill"))
     if provenance.traceparent:
         headers.append((TRACEPARENT, provenance.traceparent.encode("ascii", "ignore")))
     return tuple(headers)
@@ -306,7 +309,11 @@ def _open(record: Record, *kinds: str) -> tuple[str, dict[str, bytes]]:
 
 def _provenance(headers: dict[str, bytes]) -> Provenance:
     try:
-        return Provenance(float(headers[EVENT_TIME]), headers.get(TRACEPARENT, b"").decode("ascii", "ignore"))
+        return Provenance(
+            event_time=float(headers[EVENT_TIME]),
+            traceparent=headers.get(TRACEPARENT, b"").decode("ascii", "ignore"),
+            backfill=headers.get(TRAFFIC) == b"backfill",
+        )
     except (KeyError, ValueError):
         raise MalformedRecord(f"header {EVENT_TIME} is missing or not a number") from None
 

@@ -56,6 +56,11 @@ class Names:
         """Topic: generations and their transitions."""
         return f"{self.root}control"
 
+    @property
+    def reports(self) -> str:
+        """Topic: what each worker says about itself."""
+        return f"{self.root}reports"
+
     def group(self, stage: Stage, generation: str) -> str:
         """Consumer group of a stage of one generation."""
         return f"{self.root}{stage}.{generation}"

@@ -16,6 +16,8 @@ class Provenance:
     """When it happened at the source, in seconds since 1970."""
     traceparent: str = ""
     """W3C trace context, copied through; empty when there is none."""
+    backfill: bool = False
+    """Found by a scan and not by watching: its latency says nothing about freshness."""
 
 
 @dataclass(frozen=True, slots=True)

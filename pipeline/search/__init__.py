@@ -1,0 +1,1 @@
+"""Exact reads from the live collection."""

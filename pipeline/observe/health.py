@@ -1,0 +1,91 @@
+"""Health of a process: alive (its loops turn), ready (it can work), started (its model is loaded).
+
+Liveness never looks at Kafka or the store: an outage shows as not-ready and lag, with no restart.
+It is the watchdog for a call that hangs: a loop that no longer beats fails it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One probe's answer."""
+
+    ok: bool
+    reasons: dict[str, str]
+    """What is wrong, by part; empty if nothing is."""
+
+
+class Health:
+    """Shared by a process's threads.
+
+    Args:
+        beat_limit_seconds: a loop that has not beaten for longer is stuck. It must be longer than
+            the longest legitimate turn: a commit's timeout plus an embedded store's flush.
+    """
+
+    def __init__(self, beat_limit_seconds: float = 60.0) -> None:
+        self._limit = beat_limit_seconds
+        self._lock = threading.Lock()
+        self._beats: dict[str, float] = {}
+        self._parts: dict[str, str] = {}
+        self._progress: dict[str, tuple[object, float]] = {}
+        self._started = False
+
+    def beat(self, loop: str) -> None:
+        """This loop has come round."""
+        with self._lock:
+            self._beats[loop] = time.monotonic()
+
+    def end(self, loop: str) -> None:
+        """This loop has ended on purpose and will not beat again."""
+        with self._lock:
+            self._beats.pop(loop, None)
+            self._progress.pop(loop, None)
+
+    def progress(self, loop: str, place: object, *, behind: bool) -> None:
+        """Where a loop is. Behind, and at the same place for ten limits: stuck without an error."""
+        with self._lock:
+            before = self._progress.get(loop)
+            if before is None or before[0] != place or not behind:
+                self._progress[loop] = (place, time.monotonic())
+
+    def set_ready(self, part: str, ok: bool, why: str) -> None:
+        """A part (broker, store, schema, ...) can or cannot work."""
+        with self._lock:
+            if ok:
+                self._parts.pop(part, None)
+            else:
+                self._parts[part] = why
+
+    def set_started(self) -> None:
+        """Everything slow at the start (the model) is done."""
+        self._started = True
+
+    def livez(self) -> Verdict:
+        """Not ok: restart this process."""
+        now = time.monotonic()
+        with self._lock:
+            stuck = {
+                loop: f"no beat for {now - beat:.0f} s" for loop, beat in self._beats.items() if now - beat > self._limit
+            }
+            for loop, (place, since) in self._progress.items():
+                if now - since > 10 * self._limit:
+                    stuck[loop] = f"behind, and at {place} for {now - since:.0f} s"
+        return Verdict(not stuck, stuck)
+
+    def readyz(self) -> Verdict:
+        """Not ok: it cannot work now, for reasons that pass."""
+        with self._lock:
+            reasons = dict(self._parts)
+        if not self._started:
+            reasons["start"] = "still starting"
+        return Verdict(not reasons, reasons)
+
+    def startupz(self) -> Verdict:
+        """Not ok: do not probe liveness yet."""
+        return Verdict(self._started, {} if self._started else {"start": "still starting"})

@@ -1,0 +1,161 @@
+"""The process's HTTP server: probes, metrics, and routes that others mount (search, status).
+
+Loopback by default. On another address the mounted routes need ``Authorization: Bearer <token>``;
+probes and metrics never do, for those who ask them have no secret.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import json
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pipeline.errors import Backpressure, ConfigError, Poison, Transient, VectideError
+from pipeline.observe.health import Health, Verdict
+from pipeline.observe.metrics import Metrics
+
+#: A query is at most a long paragraph.
+_BODY_LIMIT: Final = 64 * 1024
+_THREADS: Final = 4
+_CONNECTIONS: Final = 64
+
+Route = Callable[[Mapping[str, Any]], Any]
+"""Takes the JSON body (an empty mapping for GET), returns what becomes the JSON answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: str
+    body: bytes
+    kind: str = "application/json"
+
+
+class HttpServer:
+    """Serves in threads of its own until :meth:`close`.
+
+    Raises:
+        ConfigError: the port is taken, the host is wrong, or a token is missing.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        token: str | None,
+        health: Health,
+        metrics: Metrics,
+        routes: Mapping[tuple[str, str], Route] | None = None,
+    ) -> None:
+        import waitress.server
+
+        if not _loopback(host) and not token:
+            raise ConfigError(
+                f"http.host = {host!r} can be reached from other machines, and there is no http.token",
+                "set http.token or http.token_file, or use 127.0.0.1",
+            )
+        self._token = None if _loopback(host) else token
+        self._health = health
+        self._metrics = metrics
+        self._routes = dict(routes or {})
+        try:
+            self._server = waitress.server.create_server(
+                self._application,
+                host=host,
+                port=port,
+                threads=_THREADS,
+                connection_limit=_CONNECTIONS,
+                max_request_body_size=_BODY_LIMIT,
+                ident=None,
+                clear_untrusted_proxy_headers=True,
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"http: cannot listen on {host}:{port}: {error.strerror}",
+                "another process has that port: set http.port to a free one, or to 0 for any",
+            ) from None
+        self.port = int(self._server.effective_port)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
+
+    def mount(self, method: str, path: str, route: Route) -> None:
+        """Add a route; also while serving."""
+        self._routes = {**self._routes, (method, path): route}
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._closing.set()
+        self._server.close()
+        self._server.task_dispatcher.shutdown(cancel_pending=True, timeout=1)
+
+    def _serve(self) -> None:
+        try:
+            self._server.run()
+        except OSError:
+            # Closing the listening socket under its select is how this server is stopped.
+            if not self._closing.is_set():
+                raise
+
+    def _application(self, environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        answer = self._answer(environ)
+        headers = [("Content-Type", answer.kind), ("Content-Length", str(len(answer.body)))]
+        start_response(answer.status, headers)
+        return [answer.body]
+
+    def _answer(self, environ: Mapping[str, Any]) -> _Answer:
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        match (method, path):
+            case ("GET", "/livez"):
+                return _probe(self._health.livez())
+            case ("GET", "/readyz"):
+                return _probe(self._health.readyz())
+            case ("GET", "/startupz"):
+                return _probe(self._health.startupz())
+            case ("GET", "/metrics"):
+                return _Answer("200 OK", self._metrics.exposition(), "text/plain; version=0.0.4; charset=utf-8")
+        route = self._routes.get((method, path))
+        if route is None:
+            return _error("404 Not Found", f"no route {method} {path}")
+        if self._token is not None and not _authorised(environ.get("HTTP_AUTHORIZATION", ""), self._token):
+            return _error("401 Unauthorized", "send Authorization: Bearer <http.token>")
+        try:
+            body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            arguments = json.loads(body) if body else {}
+            if not isinstance(arguments, dict):
+                raise ValueError("the body is not a JSON object")
+            return _Answer("200 OK", json.dumps(route(arguments)).encode())
+        except (ValueError, KeyError, TypeError) as error:
+            return _error("400 Bad Request", f"{type(error).__name__}: {error}")
+        except (ConfigError, Poison) as error:
+            return _error("400 Bad Request", str(error))
+        except (Transient, Backpressure) as error:
+            return _error("503 Service Unavailable", str(error))
+        except VectideError as error:
+            return _error("500 Internal Server Error", str(error))
+
+
+def _probe(verdict: Verdict) -> _Answer:
+    body = json.dumps({"ok": verdict.ok, "reasons": verdict.reasons}).encode()
+    return _Answer("200 OK" if verdict.ok else "503 Service Unavailable", body)
+
+
+def _error(status: str, detail: str) -> _Answer:
+    return _Answer(status, json.dumps({"error": detail}).encode())
+
+
+def _authorised(header: str, token: str) -> bool:
+    return hmac.compare_digest(header.encode(), f"Bearer {token}".encode())
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,163 @@
+"""Every metric, declared once; docs/metrics.md is made from here.
+
+Counters count effects, after they happened. Labels have bounded sets of values; ``partition``
+appears on lag only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
+
+_FRESHNESS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400)
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_TOKENS: Final = (16, 64, 256, 1024, 2048, 4096, 8192, 16384, 32768)
+
+STAGES: Final = ("chunk", "embed")
+RESULTS: Final = (
+    "ok",
+    "complete",
+    "incomplete",
+    "failed",
+    "omitted",
+    "deleted",
+    "unchanged",
+    "stale",
+    "exhausted",
+    "dead_letter",
+)
+REASONS: Final = ("malformed_record", "embedding_failed", "bad_vector", "attempts_exhausted", "not_unicode")
+TRAFFIC: Final = ("live", "backfill")
+DEPENDENCIES: Final = ("broker", "store", "model", "source")
+
+
+class Metrics:
+    """One process's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._declared: list[MetricWrapperBase] = []
+
+        self.records_consumed = self._counter("records_consumed", "Records read from the stage's topic.", "stage")
+        self.records_processed = self._counter(
+            "records_processed", "Records whose effect is done, by what it was.", "stage", "outcome"
+        )
+        self.documents_published = self._counter(
+            "documents_published", "Document events that connectors published.", "kind"
+        )
+        self.source_skipped = self._counter(
+            "source_skipped", "Documents that a connector left out, by why.", "reason"
+        )
+        self.dead_letters = self._counter("dead_letters", "Records that failed for good.", "reason")
+        self.errors = self._counter("errors", "Errors that ended an operation.", "error_type", "dependency")
+        self.retries = self._counter("retries", "Attempts that were made again.", "dependency")
+        self.chunks_embedded = self._counter("chunks_embedded", "Chunks embedded by the model.", "traffic")
+        self.chunks_reused = self._counter(
+            "chunks_reused", "Chunks whose vector was there already: in the document's own head, or by content.", "from"
+        )
+        self.tokens_embedded = self._counter("tokens_embedded", "Tokens given to the model.", "traffic")
+        self.points_upserted = self._counter("points_upserted", "Points written to the store, heads included.")
+        self.points_deleted = self._counter("points_deleted", "Chunks that left a document's list.")
+        self.rebalances = self._counter("rebalances", "Changes of the consumer's assignment.")
+        self.commits = self._counter("commits", "Offset commits.", "outcome")
+        self.searches = self._counter("searches", "Searches answered.", "complete")
+
+        self.consumer_lag_records = self._gauge(
+            "consumer_lag_records", "Records between the committed offset and the log's end.", "topic", "partition"
+        )
+        self.oldest_unprocessed_event_age_seconds = self._gauge(
+            "oldest_unprocessed_event_age_seconds", "How long the oldest record in flight has been in the log.", "stage"
+        )
+        self.last_commit_timestamp_seconds = self._gauge(
+            "last_commit_timestamp_seconds", "When offsets were last committed.", "stage"
+        )
+        self.inflight_records = self._gauge("inflight_records", "Records taken and not done.", "stage")
+        self.assigned_partitions = self._gauge("assigned_partitions", "Partitions that this member holds.")
+        self.paused_partitions = self._gauge("paused_partitions", "Partitions paused for backpressure.")
+        self.generation_info = self._gauge("generation_info", "1 for the generation followed.", "generation", "model")
+        self.build_info = self._gauge("build_info", "1; the version is a label.", "version")
+
+        self.end_to_end_latency_seconds = self._histogram(
+            "end_to_end_latency_seconds", "From the source's event to searchable or gone.", _FRESHNESS, "traffic"
+        )
+        self.stage_duration_seconds = self._histogram(
+            "stage_duration_seconds", "One micro-batch through a stage.", _SECONDS, "stage"
+        )
+        self.batch_size_records = self._histogram(
+            "batch_size_records", "Records of one micro-batch.", _SIZES, "stage"
+        )
+        self.tokens_per_batch = self._histogram("tokens_per_batch", "Padded tokens of one forward pass.", _TOKENS)
+        self.dependency_request_duration_seconds = self._histogram(
+            "dependency_request_duration_seconds", "One request to a dependency.", _SECONDS, "dependency"
+        )
+        self.commit_duration_seconds = self._histogram("commit_duration_seconds", "One offset commit.", _SECONDS)
+        self.search_duration_seconds = self._histogram("search_duration_seconds", "One search.", _SECONDS)
+        self._initialise()
+
+    def exposition(self) -> bytes:
+        """Everything, in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+    def totals(self) -> Mapping[str, float]:
+        """Counters summed over their labels, by name without prefix, for ``status``."""
+        totals: dict[str, float] = {}
+        for metric in self.registry.collect():
+            if metric.type == "counter":
+                name = metric.name.removeprefix("vectide_")
+                totals[name] = sum(s.value for s in metric.samples if s.name.endswith("_total"))
+        return totals
+
+    def declared(self) -> list[tuple[str, str, tuple[str, ...], str]]:
+        """Name, type, labels and meaning of every metric, in the order of declaration."""
+        found = []
+        for metric in self._declared:
+            described = next(iter(metric.describe()))
+            name = described.name + ("_total" if described.type == "counter" else "")
+            found.append((name, described.type, tuple(metric._labelnames), described.documentation))  # noqa: SLF001
+        return found
+
+    def _initialise(self) -> None:
+        # A series that appears only with its first error cannot be alerted on: all start at 0.
+        for stage in STAGES:
+            for outcome in RESULTS:
+                self.records_processed.labels(stage, outcome)
+            for one in (self.records_consumed, self.inflight_records, self.stage_duration_seconds):
+                one.labels(stage)
+        for reason in REASONS:
+            self.dead_letters.labels(reason)
+        for traffic in TRAFFIC:
+            self.chunks_embedded.labels(traffic)
+            self.tokens_embedded.labels(traffic)
+            self.end_to_end_latency_seconds.labels(traffic)
+        for source in ("head", "content_hash"):
+            self.chunks_reused.labels(source)
+        for outcome in ("ok", "failed", "lost"):
+            self.commits.labels(outcome)
+        for dependency in DEPENDENCIES:
+            self.retries.labels(dependency)
+        for kind in ("changed", "deleted"):
+            self.documents_published.labels(kind)
+        try:
+            self.build_info.labels(version("vectide")).set(1)
+        except PackageNotFoundError:
+            self.build_info.labels("unknown").set(1)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        metric = Counter(f"vectide_{name}", text, labels, registry=self.registry)
+        self._declared.append(metric)
+        return metric
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        metric = Gauge(f"vectide_{name}", text, labels, registry=self.registry)
+        self._declared.append(metric)
+        return metric
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        metric = Histogram(f"vectide_{name}", text, labels, buckets=buckets, registry=self.registry)
+        self._declared.append(metric)
+        return metric

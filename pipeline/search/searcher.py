@@ -1,0 +1,233 @@
+"""Search that never shows too much: every hit is held against its document's head.
+
+1. Embed the query with the model of the very collection that is searched.
+2. One vector search for chunks, one request for the heads of their documents *with the caller's
+   own filter*. A hit that its head does not list, or whose head does not pass, is dropped.
+3. If that leaves too few, search again without the documents that were dropped: three rounds at
+   most, then the answer says ``complete: false``.
+
+A deleted or re-permissioned document is therefore gone with its head, whatever chunks are left.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pipeline.errors import ConfigError, FingerprintMismatch
+from pipeline.identity import MetadataValue
+from pipeline.points import Head, ListedChunk, ScoredChunk, Where
+from pipeline.ports import Collection, Embedder
+
+_ROUNDS: Final = 3
+#: Chunks asked for beyond the wanted hits, so that one document with many hits, or a few stale
+#: ones, seldom costs a second round.
+_OVERSAMPLE: Final = 2
+MAX_TOP: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A chunk that answers, with what its document's head says about it."""
+
+    key: str
+    """``source:path``."""
+    score: float
+    text: str
+    span: tuple[int, int]
+    """Half-open, in code points of the document's text."""
+    headings: tuple[str, ...]
+    metadata: Mapping[str, MetadataValue]
+    state: str
+    """The head's state: ``complete``, or why the text may be older or partial."""
+    version: int
+    """The version whose text this is."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``--json`` and the service."""
+        return {
+            "key": self.key,
+            "score": self.score,
+            "text": self.text,
+            "span": list(self.span),
+            "headings": list(self.headings),
+            "metadata": dict(self.metadata),
+            "state": self.state,
+            "version": self.version,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a search found."""
+
+    hits: list[Hit]
+    complete: bool
+    """False if fewer hits than asked for were found although there may be more."""
+    generation: str
+    model: str
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``--json`` and the service."""
+        return {
+            "hits": [hit.as_json() for hit in self.hits],
+            "complete": self.complete,
+            "generation": self.generation,
+            "model": self.model,
+            "seconds": round(self.seconds, 6),
+        }
+
+
+class Searcher:
+    """Searches one collection with its own model.
+
+    Raises:
+        FingerprintMismatch: the model is not the one that made the collection's vectors.
+    """
+
+    def __init__(self, collection: Collection, embedder: Embedder) -> None:
+        if embedder.spec.fingerprint != collection.spec.model_fingerprint:
+            raise FingerprintMismatch(
+                f"model {embedder.spec.name} has fingerprint {embedder.spec.fingerprint}; the vectors of "
+                f"{collection.spec.name} were made by {collection.spec.model_fingerprint}",
+                "search with the model of the live generation, or migrate to the new model",
+            )
+        self._collection = collection
+        self._embedder = embedder
+
+    def search(
+        self, query: str, top: int = 5, where: Where | None = None, *, by_document: bool = False
+    ) -> Answer:
+        """The ``top`` best hits, best first.
+
+        Args:
+            query: a text; the model's query prompt is added.
+            top: how many, 1 to 1,000.
+            where: values for declared filter fields; all fields must match, each by any value.
+            by_document: at most one hit, the best, of each document.
+
+        Raises:
+            ConfigError: ``top`` is out of range, or a filter field is not declared.
+            StoreUnavailable, StoreBusy: ask again.
+        """
+        started = time.monotonic()
+        self._check(top, where)
+        vector = self._embedder.embed_query(query)
+        hits, complete = self._find(
+            lambda limit, without: self._collection.search(vector, limit, where, without), top, where, by_document
+        )
+        spec = self._collection.spec
+        return Answer(hits, complete, spec.generation, self._embedder.spec.name, time.monotonic() - started)
+
+    def _find(
+        self,
+        search: Callable[[int, Sequence[str]], list[ScoredChunk]],
+        top: int,
+        where: Where | None,
+        by_document: bool,
+    ) -> tuple[list[Hit], bool]:
+        hits: dict[str, Hit] = {}
+        without: list[str] = []
+        limit = top * _OVERSAMPLE
+        for _ in range(_ROUNDS):
+            found = search(limit, without)
+            heads = self._collection.heads(list(dict.fromkeys(chunk.doc for chunk in found)), where)
+            dropped = []
+            for chunk in found:
+                head = heads.get(chunk.doc)
+                listed = _listed(head, chunk.id)
+                if head is None or head.state == "deleted" or listed is None:
+                    dropped.append(chunk.doc)
+                    continue
+                hits.setdefault(chunk.doc if by_document else chunk.id, _hit(chunk, head, listed))
+            exhausted = len(found) < limit
+            if len(hits) >= top or exhausted:
+                return _best(hits, top), len(hits) >= top or exhausted
+            # A document is left out only if its head refused it; one stale chunk of a live document
+            # must not hide its others, so then (and for grouping) more is asked for instead.
+            refused = [doc for doc in dropped if doc not in heads]
+            grouped = [chunk.doc for chunk in found] if by_document else []
+            without = list(dict.fromkeys([*without, *refused, *grouped]))
+            limit = min(2 * limit, MAX_TOP * _OVERSAMPLE)
+        return _best(hits, top), False
+
+    def _check(self, top: int, where: Where | None) -> None:
+        if not 1 <= top <= MAX_TOP:
+            raise ConfigError(f"top = {top} is out of range", f"ask for 1 to {MAX_TOP} hits")
+        declared = self._collection.spec.filter_fields
+        for name in where or ():
+            if name not in declared:
+                raise ConfigError(
+                    f"{name!r} is not a declared filter field (declared: {', '.join(sorted(declared)) or 'none'})",
+                    "declare it under pipeline.filter_fields; a new field means a new generation",
+                )
+
+
+def parse_where(arguments: Sequence[str]) -> Where:
+    """``key=value`` arguments to a filter; the same key twice means either value.
+
+    Raises:
+        ConfigError: an argument has no ``=``.
+    """
+    where: dict[str, tuple[str | int | float | bool, ...]] = {}
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"filter {argument!r} is not of the form key=value", "for example --filter source=docs")
+        where[name] = (*where.get(name, ()), value)
+    return where
+
+
+def typed_where(where: Where, collection: Collection) -> Where:
+    """A filter of strings, with the types of the declared fields.
+
+    Raises:
+        ConfigError: a value does not fit its field's type.
+    """
+    return {
+        name: tuple(_typed(name, value, collection.spec.filter_fields.get(name, "keyword")) for value in values)
+        for name, values in where.items()
+    }
+
+
+def _typed(name: str, value: Any, kind: str) -> str | int | float | bool:
+    try:
+        match kind:
+            case "integer":
+                return int(value)
+            case "float":
+                return float(value)
+            case "bool":
+                return {"true": True, "false": False}[str(value).lower()]
+            case _:
+                return str(value)
+    except (ValueError, KeyError):
+        raise ConfigError(f"filter {name}={value} does not fit the field's type {kind}") from None
+
+
+def _listed(head: Head | None, chunk_id: str) -> ListedChunk | None:
+    if head is None:
+        return None
+    return next((listed for listed in head.chunks if listed.id == chunk_id), None)
+
+
+def _hit(chunk: ScoredChunk, head: Head, listed: ListedChunk) -> Hit:
+    text = chunk.text
+    return Hit(
+        key=head.key.text,
+        score=chunk.score,
+        # The stored text is what was embedded, its heading context first; the span's own text is its end.
+        text=text[len(text) - (listed.end - listed.start) :],
+        span=(listed.start, listed.end),
+        headings=listed.headings,
+        metadata=head.metadata,
+        state=head.state,
+        version=head.content_version,
+    )
+
+
+def _best(hits: Mapping[str, Hit], top: int) -> list[Hit]:
+    return sorted(hits.values(), key=lambda hit: -hit.score)[:top]

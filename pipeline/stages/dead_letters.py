@@ -1,0 +1,192 @@
+"""The dead-letters topic: what failed for good, why, and with itself; replayed without undoing.
+
+A letter's key names generation, stage and origin, so burying it twice leaves one letter, and a
+null under its key says that it is resolved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from pipeline.codec import (
+    decode_chunked,
+    decode_dead_letter,
+    decode_event,
+    encode_chunked,
+    encode_dead_letter,
+)
+from pipeline.deadline import Deadline
+from pipeline.errors import BrokerUnavailable, Fatal, Poison
+from pipeline.identity import DocumentKey, version_of
+from pipeline.naming import Names
+from pipeline.ports import Broker, NewRecord, Publisher, Record
+from pipeline.records import ChunkedDocument, DeadLetter, DocumentDeleted, DocumentEvent, Origin, Stage
+
+#: Kept of a cause: enough for a person, bounded for the topic.
+DETAIL_CHARACTERS = 2_000
+_SECONDS = 30.0
+
+
+def letter_of(record: Record, generation: str, stage: Stage, version: int, cause: Poison, attempts: int) -> DeadLetter:
+    """The dead letter of a record that failed."""
+    return DeadLetter(
+        generation=generation,
+        stage=stage,
+        origin=Origin(record.topic, record.partition, record.offset),
+        version=version,
+        reason=cause.reason,
+        detail=cause.detail[:DETAIL_CHARACTERS],
+        attempts=attempts,
+        failed_at=time.time(),
+        record_key=record.key,
+        record_value=record.value,
+        record_headers=record.headers,
+    )
+
+
+def bury(publisher: Publisher, names: Names, letters: list[DeadLetter]) -> None:
+    """Write dead letters; durable on return, so that the offset may be committed.
+
+    A record too large to be kept is buried without its value: its origin still names it.
+
+    Raises:
+        BrokerUnavailable: no answer; do not commit.
+    """
+    for letter in letters:
+        try:
+            publisher.publish([_record(names, letter)], Deadline.after(_SECONDS))
+        except Poison:
+            bare = dataclasses.replace(letter, record_value=None)
+            publisher.publish([_record(names, bare)], Deadline.after(_SECONDS))
+
+
+def standing(broker: Broker, names: Names) -> dict[str, DeadLetter]:
+    """All unresolved dead letters by id. The topic is compacted and bounded, so this fits in memory.
+
+    Raises:
+        BrokerUnavailable: no answer.
+    """
+    letters: dict[str, DeadLetter] = {}
+    for record in _read(broker, names.dead_letters):
+        letter = decode_dead_letter(record)
+        if letter is None:
+            letters.pop((record.key or b"").decode(errors="replace"), None)
+        else:
+            letters[letter.id] = letter
+    return letters
+
+
+def resolve(publisher: Publisher, names: Names, ids: list[str]) -> None:
+    """Write the nulls that end these letters."""
+    if ids:
+        records = [NewRecord(names.dead_letters, id.encode(), None) for id in ids]
+        publisher.publish(records, Deadline.after(_SECONDS))
+
+
+def replay(
+    publisher: Publisher,
+    names: Names,
+    letter: DeadLetter,
+    epoch: int,
+    chunkers: Mapping[str, Callable[[DocumentEvent, int], ChunkedDocument]],
+) -> None:
+    """Run the failed stage again at the record's own version, then resolve the letter.
+
+    It never goes through the documents topic: a later edit keeps its higher version and wins.
+
+    Args:
+        publisher: for the chunks topic.
+        names: of the pipeline.
+        letter: what to replay.
+        epoch: the documents topic's.
+        chunkers: by generation, what makes a chunked document of an event at a version.
+
+    Raises:
+        Fatal: the letter lacks its record, or its generation is not followed any more.
+        Poison: it fails again in the same way; the letter stays.
+    """
+    record = _original(letter)
+    if letter.stage == "embed":
+        document = dataclasses.replace(decode_chunked(record), replay=True)
+    else:
+        if letter.generation not in chunkers:
+            raise Fatal(f"dead letter {letter.id} is of generation {letter.generation}, which is gone", "drop it")
+        event = decode_event(record)
+        if event is None:
+            resolve(publisher, names, [letter.id])
+            return
+        chunked = chunkers[letter.generation](event, version_of(epoch, letter.origin.offset))
+        document = dataclasses.replace(chunked, replay=True)
+    # The partition of the origin, so that it is read in order with the document's other versions.
+    again = NewRecord(names.chunks(letter.generation), *encode_chunked(document), letter.origin.partition)
+    publisher.publish([again], Deadline.after(_SECONDS))
+    resolve(publisher, names, [letter.id])
+
+
+def describe(letter: DeadLetter) -> dict[str, object]:
+    """A letter without its record, for JSON and tables."""
+    try:
+        key = DocumentKey.from_bytes(letter.record_key or b"").text
+    except Poison:
+        key = ""
+    return {
+        "id": letter.id,
+        "key": key,
+        "generation": letter.generation,
+        "stage": letter.stage,
+        "topic": letter.origin.topic,
+        "partition": letter.origin.partition,
+        "offset": letter.origin.offset,
+        "version": letter.version,
+        "reason": letter.reason,
+        "detail": letter.detail,
+        "attempts": letter.attempts,
+        "failed_at": letter.failed_at,
+        "record_bytes": len(letter.record_value or b""),
+    }
+
+
+def failed_document(event: DocumentEvent, version: int, generation: str, reason: str) -> ChunkedDocument:
+    """What the chunk stage sends on for an event that it cannot chunk: the head must still advance."""
+    if isinstance(event, DocumentDeleted):
+        return ChunkedDocument(event.key, version, generation, "deleted", event.provenance)
+    return ChunkedDocument(
+        key=event.key,
+        version=version,
+        generation=generation,
+        state="failed",
+        provenance=event.provenance,
+        metadata=event.metadata,
+        media_type=event.media_type,
+        reason=reason,
+    )
+
+
+def _record(names: Names, letter: DeadLetter) -> NewRecord:
+    return NewRecord(names.dead_letters, *encode_dead_letter(letter))
+
+
+def _original(letter: DeadLetter) -> Record:
+    if letter.record_value is None:
+        raise Fatal(
+            f"dead letter {letter.id} was buried without its record, which was too large",
+            "publish the document again, then drop the letter",
+        )
+    where = letter.origin
+    return Record(
+        where.topic, where.partition, where.offset, letter.record_key, letter.record_value, letter.record_headers
+    )
+
+
+def _read(broker: Broker, topic: str) -> Iterator[Record]:
+    deadline = Deadline.after(_SECONDS)
+    reader = broker.reader(topic)
+    try:
+        while not reader.caught_up():
+            if deadline.expired:
+                raise BrokerUnavailable(f"{topic} could not be read to its end within {_SECONDS:.0f} s")
+            yield from reader.poll(0.2, 500)
+    finally:
+        reader.close()

@@ -1,0 +1,404 @@
+"""The embed stage: chunked documents in, heads and chunks in the store, by the store protocol.
+
+Two threads, so that the model never waits for the store:
+
+* *embed*: gather a micro-batch, read heads and find vectors (steps 1 and 2), embed the rest;
+* *write*: bury dead letters, write (steps 3 to 5), sweep deleted documents when they are due,
+  and walk slowly over all heads to repair what dead writers left.
+
+A record is finished when its effect is in the store; a delete when its chunks are swept as well.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from pipeline.codec import decode_chunked
+from pipeline.deadline import Deadline
+from pipeline.embedding.recent import RecentVectors
+from pipeline.errors import MalformedRecord, NewerSchema, Poison
+from pipeline.naming import Names
+from pipeline.observe.health import Health
+from pipeline.observe.metrics import Metrics
+from pipeline.points import Vectors
+from pipeline.ports import Collection, Publisher, TopicPartition
+from pipeline.records import ChunkedDocument, DeadLetter
+from pipeline.stages.dead_letters import bury, letter_of
+from pipeline.stages.lane import Lane
+from pipeline.stages.parking import Parking
+from pipeline.stages.patience import Patience
+from pipeline.stages.repair import RepairWalk
+from pipeline.stages.window import Taken
+from pipeline.sync import Embed, Outcome, PreparedBatch, prepare, sweep_deleted, synchronise, upsert_slice, write
+
+log = logging.getLogger(__name__)
+
+#: Deletes that wait for their sweep; beyond it the oldest are swept early, which costs only
+#: vectors that a later rename could have reused.
+_HELD: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedLimits:
+    """What bounds a micro-batch."""
+
+    documents: int = 128
+    tokens: int = 32_768
+    """Tokens gathered over documents; the model's own batches are cut from these, by length."""
+    slice_chunks: int = 512
+    """Chunks of a big batch that are written before the rest is embedded: a crash repeats no more."""
+    delete_grace_seconds: float = 10.0
+    flush_seconds: float = 3.0
+
+
+@dataclass(slots=True)
+class _Batch:
+    taken: dict[str, list[Taken]] = field(default_factory=dict)
+    """By document id; several versions of a document finish together."""
+    documents: list[ChunkedDocument] = field(default_factory=list)
+    prepared: PreparedBatch | None = None
+    vectors: dict[str, Vectors] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+
+class EmbedStage:
+    """A :class:`pipeline.stages.worker.Stage` with two threads.
+
+    Args:
+        collection: of the generation.
+        siblings: collections that may hold vectors of the same model.
+        embed: texts to vectors, and the reasons of those that failed.
+        publisher: of dead letters.
+        limits: bounds.
+        patience: waits out transient errors.
+        recent: vectors of batches that may not be in the store yet.
+    """
+
+    name = "embed"
+
+    def __init__(
+        self,
+        collection: Collection,
+        embed: Embed,
+        publisher: Publisher,
+        names: Names,
+        limits: EmbedLimits,
+        patience: Patience,
+        health: Health,
+        metrics: Metrics,
+        recent: RecentVectors,
+        siblings: Sequence[Collection] = (),
+    ) -> None:
+        self._collection = collection
+        self._siblings = siblings
+        self._embed = embed
+        self._model = threading.Lock()
+        self._publisher = publisher
+        self._names = names
+        self._limits = limits
+        self._patience = patience
+        self._metrics = metrics
+        self._recent = recent
+        self._parking = Parking(self.name, health)
+        self._repair = RepairWalk(collection)
+        self._inbox: queue.SimpleQueue[Taken] = queue.SimpleQueue()
+        self._handover: queue.Queue[_Batch] = queue.Queue(maxsize=1)
+        self._finished: queue.SimpleQueue[Taken] = queue.SimpleQueue()
+        self._held: list[tuple[float, int, str, list[Taken]]] = []
+        self._held_count = 0
+        self._sequence = 0
+        self._release = threading.Event()
+        self._busy = threading.Condition()
+        self._open = 0
+        self._writing: frozenset[str] = frozenset()
+        self._lanes = (Lane("embed", self._embed_turn), Lane("write", self._write_turn))
+
+    # ------------------------------------------------------------------ the worker's side
+
+    @property
+    def flush_seconds(self) -> float:
+        """How long to gather writes between two flushes of an embedded store."""
+        return 0.0 if self._collection.flush_each_batch else self._limits.flush_seconds
+
+    @property
+    def held(self) -> int:
+        """Deletes whose sweep is not due yet."""
+        return self._held_count
+
+    def start(self) -> None:
+        """Start the threads."""
+        for lane in self._lanes:
+            lane.start()
+
+    def offer(self, taken: Sequence[Taken]) -> None:
+        """Take records over."""
+        with self._busy:
+            self._open += len(taken)
+        for one in taken:
+            self._inbox.put(one)
+
+    def finished(self) -> list[Taken]:
+        """Those whose effect is in the store, since the last call."""
+        done = []
+        while not self._finished.empty():
+            done.append(self._finished.get())
+        return done
+
+    def flush(self) -> None:
+        """Make the embedded store durable; a server's writes are so already."""
+        if not self._collection.flush_each_batch:
+            self._patience.until_done("store", self._collection.flush)
+
+    def assigned(self, partitions: frozenset[TopicPartition]) -> None:
+        """Forget what waited for partitions that are not ours; look after what others left."""
+        self._parking.keep(partitions)
+        self._repair.hurry()
+
+    def parked(self) -> frozenset[TopicPartition]:
+        """Partitions that wait for an upgrade."""
+        return self._parking.partitions
+
+    def held_back(self) -> str:
+        """Nothing comes after this stage."""
+        return ""
+
+    def raise_failure(self) -> None:
+        """Raise what stopped one of the threads, if anything did."""
+        for lane in self._lanes:
+            lane.raise_failure()
+
+    def stop(self, drain: Deadline) -> None:
+        """Finish what was offered and sweep what is held, as far as the deadline allows."""
+        self._release.set()
+        with self._busy:
+            while self._open and not drain.expired and not any(lane.ended for lane in self._lanes):
+                self._busy.wait(0.05)
+        self._patience.give_up()
+        for lane in self._lanes:
+            if not lane.stop(Deadline.after(max(1.0, drain.remaining()))):
+                log.warning("a lane did not end within the drain budget", extra={"stage": self.name})
+
+    # ---------------------------------------------------------------------- the embed lane
+
+    def _embed_turn(self) -> None:
+        batch = self._gather()
+        if not batch.documents:
+            return
+        # Heads must be read after an earlier version of the same document was written, or its
+        # compare-and-set is lost and the work is done twice. (Correct all the same.)
+        with self._busy:
+            while self._writing & batch.taken.keys():
+                self._busy.wait(0.1)
+        prepared = self._patience.until_done(
+            "store", lambda: prepare(self._collection, batch.documents, self._siblings)
+        )
+        known = self._recent.find([item.content_hash for item in prepared.to_embed])
+        if known:
+            missing = [item for item in prepared.to_embed if item.content_hash not in known]
+            prepared = replace(prepared, found={**prepared.found, **known}, to_embed=missing)
+        batch.prepared = prepared
+        size = self._limits.slice_chunks
+        for start in range(0, len(prepared.to_embed), size):
+            items = prepared.to_embed[start : start + size]
+            vectors, failed = self._run_model(items)
+            self._recent.add(vectors)
+            batch.vectors.update(vectors)
+            batch.failed.update(failed)
+            if start + size < len(prepared.to_embed):
+                self._patience.until_done("store", lambda part=vectors: upsert_slice(prepared, part))  # type: ignore[misc]
+        with self._busy:
+            self._writing = self._writing | batch.taken.keys()
+        self._handover.put(batch)
+
+    def _gather(self) -> _Batch:
+        batch = _Batch()
+        tokens = records = 0
+        block = True
+        while records < self._limits.documents and tokens < self._limits.tokens:
+            try:
+                taken = self._inbox.get(block=block, timeout=0.1)
+            except queue.Empty:
+                break
+            block = False
+            records += 1
+            document = self._decoded(taken)
+            if document is None:
+                continue
+            batch.taken.setdefault(document.key.doc, []).append(taken)
+            batch.documents.append(document)
+            tokens += sum(chunk.tokens for chunk in document.chunks)
+        return batch
+
+    def _decoded(self, taken: Taken) -> ChunkedDocument | None:
+        if not taken.live:
+            self._finish([taken])
+            return None
+        if self._parking.holds(taken):
+            return self._set_aside()
+        try:
+            return decode_chunked(taken.record)
+        except NewerSchema as error:
+            self._parking.park(taken, error)
+            return self._set_aside()
+        except MalformedRecord as error:
+            letter = letter_of(taken.record, self._collection.spec.generation, "embed", -1, error, 1)
+            self._bury([letter])
+            self._metrics.records_processed.labels(self.name, "dead_letter").inc()
+            self._finish([taken])
+            return None
+
+    def _set_aside(self) -> None:
+        # Parked records are not waited for when the worker stops: the upgraded one reads them.
+        with self._busy:
+            self._open -= 1
+            self._busy.notify_all()
+
+    def _run_model(self, items: Sequence[object]) -> tuple[Mapping[str, Vectors], Mapping[str, str]]:
+        with self._model:
+            return self._embed(items)  # type: ignore[arg-type]
+
+    # ---------------------------------------------------------------------- the write lane
+
+    def _write_turn(self) -> None:
+        try:
+            batch = self._handover.get(timeout=self._until_due())
+        except queue.Empty:
+            self._sweep_due()
+            self._patience.until_done("store", self._repair.step)
+            return
+        self._write(batch)
+        self._sweep_due()
+
+    def _write(self, batch: _Batch) -> None:
+        prepared = batch.prepared
+        assert prepared is not None  # set by the embed lane before it hands over
+        live = {doc for doc, taken in batch.taken.items() if any(one.live for one in taken)}
+        prepared = replace(prepared, plans=tuple(plan for plan in prepared.plans if plan.doc in live))
+        # The letter first: a crash between it and the head repeats both; the other way round the
+        # head would be found unchanged, and the letter never be written.
+        self._bury(self._letters(prepared, batch))
+        outcomes = self._patience.until_done(
+            "store", lambda: write(prepared, batch.vectors, batch.failed, self._limits.delete_grace_seconds)
+        )
+        again = [outcome.document for outcome in outcomes if outcome.result == "again"]
+        if again:
+            outcomes = [outcome for outcome in outcomes if outcome.result != "again"]
+            outcomes += self._patience.until_done(
+                "store",
+                lambda: synchronise(
+                    self._collection, again, self._run_model, self._siblings, self._limits.delete_grace_seconds
+                ),
+            )
+        self._bury(
+            [
+                letter_of(
+                    batch.taken[outcome.document.key.doc][-1].record,
+                    outcome.document.generation,
+                    "embed",
+                    outcome.document.version,
+                    outcome.poison,
+                    1,
+                )
+                for outcome in outcomes
+                if outcome.poison is not None
+            ]
+        )
+        backfill = all(document.provenance.backfill for document in prepared.documents)
+        self._metrics.tokens_embedded.labels("backfill" if backfill else "live").inc(
+            sum(item.tokens for item in prepared.to_embed if item.content_hash in batch.vectors)
+        )
+        for outcome in outcomes:
+            self._count(outcome)
+            taken = batch.taken[outcome.document.key.doc]
+            if outcome.sweep_after is not None and outcome.result == "deleted":
+                self._hold(outcome.document.key.doc, taken, outcome.sweep_after)
+            else:
+                self._finish(taken)
+        for doc in batch.taken.keys() - live:
+            self._finish(batch.taken[doc])
+        with self._busy:
+            self._writing = self._writing - batch.taken.keys()
+            self._busy.notify_all()
+        self._metrics.stage_duration_seconds.labels(self.name).observe(time.monotonic() - batch.started)
+
+    def _letters(self, prepared: PreparedBatch, batch: _Batch) -> list[DeadLetter]:
+        letters = []
+        for plan in prepared.plans if batch.failed else ():
+            causes = [
+                f"chunk {index}: {batch.failed[span.content_hash]}"
+                for index, _, span in plan.needed
+                if span.content_hash in batch.failed
+            ]
+            if causes:
+                record = batch.taken[plan.doc][-1].record
+                cause = Poison("embedding_failed", "; ".join(causes))
+                document = plan.document
+                letters.append(letter_of(record, document.generation, "embed", document.version, cause, 1))
+        return letters
+
+    def _bury(self, letters: list[DeadLetter]) -> None:
+        if letters:
+            self._patience.until_done("broker", lambda: bury(self._publisher, self._names, letters))
+            for letter in letters:
+                self._metrics.dead_letters.labels(letter.reason).inc()
+                log.warning("dead letter", extra={"id": letter.id, "reason": letter.reason, "detail": letter.detail})
+
+    def _count(self, outcome: Outcome) -> None:
+        metrics, document = self._metrics, outcome.document
+        traffic = "backfill" if document.provenance.backfill else "live"
+        metrics.records_processed.labels(self.name, outcome.result).inc()
+        if outcome.result in ("complete", "incomplete"):
+            metrics.chunks_embedded.labels(traffic).inc(outcome.embedded)
+            metrics.chunks_reused.labels("head").inc(outcome.listed)
+            metrics.chunks_reused.labels("content_hash").inc(outcome.copied)
+            metrics.points_upserted.inc(outcome.written + 1)
+        metrics.points_deleted.inc(outcome.removed)
+        if outcome.result in ("complete", "incomplete", "deleted"):
+            latency = max(0.0, time.time() - document.provenance.event_time)
+            metrics.end_to_end_latency_seconds.labels(traffic).observe(latency)
+
+    # ------------------------------------------------------------- deletes and their sweeps
+
+    def _hold(self, doc: str, taken: list[Taken], seconds: float) -> None:
+        self._sequence += 1
+        heapq.heappush(self._held, (time.monotonic() + seconds, self._sequence, doc, taken))
+        self._held_count += len(taken)
+
+    def _until_due(self) -> float:
+        if self._release.is_set():
+            return 0.01
+        if not self._held:
+            return 0.1
+        return min(0.1, max(0.001, self._held[0][0] - time.monotonic()))
+
+    def _sweep_due(self) -> None:
+        now = time.monotonic()
+        due: list[tuple[float, int, str, list[Taken]]] = []
+        while self._held and len(due) < 256 and (
+            self._held[0][0] <= now or self._release.is_set() or len(self._held) > _HELD
+        ):
+            due.append(heapq.heappop(self._held))
+        if not due:
+            return
+        docs = [doc for _, _, doc, taken in due if any(one.live for one in taken)]
+        if docs:
+            self._patience.until_done("store", lambda: sweep_deleted(self._collection, docs))
+        for _, _, _, taken in due:
+            self._held_count -= len(taken)
+            self._finish(taken)
+
+    def _finish(self, taken: Sequence[Taken]) -> None:
+        for one in taken:
+            self._finished.put(one)
+        with self._busy:
+            self._open -= len(taken)
+            self._busy.notify_all()
+

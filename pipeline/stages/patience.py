@@ -1,0 +1,49 @@
+"""Waiting out an outage: a lane keeps trying, says that it is not ready, and never restarts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from pipeline.observe.health import Health
+from pipeline.observe.metrics import Metrics
+from pipeline.retry import RetryPolicy, retry
+
+T = TypeVar("T")
+
+
+class Patience:
+    """Retries transient errors without end, until :meth:`give_up`.
+
+    Args:
+        policy: backoff between attempts.
+        health: told which dependency does not answer; liveness is not touched.
+        metrics: counts retries.
+    """
+
+    def __init__(self, policy: RetryPolicy, health: Health, metrics: Metrics) -> None:
+        self._policy = policy
+        self._health = health
+        self._metrics = metrics
+        self._stop = threading.Event()
+
+    def give_up(self) -> None:
+        """Raise the present error instead of trying again: the process is stopping."""
+        self._stop.set()
+
+    def until_done(self, dependency: str, operation: Callable[[], T]) -> T:
+        """Run ``operation`` until it succeeds.
+
+        Raises:
+            Poison, Fatal, PartitionsLost: at once.
+            Transient, Backpressure: only after :meth:`give_up`.
+        """
+
+        def waiting(error: Exception) -> None:
+            self._health.set_ready(dependency, False, str(error))
+            self._metrics.retries.labels(dependency).inc()
+
+        result = retry(operation, self._policy, stop=self._stop, on_retry=waiting)
+        self._health.set_ready(dependency, True, "")
+        return result

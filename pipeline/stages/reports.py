@@ -1,0 +1,119 @@
+"""What every worker says about itself, in a topic, so that ``status`` needs no way to reach it.
+
+The topic is compacted: the last report of each worker stays for a week after its end. Counters
+are summed over all workers that ever reported, so they survive restarts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from pipeline.deadline import Deadline
+from pipeline.errors import BrokerUnavailable, VectideError
+from pipeline.naming import Names
+from pipeline.ports import Broker, NewRecord, Publisher
+
+log = logging.getLogger(__name__)
+
+_EVERY_SECONDS: Final = 5.0
+_PUBLISH_SECONDS: Final = 5.0
+_READ_SECONDS: Final = 20.0
+#: A worker that has not reported for this long is not counted as running.
+ALIVE_SECONDS: Final = 20.0
+
+
+class WorkerReport(msgspec.Struct, frozen=True):
+    """One process's counters since it started."""
+
+    worker: str
+    role: str
+    """``connect``, ``chunk``, ``embed`` or ``up``."""
+    generation: str
+    started: float
+    reported: float
+    ready: bool
+    why: str
+    """Why it is not ready."""
+    counters: dict[str, float]
+    ended: bool = False
+
+
+class Reporter:
+    """Publishes a worker's report every few seconds when something changed, and at its end."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        names: Names,
+        role: str,
+        generation: str,
+        counters: Callable[[], Mapping[str, float]],
+        readiness: Callable[[], tuple[bool, str]],
+    ) -> None:
+        self._publisher = publisher
+        self._names = names
+        self._worker = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+        self._role = role
+        self._generation = generation
+        self._counters = counters
+        self._readiness = readiness
+        self._started = time.time()
+        self._next = 0.0
+
+    def tick(self) -> None:
+        """Report if it is time to; a broker that does not answer is no reason to stop."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + _EVERY_SECONDS
+            self._publish(ended=False)
+
+    def end(self) -> None:
+        """The last report."""
+        self._publish(ended=True)
+
+    def _publish(self, *, ended: bool) -> None:
+        ready, why = self._readiness()
+        report = WorkerReport(
+            worker=self._worker,
+            role=self._role,
+            generation=self._generation,
+            started=self._started,
+            reported=time.time(),
+            ready=ready,
+            why=why,
+            counters=dict(self._counters()),
+            ended=ended,
+        )
+        record = NewRecord(self._names.reports, self._worker.encode(), msgspec.json.encode(report))
+        try:
+            self._publisher.publish([record], Deadline.after(_PUBLISH_SECONDS))
+        except VectideError as error:
+            log.debug("report not published", extra={"error": str(error)})
+
+
+def read_reports(broker: Broker, names: Names) -> list[WorkerReport]:
+    """The last report of every worker.
+
+    Raises:
+        BrokerUnavailable: no answer.
+    """
+    reports: dict[bytes | None, WorkerReport] = {}
+    deadline = Deadline.after(_READ_SECONDS)
+    reader = broker.reader(names.reports)
+    try:
+        while not reader.caught_up():
+            if deadline.expired:
+                raise BrokerUnavailable(f"{names.reports} could not be read to its end in time")
+            for record in reader.poll(0.2, 500):
+                if record.value is not None:
+                    reports[record.key] = msgspec.json.decode(record.value, type=WorkerReport)
+    finally:
+        reader.close()
+    return sorted(reports.values(), key=lambda report: report.started)
