@@ -269,6 +269,11 @@ class Broker(Protocol):
         """A group's committed offsets; a partition without one is left out."""
         ...
 
+    def lag(self, group: str, topic: str) -> dict[int, int]:
+        """How many records a group has not committed, by partition; never below 0. Without a
+        commit, everything that is kept. An upper bound where offsets have gaps."""
+        ...
+
     def delete_records(self, topic: str, before: Mapping[int, int]) -> None:
         """Drop everything before these offsets."""
         ...

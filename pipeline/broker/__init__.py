@@ -1,0 +1,1 @@
+"""The log: Kafka, or an embedded one in SQLite; nothing above the port knows which."""
