@@ -48,7 +48,12 @@ class MemoryStore:
             if present is None:
                 present = self._collections[spec.name] = MemoryCollection(spec)
                 return present
-        for what in ("model_fingerprint", "chunking_fingerprint", "dimension", "distance"):
+        for what in (
+            "model_fingerprint",
+            "chunking_fingerprint",
+            "dimension",
+            "distance",
+        ):
             ours, theirs = getattr(spec, what), getattr(present.spec, what)
             if ours != theirs:
                 raise FingerprintMismatch(
@@ -67,7 +72,9 @@ class MemoryStore:
             try:
                 return self._collections[name]
             except KeyError:
-                raise CollectionMissing(f"there is no collection {name}", "resolve the live generation anew") from None
+                raise CollectionMissing(
+                    f"there is no collection {name}", "resolve the live generation anew"
+                ) from None
 
     def names(self, prefix: str) -> list[str]:
         """The collections whose names start with ``prefix``, sorted."""
@@ -78,7 +85,11 @@ class MemoryStore:
         """Delete a collection and, as a server does, every alias of it."""
         with self._lock:
             dropped = self._collections.pop(name, None)
-            self._aliases = {alias: target for alias, target in self._aliases.items() if target != name}
+            self._aliases = {
+                alias: target
+                for alias, target in self._aliases.items()
+                if target != name
+            }
         if dropped is not None:
             dropped.close()
 
@@ -126,7 +137,11 @@ class MemoryCollection:
         """The heads of these documents, those that pass ``where``."""
         with self._opened():
             found = {doc: self._heads[doc] for doc in docs if doc in self._heads}
-        return {doc: _copied_head(head) for doc, head in found.items() if _passes(head.filters, where)}
+        return {
+            doc: _copied_head(head)
+            for doc, head in found.items()
+            if _passes(head.filters, where)
+        }
 
     def existing(self, chunk_ids: Sequence[str]) -> set[str]:
         """Those of the ids that have a point."""
@@ -136,16 +151,24 @@ class MemoryCollection:
     def vectors(self, content_hashes: Sequence[str]) -> dict[str, Vectors]:
         """For each content hash that some chunk here has, its vector (shape [dimension])."""
         with self._opened():
-            donors = {content: min(self._of_hash[content]) for content in content_hashes if content in self._of_hash}
+            donors = {
+                content: min(self._of_hash[content])
+                for content in content_hashes
+                if content in self._of_hash
+            }
             return {content: self._chunks[id].vector for content, id in donors.items()}
 
-    def upsert_chunks(self, chunks: Sequence[ChunkPoint], fences: Mapping[str, int]) -> None:
+    def upsert_chunks(
+        self, chunks: Sequence[ChunkPoint], fences: Mapping[str, int]
+    ) -> None:
         """Insert absent chunks; overwrite present ones below their document's fence.
 
         Raises:
             BadVector: a vector has the wrong shape or is not finite; nothing is written.
         """
-        last = {chunk.id: _copied_chunk(chunk, self._spec.dimension) for chunk in chunks}
+        last = {
+            chunk.id: _copied_chunk(chunk, self._spec.dimension) for chunk in chunks
+        }
         with self._opened():
             for id, chunk in last.items():
                 present = self._chunks.get(id)
@@ -174,13 +197,18 @@ class MemoryCollection:
         with self._opened():
             for sweep in sweeps:
                 for id in self._ids(sweep.doc):
-                    if id not in sweep.keep and not self._chunks[id].stamp > sweep.stamp:
+                    if (
+                        id not in sweep.keep
+                        and not self._chunks[id].stamp > sweep.stamp
+                    ):
                         self._remove(id)
 
     def misaligned(self, alignments: Sequence[Alignment]) -> set[str]:
         """The documents for which :meth:`align` would change something."""
         with self._opened():
-            return {alignment.doc for alignment in alignments if self._differing(alignment)}
+            return {
+                alignment.doc for alignment in alignments if self._differing(alignment)
+            }
 
     def align(self, alignments: Sequence[Alignment]) -> None:
         """Set filter fields, filter hash and stamp where the hash differs, up to each stamp."""
@@ -195,7 +223,11 @@ class MemoryCollection:
                     )
 
     def search(
-        self, vector: Vectors, limit: int, where: Where | None = None, without: Sequence[str] = ()
+        self,
+        vector: Vectors,
+        limit: int,
+        where: Where | None = None,
+        without: Sequence[str] = (),
     ) -> list[ScoredChunk]:
         """The chunks nearest to ``vector``, best first, by an exact scan.
 
@@ -213,7 +245,9 @@ class MemoryCollection:
             ids, rows = self._matrix
             scores = self._scores(rows, query)
             # A stable sort over ids in order: ties come out by id.
-            order = np.argsort(scores if self._spec.distance == "euclid" else -scores, kind="stable")
+            order = np.argsort(
+                scores if self._spec.distance == "euclid" else -scores, kind="stable"
+            )
             hits: list[ScoredChunk] = []
             for row in order:
                 if len(hits) >= limit:
@@ -221,18 +255,31 @@ class MemoryCollection:
                 chunk = self._chunks[ids[row]]
                 if chunk.doc not in excluded and _passes(chunk.filters, where):
                     hits.append(
-                        ScoredChunk(chunk.id, chunk.doc, float(scores[row]), chunk.text, chunk.stamp, chunk.content_hash)
+                        ScoredChunk(
+                            chunk.id,
+                            chunk.doc,
+                            float(scores[row]),
+                            chunk.text,
+                            chunk.stamp,
+                            chunk.content_hash,
+                        )
                     )
             return hits
 
-    def scan_heads(self, after: str | None = None, limit: int = 256) -> tuple[list[Head], str | None]:
+    def scan_heads(
+        self, after: str | None = None, limit: int = 256
+    ) -> tuple[list[Head], str | None]:
         """A page of all heads by document id, and where the next page starts (None: the end)."""
         with self._opened():
             page, following = _page(self._heads, after, limit)
             return [_copied_head(self._heads[doc]) for doc in page], following
 
     def scan_chunks(
-        self, after: str | None = None, limit: int = 256, docs: Sequence[str] | None = None, vectors: bool = False
+        self,
+        after: str | None = None,
+        limit: int = 256,
+        docs: Sequence[str] | None = None,
+        vectors: bool = False,
     ) -> tuple[list[StoredChunk], str | None]:
         """A page of all chunks, or of those of ``docs``, by id; see scan_heads."""
         with self._opened():
@@ -267,7 +314,10 @@ class MemoryCollection:
 
     def _opened(self) -> threading.RLock:
         if self._closed:
-            raise CollectionMissing(f"collection {self._spec.name} was dropped", "resolve the live generation anew")
+            raise CollectionMissing(
+                f"collection {self._spec.name} was dropped",
+                "resolve the live generation anew",
+            )
         return self._lock
 
     def _ids(self, doc: str) -> list[str]:
@@ -277,7 +327,8 @@ class MemoryCollection:
         return [
             id
             for id in self._ids(alignment.doc)
-            if self._chunks[id].filter_hash != alignment.filter_hash and not self._chunks[id].stamp > alignment.stamp
+            if self._chunks[id].filter_hash != alignment.filter_hash
+            and not self._chunks[id].stamp > alignment.stamp
         ]
 
     def _put(self, chunk: ChunkPoint) -> None:
@@ -288,7 +339,10 @@ class MemoryCollection:
 
     def _remove(self, id: str) -> None:
         chunk = self._chunks.pop(id)
-        for index, value in ((self._of_doc, chunk.doc), (self._of_hash, chunk.content_hash)):
+        for index, value in (
+            (self._of_doc, chunk.doc),
+            (self._of_hash, chunk.content_hash),
+        ):
             index[value].discard(id)
             if not index[value]:
                 del index[value]
@@ -303,28 +357,42 @@ class MemoryCollection:
             return products
         norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(query)
         # A zero vector is similar to nothing, rather than NaN.
-        cosines: Vectors = np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)
+        cosines: Vectors = np.divide(
+            products, norms, out=np.zeros_like(products), where=norms > 0
+        )
         return cosines
 
 
-def _page(ids: Iterable[str], after: str | None, limit: int) -> tuple[list[str], str | None]:
+def _page(
+    ids: Iterable[str], after: str | None, limit: int
+) -> tuple[list[str], str | None]:
     ordered = sorted(id for id in ids if after is None or id >= after)
     return ordered[:limit], ordered[limit] if len(ordered) > limit else None
 
 
 def _passes(filters: Mapping[str, Any], where: Where | None) -> bool:
-    return all(any(_matches(filters.get(name), wanted) for wanted in values) for name, values in (where or {}).items())
+    return all(
+        any(_matches(filters.get(name), wanted) for wanted in values)
+        for name, values in (where or {}).items()
+    )
 
 
-def _matches(value: Any, wanted: str | int | float | bool) -> bool:
+def _matches(value: Any, wanted: str | float | bool) -> bool:
     if isinstance(value, list):
         return any(_matches(item, wanted) for item in value)
     # True == 1 in Python, but not in a store.
-    return value is not None and isinstance(value, bool) == isinstance(wanted, bool) and bool(value == wanted)
+    return (
+        value is not None
+        and isinstance(value, bool) == isinstance(wanted, bool)
+        and bool(value == wanted)
+    )
 
 
 def _copied(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, (list, tuple)) else value for name, value in mapping.items()}
+    return {
+        name: list(value) if isinstance(value, (list, tuple)) else value
+        for name, value in mapping.items()
+    }
 
 
 def _copied_head(head: Head) -> Head:
@@ -334,7 +402,9 @@ def _copied_head(head: Head) -> Head:
 def _copied_chunk(chunk: ChunkPoint, dimension: int) -> ChunkPoint:
     vector = np.array(chunk.vector, dtype=np.float32)
     if vector.shape != (dimension,):
-        raise BadVector(f"chunk {chunk.id} has a vector of shape {vector.shape}, the collection needs ({dimension},)")
+        raise BadVector(
+            f"chunk {chunk.id} has a vector of shape {vector.shape}, the collection needs ({dimension},)"
+        )
     if not np.isfinite(vector).all():
         raise BadVector(f"chunk {chunk.id} has a vector that is not finite")
     vector.setflags(write=False)  # so that it can be handed out without another copy

@@ -1,0 +1,285 @@
+"""The Collection port over any engine that speaks Qdrant's points, filters and update modes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+
+import numpy as np
+
+from pipeline.errors import BadVector, FingerprintMismatch, ForeignCollection
+from pipeline.points import Alignment, ChunkPoint, Head, ScoredChunk, StoredChunk, Sweep, Vectors, Where
+from pipeline.ports import CollectionSpec
+from pipeline.store import conditions
+from pipeline.store.conditions import Filter, slices
+from pipeline.store.payload import (
+    Payload,
+    chunk_payload,
+    filter_payload,
+    head_of,
+    head_payload,
+    scored_chunk,
+    stored_chunk,
+    vector_of,
+)
+
+Mode = Literal["upsert", "insert_only", "update_only"]
+
+#: Raised when the meaning of the payload changes.
+FORMAT: Final = 1
+#: Clauses of one request; Qdrant answers 1,000 correctly in 0.1 s, strict mode may allow fewer.
+_CLAUSES: Final = 256
+_POINTS: Final = 256
+_IDS: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class RawPoint:
+    """A point as an engine has it."""
+
+    id: str
+    payload: Payload
+    vector: object = None
+
+
+class Engine(Protocol):
+    """Points of one collection. Filters are Qdrant's REST JSON; every error is one of ours."""
+
+    def upsert(
+        self, points: Sequence[tuple[str, Vectors | None, Payload]], condition: Filter | None, mode: Mode
+    ) -> None: ...
+    def delete(self, matching: Filter) -> None: ...
+    def set_payload(self, changes: Sequence[tuple[Filter, Payload]]) -> None: ...
+    def retrieve(self, ids: Sequence[str], payload: bool, vector: bool) -> list[RawPoint]: ...
+    def scroll(
+        self, matching: Filter, limit: int, after: str | None, vector: bool
+    ) -> tuple[list[RawPoint], str | None]: ...
+    def first_of_each(self, filters: Sequence[Filter]) -> list[RawPoint]: ...
+    def search(self, vector: Vectors, matching: Filter, limit: int) -> list[tuple[RawPoint, float]]: ...
+    def count(self, matching: Filter) -> int: ...
+    def facet(self, key: str, matching: Filter, limit: int) -> dict[str, int]: ...
+    def flush(self) -> None: ...
+
+
+class PointCollection:
+    """One collection: the port's rules as conditional requests.
+
+    Args:
+        spec: what it was made with.
+        engine: where its points are.
+        durable: a write is durable when it returns (a server), without :meth:`flush`.
+    """
+
+    def __init__(self, spec: CollectionSpec, engine: Engine, *, durable: bool) -> None:
+        self._spec = spec
+        self._engine = engine
+        self._durable = durable
+
+    @property
+    def spec(self) -> CollectionSpec:
+        """What it was made with."""
+        return self._spec
+
+    def heads(self, docs: Sequence[str], where: Where | None = None) -> dict[str, Head]:
+        """The heads of these documents, those that pass ``where``."""
+        found: list[RawPoint] = []
+        for ids in slices(docs, _IDS):
+            if where:
+                matching = {
+                    "must": [{"has_id": ids}, conditions.equals("kind", "head"), *conditions.passing(where)]
+                }
+                found += self._engine.scroll(matching, len(ids), None, vector=False)[0]
+            else:
+                found += self._engine.retrieve(ids, payload=True, vector=False)
+        return {head.doc: head for head in (head_of(point.payload, self._spec.filter_fields) for point in found)}
+
+    def existing(self, chunk_ids: Sequence[str]) -> set[str]:
+        """Those of the ids that have a point."""
+        found: set[str] = set()
+        for ids in slices(chunk_ids, _IDS):
+            found |= {point.id for point in self._engine.retrieve(ids, payload=False, vector=False)}
+        return found
+
+    def vectors(self, content_hashes: Sequence[str]) -> dict[str, Vectors]:
+        """For each content hash that some chunk here has, its vector."""
+        found: dict[str, Vectors] = {}
+        for hashes in slices(dict.fromkeys(content_hashes), _CLAUSES):
+            # One answer for each hash: a text that occurs in ten thousand documents must not come
+            # back ten thousand times.
+            filters = [{"must": [conditions.equals("hash", content)]} for content in hashes]
+            for point in self._engine.first_of_each(filters):
+                vector = vector_of(point.vector)
+                if vector is not None:
+                    found[point.payload["hash"]] = vector
+        return found
+
+    def upsert_chunks(self, chunks: Sequence[ChunkPoint], fences: Mapping[str, int]) -> None:
+        """Insert absent chunks; overwrite present ones below their document's fence.
+
+        Raises:
+            BadVector: a vector has the wrong shape or is not finite; nothing is written.
+        """
+        for chunk in chunks:
+            # All before any: one bad vector would apply a request in part.
+            if chunk.vector.shape != (self._spec.dimension,) or not np.isfinite(chunk.vector).all():
+                raise BadVector(f"chunk {chunk.id}: not {self._spec.dimension} finite numbers")
+        # Of equal ids in one request the last would win, whatever its stamp: keep the highest.
+        unique: dict[str, ChunkPoint] = {}
+        for chunk in chunks:
+            if chunk.id not in unique or unique[chunk.id].stamp <= chunk.stamp:
+                unique[chunk.id] = chunk
+        for batch in slices(unique.values(), _POINTS):
+            clauses = [
+                conditions.fence(doc, fences[doc])
+                for doc in dict.fromkeys(chunk.doc for chunk in batch)
+                if doc in fences
+            ]
+            points = [(chunk.id, chunk.vector, chunk_payload(chunk)) for chunk in batch]
+            if clauses:
+                self._engine.upsert(points, conditions.any_of(clauses), "upsert")
+            else:
+                self._engine.upsert(points, None, "insert_only")
+
+    def insert_heads(self, heads: Sequence[Head]) -> None:
+        """Write heads of documents that have none."""
+        for batch in slices(heads, _POINTS):
+            self._engine.upsert([(head.doc, None, head_payload(head)) for head in batch], None, "insert_only")
+
+    def replace_heads(self, heads: Sequence[Head], read: Mapping[str, int]) -> None:
+        """Overwrite each head only if it still has the stamp ``read[doc]``."""
+        for batch in slices(heads, _CLAUSES):
+            condition = conditions.any_of([conditions.head_at(head.doc, read[head.doc]) for head in batch])
+            points = [(head.doc, None, head_payload(head)) for head in batch]
+            self._engine.upsert(points, condition, "update_only")
+
+    def sweep(self, sweeps: Sequence[Sweep]) -> None:
+        """Delete the chunks of each document that are not kept and not above its stamp."""
+        for batch in slices(sweeps, _CLAUSES):
+            self._engine.delete(conditions.any_of([conditions.swept(sweep) for sweep in batch]))
+
+    def misaligned(self, alignments: Sequence[Alignment]) -> set[str]:
+        """The documents for which :meth:`align` would change something."""
+        found: set[str] = set()
+        for batch in slices(alignments, _CLAUSES):
+            matching = conditions.any_of([conditions.misaligned(alignment) for alignment in batch])
+            found |= set(self._engine.facet("doc", matching, len(batch)))
+        return found
+
+    def align(self, alignments: Sequence[Alignment]) -> None:
+        """Set filter fields, filter hash and stamp where the hash differs, up to each stamp."""
+        for batch in slices(alignments, _CLAUSES):
+            self._engine.set_payload(
+                [
+                    (
+                        conditions.misaligned(one),
+                        {"f": filter_payload(one.filters), "fh": one.filter_hash, "stamp": one.stamp},
+                    )
+                    for one in batch
+                ]
+            )
+
+    def search(
+        self, vector: Vectors, limit: int, where: Where | None = None, without: Sequence[str] = ()
+    ) -> list[ScoredChunk]:
+        """The chunks nearest to ``vector``, best first."""
+        matching: Filter = {"must": [conditions.equals("kind", "chunk"), *conditions.passing(where)]}
+        if without:
+            matching["must_not"] = [conditions.one_of("doc", without)]
+        found = self._engine.search(vector, matching, limit)
+        return [scored_chunk(point.id, point.payload, score) for point, score in found]
+
+    def scan_heads(self, after: str | None = None, limit: int = 256) -> tuple[list[Head], str | None]:
+        """A page of all heads by id."""
+        points, following = self._engine.scroll(
+            {"must": [conditions.equals("kind", "head")]}, limit, after, vector=False
+        )
+        return [head_of(point.payload, self._spec.filter_fields) for point in points], following
+
+    def scan_chunks(
+        self, after: str | None = None, limit: int = 256, docs: Sequence[str] | None = None, vectors: bool = False
+    ) -> tuple[list[StoredChunk], str | None]:
+        """A page of all chunks, or of those of ``docs``, by id."""
+        if docs is not None and not docs:
+            return [], None
+        must = [conditions.equals("kind", "chunk")]
+        if docs is not None:
+            must.append(conditions.one_of("doc", docs))
+        points, following = self._engine.scroll({"must": must}, limit, after, vector=vectors)
+        chunks = [
+            stored_chunk(point.id, point.payload, self._spec.filter_fields, vector_of(point.vector))
+            for point in points
+        ]
+        return chunks, following
+
+    def count_heads(self) -> dict[str, int]:
+        """How many heads there are in each state."""
+        return self._engine.facet("state", {"must": [conditions.equals("kind", "head")]}, 16)
+
+    def count_chunks(self) -> int:
+        """How many chunks there are."""
+        return self._engine.count({"must": [conditions.equals("kind", "chunk")]})
+
+    def flush(self) -> None:
+        """On return everything written before survives a power cut."""
+        self._engine.flush()
+
+    @property
+    def flush_each_batch(self) -> bool:
+        """True if a write is durable on return."""
+        return self._durable
+
+
+def metadata_of(spec: CollectionSpec) -> dict[str, Any]:
+    """What is kept beside a collection to know it again."""
+    return {
+        "made_by": "vectide",
+        "format": FORMAT,
+        "generation": spec.generation,
+        "dimension": spec.dimension,
+        "distance": spec.distance,
+        "model_fingerprint": spec.model_fingerprint,
+        "chunking_fingerprint": spec.chunking_fingerprint,
+        "filter_fields": dict(spec.filter_fields),
+    }
+
+
+def spec_of(name: str, metadata: Mapping[str, Any] | None) -> CollectionSpec:
+    """What a collection was made with.
+
+    Raises:
+        ForeignCollection: not by vectide, or by a later one.
+    """
+    if not metadata or metadata.get("made_by") != "vectide":
+        raise ForeignCollection(
+            f"collection {name} exists, and vectide did not make it",
+            "use another pipeline.prefix or pipeline.name; vectide never writes into foreign collections",
+        )
+    if metadata.get("format") != FORMAT:
+        raise ForeignCollection(
+            f"collection {name} has format {metadata.get('format')}; this vectide knows {FORMAT}", "upgrade vectide"
+        )
+    return CollectionSpec(
+        name=name,
+        generation=metadata["generation"],
+        dimension=metadata["dimension"],
+        distance=metadata["distance"],
+        model_fingerprint=metadata["model_fingerprint"],
+        chunking_fingerprint=metadata["chunking_fingerprint"],
+        filter_fields=metadata["filter_fields"],
+    )
+
+
+def check_same(wanted: CollectionSpec, present: CollectionSpec) -> None:
+    """Refuse a collection of another model or chunking.
+
+    Raises:
+        FingerprintMismatch: it is one.
+    """
+    for what in ("model_fingerprint", "chunking_fingerprint", "dimension", "distance"):
+        ours, theirs = getattr(wanted, what), getattr(present, what)
+        if ours != theirs:
+            raise FingerprintMismatch(
+                f"collection {wanted.name} has {what} {theirs!r}, not {ours!r}",
+                "start a migration to a new generation, or go back to the specs it was made with",
+            )

@@ -1,0 +1,114 @@
+"""The guards of the store protocol as Qdrant filters (its REST JSON); see design: what bites.
+
+``must_not: stamp >= s``, never ``must: stamp < s``: a point without the field never matches ``lt``.
+An empty ``should`` matches everything, so :func:`any_of` refuses one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pipeline.points import Alignment, Sweep, Where
+from pipeline.store.payload import stored_value
+
+Condition = dict[str, Any]
+Filter = dict[str, Any]
+
+
+def equals(key: str, value: object) -> Condition:
+    """The field has this value."""
+    return {"key": key, "match": {"value": value}}
+
+
+def one_of(key: str, values: Sequence[object]) -> Condition:
+    """The field has one of these values."""
+    return {"key": key, "match": {"any": list(values)}}
+
+
+def at_least(stamp: int) -> Condition:
+    """``stamp >= s``. Exact as a float: stamps are below 2**50."""
+    return {"key": "stamp", "range": {"gte": stamp}}
+
+
+def above(stamp: int) -> Condition:
+    """``stamp > s``."""
+    return {"key": "stamp", "range": {"gt": stamp}}
+
+
+def any_of(clauses: Sequence[Filter]) -> Filter:
+    """One of the clauses.
+
+    Raises:
+        ValueError: there is none; the filter would match every point.
+    """
+    if not clauses:
+        raise ValueError("a filter without clauses matches every point")
+    return {"should": list(clauses)}
+
+
+def fence(doc: str, stamp: int) -> Filter:
+    """Points of a document below a stamp."""
+    return {"must": [equals("doc", doc)], "must_not": [at_least(stamp)]}
+
+
+def head_at(doc: str, stamp: int) -> Filter:
+    """The head of a document, if it has exactly this stamp."""
+    return {"must": [equals("doc", doc), equals("kind", "head"), equals("stamp", stamp)]}
+
+
+def swept(sweep: Sweep) -> Filter:
+    """The chunks that a sweep deletes."""
+    must_not: list[Condition] = [above(sweep.stamp)]
+    if sweep.keep:
+        must_not.append({"has_id": sorted(sweep.keep)})
+    return {"must": [equals("doc", sweep.doc), equals("kind", "chunk")], "must_not": must_not}
+
+
+def misaligned(alignment: Alignment) -> Filter:
+    """The chunks that an alignment changes."""
+    return {
+        "must": [equals("doc", alignment.doc), equals("kind", "chunk")],
+        "must_not": [equals("fh", alignment.filter_hash), above(alignment.stamp)],
+    }
+
+
+def passing(where: Where | None) -> list[Condition]:
+    """A caller's filter: every field, any of its values."""
+    conditions: list[Condition] = []
+    for name, values in sorted((where or {}).items()):
+        floats = [value for value in values if isinstance(value, float)]
+        if floats:
+            # Qdrant matches words and whole numbers; a float is a range of one value.
+            clauses = [{"key": f"f.{name}", "range": {"gte": value, "lte": value}} for value in values]
+            conditions.append({"should": clauses})
+        else:
+            conditions.append(one_of(f"f.{name}", [stored_value(value) for value in values]))
+    return conditions
+
+
+def slices(items: Iterable[Any], size: int) -> Iterable[list[Any]]:
+    """Lists of at most ``size`` items: servers bound the clauses of one request."""
+    batch: list[Any] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) >= size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def indexes(filter_fields: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Payload indexes, field and type, made before anything is loaded."""
+    ours = [
+        ("kind", "keyword"),
+        ("doc", "keyword"),
+        ("stamp", "integer"),
+        ("state", "keyword"),
+        ("hash", "keyword"),
+        ("fh", "keyword"),
+        ("bucket", "integer"),
+    ]
+    words = {"bool": "keyword"}
+    return ours + [(f"f.{name}", words.get(kind, kind)) for name, kind in sorted(filter_fields.items())]

@@ -1,0 +1,163 @@
+"""Heads and chunks as payloads of points, the same for every store.
+
+================  =====================================================================
+``kind``          ``head`` or ``chunk``
+``doc``           the document's id (also the id of its head point)
+``stamp``         what every guard compares, below 2**50
+``fh``, ``f``     filter hash and filter fields (on heads too: reads filter heads)
+``bucket``        of the document, for digests
+chunk             ``hash``, ``text``, and the vector
+head              ``state``, ``key``, ``cv``, ``time``, ``reason``, ``meta``, ``list``, ``missing``
+================  =====================================================================
+"""
+
+from __future__ import annotations
+
+import base64
+import uuid
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from pipeline.errors import ForeignCollection
+from pipeline.identity import DocumentKey, bucket_of
+from pipeline.points import ChunkPoint, Head, ListedChunk, ScoredChunk, StoredChunk, Vectors
+
+#: The named vector of every chunk. Named, because only such collections can gain others later.
+VECTOR: Final = "text"
+Payload = dict[str, Any]
+
+_pack = msgspec.json.encode
+
+
+def chunk_payload(chunk: ChunkPoint) -> Payload:
+    """The payload of a chunk point."""
+    return {
+        "kind": "chunk",
+        "doc": chunk.doc,
+        "stamp": chunk.stamp,
+        "hash": chunk.content_hash,
+        "text": chunk.text,
+        "bucket": chunk.bucket,
+        "f": filter_payload(chunk.filters),
+        "fh": chunk.filter_hash,
+    }
+
+
+def filter_payload(filters: Mapping[str, Any]) -> Payload:
+    """Filter fields as stored: truth values as words, since bool indexes of the engine do not match."""
+    return {name: _stored(value) for name, value in filters.items()}
+
+
+def stored_value(value: object) -> object:
+    """A caller's filter value as it is stored."""
+    return _stored(value)
+
+
+def head_payload(head: Head) -> Payload:
+    """The payload of a head point. The list is packed: one string, whatever its length."""
+    sections: dict[tuple[str, ...], int] = {}
+    rows = [
+        (
+            base64.b85encode(uuid.UUID(chunk.id).bytes).decode(),
+            chunk.start,
+            chunk.end - chunk.start,
+            chunk.tokens,
+            sections.setdefault(chunk.headings, len(sections)),
+        )
+        for chunk in head.chunks
+    ]
+    return {
+        "kind": "head",
+        "doc": head.doc,
+        "stamp": head.stamp,
+        "state": head.state,
+        "bucket": bucket_of(head.doc),
+        "key": head.key.text,
+        "cv": head.content_version,
+        "time": head.event_time,
+        "reason": head.reason,
+        "meta": _pack(head.metadata).decode(),
+        "list": _pack((list(sections), rows)).decode(),
+        "missing": list(head.missing),
+        "f": filter_payload(head.filters),
+        "fh": head.filter_hash,
+    }
+
+
+def head_of(payload: Payload, filters: Mapping[str, str]) -> Head:
+    """The head in a payload.
+
+    Args:
+        payload: as :func:`head_payload` made it.
+        filters: the declared filter fields and their types.
+
+    Raises:
+        ForeignCollection: this is not a head of ours.
+    """
+    try:
+        sections, rows = msgspec.json.decode(payload["list"])
+        headings = [tuple(section) for section in sections]
+        return Head(
+            key=DocumentKey.from_text(payload["key"]),
+            stamp=payload["stamp"],
+            state=payload["state"],
+            content_version=payload["cv"],
+            event_time=payload["time"],
+            chunks=tuple(
+                ListedChunk(
+                    str(uuid.UUID(bytes=base64.b85decode(id))), start, start + size, tokens, headings[section]
+                )
+                for id, start, size, tokens, section in rows
+            ),
+            metadata=msgspec.json.decode(payload["meta"]),
+            filters=_filters(payload, filters),
+            filter_hash=payload["fh"],
+            reason=payload["reason"],
+            missing=tuple(payload["missing"]),
+        )
+    except (KeyError, ValueError, TypeError, msgspec.MsgspecError) as error:
+        raise ForeignCollection(
+            f"a head point cannot be read: {type(error).__name__} {error}", "was it written by another program?"
+        ) from None
+
+
+def stored_chunk(id: str, payload: Payload, filters: Mapping[str, str], vector: Vectors | None) -> StoredChunk:
+    """The chunk in a payload."""
+    return StoredChunk(
+        id=id,
+        doc=payload["doc"],
+        stamp=payload["stamp"],
+        content_hash=payload["hash"],
+        text=payload["text"],
+        bucket=payload["bucket"],
+        filters=_filters(payload, filters),
+        filter_hash=payload["fh"],
+        vector=vector,
+    )
+
+
+def scored_chunk(id: str, payload: Payload, score: float) -> ScoredChunk:
+    """A chunk that a search found."""
+    return ScoredChunk(id, payload["doc"], score, payload["text"], payload["stamp"], payload["hash"])
+
+
+def vector_of(stored: object) -> Vectors | None:
+    """float32 [dimension] of a point's named vectors; None for a head."""
+    if isinstance(stored, Mapping) and stored.get(VECTOR) is not None:
+        return np.asarray(stored[VECTOR], dtype=np.float32)
+    return None
+
+
+def _filters(payload: Payload, types: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        name: (value == "true" if types.get(name) == "bool" else value) for name, value in payload.get("f", {}).items()
+    }
+
+
+def _stored(value: object) -> object:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value

@@ -1,0 +1,320 @@
+"""The Qdrant store: the Store port on qdrant-client, over REST or gRPC, server 1.19 or later.
+
+Every write waits. Before 1.19 a server could resurrect points that a filter had deleted when it
+replayed its log, so an older one is refused. With replicas, conditional writes go through one
+leader (ordering=medium) and heads are read with the majority.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from pipeline.errors import (
+    CollectionMissing,
+    Fatal,
+    StoreBusy,
+    StoreUnavailable,
+    VectideError,
+)
+from pipeline.points import Vectors
+from pipeline.ports import CollectionSpec
+from pipeline.store.collection import Mode, PointCollection, RawPoint, check_same, metadata_of, spec_of
+from pipeline.store.conditions import Filter, indexes
+from pipeline.store.payload import VECTOR, Payload
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+
+_OLDEST_SERVER: Final = (1, 19)
+_DISTANCES: Final = {"cosine": "Cosine", "dot": "Dot", "euclid": "Euclid"}
+_BUSY_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class QdrantSettings:
+    """How to reach a server."""
+
+    url: str
+    api_key: str | None = None
+    grpc: bool = False
+    grpc_port: int = 6334
+    ca_file: str | None = None
+    timeout_seconds: float = 20.0
+    shard_number: int | None = None
+    replication_factor: int = 1
+
+
+class QdrantStore:
+    """The Store port over a server."""
+
+    def __init__(self, settings: QdrantSettings) -> None:
+        from qdrant_client import QdrantClient
+
+        self._settings = settings
+        options: dict[str, Any] = {"verify": settings.ca_file} if settings.ca_file else {}
+        with warnings.catch_warnings():
+            # It warns of an API key without TLS, which a cluster's own network may allow.
+            warnings.simplefilter("ignore")
+            self._client: QdrantClient = QdrantClient(
+                url=settings.url,
+                api_key=settings.api_key,
+                prefer_grpc=settings.grpc,
+                grpc_port=settings.grpc_port,
+                timeout=max(1, round(settings.timeout_seconds)),
+                check_compatibility=False,  # check() asks for more than it would
+                **options,
+            )
+
+    def create(self, spec: CollectionSpec) -> PointCollection:
+        """Make a collection with its payload indexes, or open the one that is there."""
+        from qdrant_client import models
+
+        with _translated(spec.name):
+            if not self._client.collection_exists(spec.name):
+                self._client.create_collection(
+                    spec.name,
+                    vectors_config={
+                        VECTOR: models.VectorParams(
+                            size=spec.dimension, distance=models.Distance(_DISTANCES[spec.distance])
+                        )
+                    },
+                    shard_number=self._settings.shard_number,
+                    replication_factor=self._settings.replication_factor,
+                    metadata=metadata_of(spec),
+                )
+            collection = self.open(spec.name)
+            check_same(spec, collection.spec)
+            # Making an index again does nothing; a creation that was cut off is completed here.
+            for field, kind in indexes(spec.filter_fields):
+                schema: Any = (
+                    models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
+                    if kind == "tenant"
+                    else models.PayloadSchemaType(kind)
+                )
+                self._client.create_payload_index(spec.name, field, schema, wait=True)
+        return collection
+
+    def open(self, name: str) -> PointCollection:
+        """Open a collection.
+
+        Raises:
+            CollectionMissing: there is none of that name.
+            ForeignCollection: vectide did not make it.
+        """
+        with _translated(name):
+            info = self._client.get_collection(name)
+        spec = spec_of(name, info.config.metadata)
+        engine = QdrantEngine(self._client, name, replicated=self._settings.replication_factor > 1)
+        return PointCollection(spec, engine, durable=True)
+
+    def names(self, prefix: str) -> list[str]:
+        """The collections whose names start with ``prefix``."""
+        with _translated(prefix):
+            found = self._client.get_collections().collections
+        return sorted(one.name for one in found if one.name.startswith(prefix))
+
+    def drop(self, name: str) -> None:
+        """Delete a collection."""
+        with _translated(name):
+            self._client.delete_collection(name)
+
+    def point_alias(self, alias: str, name: str) -> None:
+        """Make ``alias`` mean ``name``: one create over the existing one, never delete + create."""
+        from qdrant_client import models
+
+        with _translated(name):
+            operation = models.CreateAliasOperation(
+                create_alias=models.CreateAlias(collection_name=name, alias_name=alias)
+            )
+            self._client.update_collection_aliases([operation])
+
+    def alias(self, alias: str) -> str | None:
+        """The collection that ``alias`` means."""
+        with _translated(alias):
+            found = self._client.get_aliases().aliases
+        return next((one.collection_name for one in found if one.alias_name == alias), None)
+
+    def check(self) -> None:
+        """Reach the server once.
+
+        Raises:
+            StoreUnavailable: no answer.
+            Fatal: it is too old, or refuses the API key.
+        """
+        with _translated("server"):
+            version = self._client.info().version
+        numbers = tuple(int(part) for part in version.split("-")[0].split(".")[:2])
+        if numbers < _OLDEST_SERVER:
+            raise Fatal(
+                f"the Qdrant server at {self._settings.url} is of version {version}; vectide needs 1.19 or later",
+                "upgrade it: before 1.19 a restart could bring deleted points back",
+            )
+
+    def close(self) -> None:
+        """Release connections."""
+        self._client.close()
+
+
+class QdrantEngine:
+    """Points of one collection on a server."""
+
+    def __init__(self, client: QdrantClient, name: str, *, replicated: bool) -> None:
+        from qdrant_client import models
+
+        self._client = client
+        self._name = name
+        self._models = models
+        self._ordering = models.WriteOrdering.MEDIUM if replicated else None
+        self._consistency = models.ReadConsistencyType.MAJORITY if replicated else None
+
+    def upsert(
+        self, points: Sequence[tuple[str, Vectors | None, Payload]], condition: Filter | None, mode: Mode
+    ) -> None:
+        """Write points under a condition."""
+        made = [
+            self._models.PointStruct(
+                id=id, vector={} if vector is None else {VECTOR: vector.tolist()}, payload=payload
+            )
+            for id, vector, payload in points
+        ]
+        with _translated(self._name):
+            self._client.upsert(
+                self._name,
+                made,
+                wait=True,
+                ordering=self._ordering,
+                update_filter=None if condition is None else self._filter(condition),
+                update_mode=self._models.UpdateMode(mode),
+            )
+
+    def delete(self, matching: Filter) -> None:
+        """Delete points."""
+        with _translated(self._name):
+            selector = self._models.FilterSelector(filter=self._filter(matching))
+            self._client.delete(self._name, selector, wait=True, ordering=self._ordering)
+
+    def set_payload(self, changes: Sequence[tuple[Filter, Payload]]) -> None:
+        """Set top-level payload fields, all changes in one request."""
+        models = self._models
+        operations = [
+            models.SetPayloadOperation(set_payload=models.SetPayload(payload=payload, filter=self._filter(matching)))
+            for matching, payload in changes
+        ]
+        with _translated(self._name):
+            self._client.batch_update_points(self._name, operations, wait=True, ordering=self._ordering)
+
+    def retrieve(self, ids: Sequence[str], payload: bool, vector: bool) -> list[RawPoint]:
+        """Points by id; absent ones are left out."""
+        with _translated(self._name):
+            found = self._client.retrieve(
+                self._name, list(ids), with_payload=payload, with_vectors=vector, consistency=self._consistency
+            )
+        return [_raw(record) for record in found]
+
+    def scroll(
+        self, matching: Filter, limit: int, after: str | None, vector: bool
+    ) -> tuple[list[RawPoint], str | None]:
+        """A page of points by id."""
+        with _translated(self._name):
+            found, following = self._client.scroll(
+                self._name,
+                self._filter(matching),
+                limit=limit,
+                offset=after,
+                with_payload=True,
+                with_vectors=vector,
+                consistency=self._consistency,
+            )
+        return [_raw(record) for record in found], None if following is None else str(following)
+
+    def first_of_each(self, filters: Sequence[Filter]) -> list[RawPoint]:
+        """For each filter one point that matches, with its vector."""
+        requests = [
+            self._models.QueryRequest(filter=self._filter(one), limit=1, with_payload=["hash"], with_vector=True)
+            for one in filters
+        ]
+        with _translated(self._name):
+            answers = self._client.query_batch_points(self._name, requests)
+        return [_raw(point) for answer in answers for point in answer.points]
+
+    def search(self, vector: Vectors, matching: Filter, limit: int) -> list[tuple[RawPoint, float]]:
+        """The nearest points."""
+        with _translated(self._name):
+            answer = self._client.query_points(
+                self._name,
+                query=vector.tolist(),
+                using=VECTOR,
+                query_filter=self._filter(matching),
+                limit=limit,
+                with_payload=True,
+            )
+        return [(_raw(point), float(point.score)) for point in answer.points]
+
+    def count(self, matching: Filter) -> int:
+        """How many points match, exactly."""
+        with _translated(self._name):
+            return int(self._client.count(self._name, count_filter=self._filter(matching), exact=True).count)
+
+    def facet(self, key: str, matching: Filter, limit: int) -> dict[str, int]:
+        """How many points match, by the value of a field."""
+        with _translated(self._name):
+            answer = self._client.facet(
+                self._name, key, facet_filter=self._filter(matching), limit=limit, exact=True
+            )
+        return {str(hit.value): int(hit.count) for hit in answer.hits}
+
+    def flush(self) -> None:
+        """Nothing to do: every write waited."""
+
+    def _filter(self, matching: Filter) -> Any:
+        return self._models.Filter.model_validate(matching)
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """The client's errors as ours."""
+    import httpx
+    from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+    from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+    try:
+        yield
+    except VectideError:
+        raise
+    except ResourceExhaustedResponse as error:
+        raise StoreBusy(f"{what}: the server limits the rate: {error}", float(error.retry_after_s)) from None
+    except UnexpectedResponse as error:
+        raise _of_status(what, error.status_code or 0, str(error)) from None
+    except (ResponseHandlingException, httpx.HTTPError, OSError, TimeoutError) as error:
+        raise StoreUnavailable(f"{what}: {error or type(error).__name__}") from None
+    except Exception as error:
+        code = getattr(error, "code", None)
+        if code is None:
+            raise
+        raise _of_grpc(what, getattr(code(), "name", ""), str(error)) from None
+
+
+def _of_status(what: str, status: int, detail: str) -> VectideError:
+    if status == 404:
+        return CollectionMissing(f"collection {what} is not there: {detail}", "resolve the live generation anew")
+    if status in (429, 507):
+        return StoreBusy(f"{what}: {detail}", _BUSY_SECONDS)
+    if status in (401, 403):
+        return Fatal(f"{what}: the server refuses the API key ({status})", "set qdrant.api_key to a key with write rights")
+    if status >= 500 or status == 408:
+        return StoreUnavailable(f"{what}: {detail}")
+    return Fatal(f"{what}: the server refuses the request: {detail}", "this is a bug of vectide, or a limit of strict mode")
+
+
+def _of_grpc(what: str, code: str, detail: str) -> VectideError:
+    by_code = {"NOT_FOUND": 404, "RESOURCE_EXHAUSTED": 429, "UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403}
+    refused = code in ("INVALID_ARGUMENT", "FAILED_PRECONDITION", "UNIMPLEMENTED")
+    return _of_status(what, by_code.get(code, 400 if refused else 503), detail)
+
+
+def _raw(record: Any) -> RawPoint:
+    return RawPoint(str(record.id), record.payload or {}, record.vector)

@@ -1,0 +1,170 @@
+"""Steps 1 and 2: read the heads, then find out which chunks need a vector from the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.errors import CollectionMissing, FingerprintMismatch, Poison
+from pipeline.identity import chunk_id, occurrences, stamp_of
+from pipeline.points import Head, Vectors
+from pipeline.ports import Collection
+from pipeline.records import ChunkedDocument, ChunkSpan
+from pipeline.sync import guards
+from pipeline.sync.batches import Plan, PreparedBatch, ToEmbed
+from pipeline.sync.filters import FilterFields, filter_fields, no_filter_fields
+
+
+def prepare(
+    collection: Collection,
+    documents: Sequence[ChunkedDocument],
+    siblings: Sequence[Collection] = (),
+) -> PreparedBatch:
+    """Steps 1 and 2 for a batch; writes nothing. At most four requests, and one for each sibling.
+
+    Args:
+        collection: the generation's collection.
+        documents: events of this generation, in any order; one version of each document is kept.
+        siblings: collections that may hold vectors already; those of another model are ignored.
+
+    Raises:
+        FingerprintMismatch: a document was chunked for another generation.
+        LogDiverged: an equal version has another content.
+    """
+    refuse_foreign(collection, documents)
+    newest = guards.newest(documents)
+    # 1. Read the heads, and see which of the points that we would rely on are there.
+    heads = collection.heads(list(newest)) if newest else {}
+    ids = {doc: point_ids(document) for doc, document in newest.items()}
+    present = relied_on(collection, newest, heads, ids)
+    plans = tuple(
+        _plan(
+            document,
+            heads.get(doc),
+            ids[doc],
+            present,
+            filter_fields(document, collection.spec.filter_fields),
+        )
+        for doc, document in newest.items()
+    )
+    # 2. Find vectors by content hash; what is found nowhere goes to the model, each text once.
+    needed: dict[str, ToEmbed] = {}
+    for plan in plans:
+        for _, _, span in plan.needed:
+            if span.content_hash not in needed:
+                needed[span.content_hash] = ToEmbed(
+                    span.content_hash, embedded_text(plan.document, span), span.tokens
+                )
+    found = _donors(collection, siblings, list(needed))
+    to_embed = [item for content, item in needed.items() if content not in found]
+    return PreparedBatch(
+        collection, plans, found, to_embed, len(documents) - len(plans)
+    )
+
+
+def refuse_foreign(
+    collection: Collection, documents: Sequence[ChunkedDocument]
+) -> None:
+    """A collection holds one generation.
+
+    Raises:
+        FingerprintMismatch: a document was chunked for another one.
+    """
+    for document in documents:
+        if document.generation != collection.spec.generation:
+            raise FingerprintMismatch(
+                f"{document.key.text} was chunked for generation {document.generation}, "
+                f"collection {collection.spec.name} is of {collection.spec.generation}",
+                "let workers take their specs from control, and read each generation's own chunks topic",
+            )
+
+
+def point_ids(document: ChunkedDocument) -> list[str]:
+    """The point ids of a document's chunks, in reading order; equal texts differ by occurrence."""
+    hashes = [span.content_hash for span in document.chunks]
+    return [
+        chunk_id(document.key, content, nth)
+        for content, nth in zip(hashes, occurrences(hashes), strict=True)
+    ]
+
+
+def embedded_text(document: ChunkedDocument, span: ChunkSpan) -> str:
+    """Exactly what the content hash covers and the model is given (without its prompt)."""
+    return span.context + document.text[span.start : span.end]
+
+
+def relied_on(
+    collection: Collection,
+    documents: dict[str, ChunkedDocument],
+    heads: dict[str, Head],
+    ids: dict[str, list[str]],
+) -> set[str]:
+    """Of the points that heads list and this batch builds on, those that exist.
+
+    Listed *and* there. Listed alone is not enough: after a power cut the head can be there and
+    the point not, and its own event can be hidden behind a newer one of the same batch. There
+    alone is not enough: a dead writer's leftover is about to be swept by somebody.
+    """
+    wanted: list[str] = []
+    for doc, document in documents.items():
+        head = heads.get(doc)
+        if (
+            head is None
+            or guards.standing(head, document) == "stale"
+            or document.state == "deleted"
+        ):
+            continue
+        listed = [chunk.id for chunk in head.chunks]
+        if document.state == "chunked" and guards.standing(head, document) == "newer":
+            mine = set(ids[doc])
+            listed = [id for id in listed if id in mine]
+        wanted += listed
+    return collection.existing(wanted) if wanted else set()
+
+
+def _plan(
+    document: ChunkedDocument,
+    head: Head | None,
+    ids: list[str],
+    present: set[str],
+    fields: FilterFields,
+) -> Plan:
+    if document.state == "deleted":
+        fields = no_filter_fields()
+    plan = Plan(document, head, None, "stale", fields, ids)
+    standing = guards.standing(head, document)
+    if standing == "newer" or head is None:
+        plan.stamp = stamp_of(document.version)
+    elif standing == "equal":
+        guards.refuse_divergence(head, document, ids)
+        lost = document.state != "deleted" and any(
+            chunk.id not in present for chunk in head.chunks
+        )
+        plan.result = "unchanged"
+        if guards.reruns(head, document, lost):
+            try:
+                plan.stamp = guards.rerun_stamp(head)
+            except Poison as poison:
+                plan.result, plan.poison = "exhausted", poison
+    if head is not None and plan.stamp is not None:
+        plan.kept = frozenset(chunk.id for chunk in head.chunks if chunk.id in present)
+    return plan
+
+
+def _donors(
+    collection: Collection, siblings: Sequence[Collection], hashes: list[str]
+) -> dict[str, Vectors]:
+    found: dict[str, Vectors] = {}
+    for donor in (collection, *siblings):
+        # A vector of another model is a point in another space, whatever its dimension.
+        if donor.spec.model_fingerprint != collection.spec.model_fingerprint:
+            continue
+        missing = [content for content in hashes if content not in found]
+        if not missing:
+            break
+        try:
+            found.update(donor.vectors(missing))
+        except CollectionMissing:
+            if donor is collection:
+                raise
+            # A sibling that was retired meanwhile gives nothing; that costs embeddings only.
+    return found
