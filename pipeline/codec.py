@@ -299,7 +299,8 @@ def _open(record: Record, *kinds: str) -> tuple[str, dict[str, bytes]]:
     # The number first: a later version may have kinds that we have never heard of.
     if schema > SCHEMAS.get(kind, max(SCHEMAS.values())):
         raise NewerSchema(
-            f"{_place(record)} has schema {schema} of {kind!r}; this vectide knows up to {SCHEMAS.get(kind, 0)}: upgrade",
+            f"{_place(record)} has schema {schema} of {kind!r}; this vectide knows up to {SCHEMAS.get(kind, 0)}: "
+            "upgrade",
             _UPGRADE_POLL_SECONDS,
         )
     if kind not in kinds or schema < 1:

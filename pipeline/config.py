@@ -38,11 +38,11 @@ class PipelineConfig(Section):
 
     prefix: str = Field("vectide", description="first part of every name in Kafka and Qdrant")
     name: str = Field("default", description="second part of every name; one cluster holds many pipelines")
-    epoch: Annotated[int, Field(ge=0, lt=16)] = Field(0, description="number of the documents topic; raise it to start a new log")
-    partitions: Count = Field(8, description="partitions of the documents topic; never changed in place")
-    document_limit_bytes: Count = Field(
-        8 * 1024 * 1024, description="a larger document is published without its text"
+    epoch: Annotated[int, Field(ge=0, lt=16)] = Field(
+        0, description="number of the documents topic; raise it to start a new log"
     )
+    partitions: Count = Field(8, description="partitions of the documents topic; never changed in place")
+    document_limit_bytes: Count = Field(8 * 1024 * 1024, description="a larger document is published without its text")
     filter_fields: dict[str, FieldType] = Field(
         default_factory=lambda: {"source": "keyword", "media_type": "keyword"},
         description="metadata that searches can filter on; a change means a new generation",
@@ -66,7 +66,9 @@ class ModelConfig(Section):
     distance: Distance = "cosine"
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     device: str | None = Field(None, description="`cuda`, `cpu`, ...; chosen if not given; not part of the fingerprint")
-    threads: Count | None = Field(None, description="torch's threads; all cores if not given; not part of the fingerprint")
+    threads: Count | None = Field(
+        None, description="torch's threads; all cores if not given; not part of the fingerprint"
+    )
 
 
 class ChunkingConfig(Section):
@@ -94,7 +96,9 @@ class KafkaConfig(Section):
     session_timeout_seconds: Seconds = 45.0
     max_poll_interval_seconds: Seconds = 300.0
     request_timeout_seconds: Seconds = 30.0
-    options: dict[str, Any] = Field(default_factory=dict, description="further kafka-python client options, as they are")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="further kafka-python client options, as they are"
+    )
 
 
 class QdrantConfig(Section):
@@ -252,7 +256,9 @@ def _with_secret_files(config: Config) -> Config:
             try:
                 value = SecretStr(path.read_text().strip())
             except OSError as error:
-                raise ConfigError(f"{section}.{secret}_file: {path}: {error.strerror}", "mount the secret there") from None
+                raise ConfigError(
+                    f"{section}.{secret}_file: {path}: {error.strerror}", "mount the secret there"
+                ) from None
             changes[section] = table.model_copy(update={secret: value})
     return config.model_copy(update=changes)
 

@@ -151,7 +151,8 @@ class Consumer(Protocol):
 
     def position(self, partition: TopicPartition) -> int:
         """The next offset to be read: beyond transaction markers and compacted records, so that
-        an idle group's committed position reaches the end."""
+        an idle group's committed position reaches the end.
+        """
         ...
 
     def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
@@ -241,7 +242,8 @@ class Broker(Protocol):
 
     def transactional_publisher(self, transactional_id: str) -> TransactionalPublisher:
         """Take a transactional id over: open transactions of an older writer are aborted, and it
-        is fenced before this returns. Read what it wrote only after."""
+        is fenced before this returns. Read what it wrote only after.
+        """
         ...
 
     def ensure_topics(self, specs: Sequence[TopicSpec]) -> list[str]:
@@ -271,7 +273,8 @@ class Broker(Protocol):
 
     def lag(self, group: str, topic: str) -> dict[int, int]:
         """How many records a group has not committed, by partition; never below 0. Without a
-        commit, everything that is kept. An upper bound where offsets have gaps."""
+        commit, everything that is kept. An upper bound where offsets have gaps.
+        """
         ...
 
     def delete_records(self, topic: str, before: Mapping[int, int]) -> None:
@@ -330,7 +333,8 @@ class Collection(Protocol):
 
     def upsert_chunks(self, chunks: Sequence[ChunkPoint], fences: Mapping[str, int]) -> None:
         """Write chunks: absent ones are inserted; a present one is overwritten only if it belongs
-        to a document of ``fences`` and does not have a stamp >= that document's fence."""
+        to a document of ``fences`` and does not have a stamp >= that document's fence.
+        """
         ...
 
     def insert_heads(self, heads: Sequence[Head]) -> None:
@@ -385,7 +389,8 @@ class Collection(Protocol):
     def flush_each_batch(self) -> bool:
         """True if a write is durable on return (a server); False if only :meth:`flush`, which is
         slow, makes it so (the embedded engine): then flush every few seconds, and commit offsets
-        only of what came before."""
+        only of what came before.
+        """
         ...
 
 

@@ -60,9 +60,7 @@ def retry(
         if isinstance(error, Exception):
             on_retry(error)
 
-    budget = (
-        tenacity.stop_never if policy.budget_seconds is None else tenacity.stop_before_delay(policy.budget_seconds)
-    )
+    budget = tenacity.stop_never if policy.budget_seconds is None else tenacity.stop_before_delay(policy.budget_seconds)
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_passes),
         wait=wait,

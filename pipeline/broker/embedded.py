@@ -158,7 +158,9 @@ class _Group:
 
     def settle(self, member: _EmbeddedConsumer) -> tuple[frozenset[TopicPartition], frozenset[TopicPartition]]:
         """Give up what is another's now, take what is free and ours: (assigned, revoked)."""
-        revoked = {at for at, holder in self._holders.items() if holder is member and self._targets.get(at) is not member}
+        revoked = {
+            at for at, holder in self._holders.items() if holder is member and self._targets.get(at) is not member
+        }
         for at in revoked:
             del self._holders[at]
         assigned = {at for at, target in self._targets.items() if target is member and at not in self._holders}

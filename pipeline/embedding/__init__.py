@@ -1,0 +1,1 @@
+"""Embedding models: resolving, loading and running them."""

@@ -1,0 +1,1 @@
+"""Generations of the index, and which one is live."""

@@ -71,7 +71,9 @@ class Health:
         now = time.monotonic()
         with self._lock:
             stuck = {
-                loop: f"no beat for {now - beat:.0f} s" for loop, beat in self._beats.items() if now - beat > self._limit
+                loop: f"no beat for {now - beat:.0f} s"
+                for loop, beat in self._beats.items()
+                if now - beat > self._limit
             }
             for loop, (place, since) in self._progress.items():
                 if now - since > 10 * self._limit:

@@ -50,9 +50,7 @@ class Metrics:
         self.documents_published = self._counter(
             "documents_published", "Document events that connectors published.", "kind"
         )
-        self.source_skipped = self._counter(
-            "source_skipped", "Documents that a connector left out, by why.", "reason"
-        )
+        self.source_skipped = self._counter("source_skipped", "Documents that a connector left out, by why.", "reason")
         self.dead_letters = self._counter("dead_letters", "Records that failed for good.", "reason")
         self.errors = self._counter("errors", "Errors that ended an operation.", "error_type", "dependency")
         self.retries = self._counter("retries", "Attempts that were made again.", "dependency")
@@ -88,9 +86,7 @@ class Metrics:
         self.stage_duration_seconds = self._histogram(
             "stage_duration_seconds", "One micro-batch through a stage.", _SECONDS, "stage"
         )
-        self.batch_size_records = self._histogram(
-            "batch_size_records", "Records of one micro-batch.", _SIZES, "stage"
-        )
+        self.batch_size_records = self._histogram("batch_size_records", "Records of one micro-batch.", _SIZES, "stage")
         self.tokens_per_batch = self._histogram("tokens_per_batch", "Padded tokens of one forward pass.", _TOKENS)
         self.dependency_request_duration_seconds = self._histogram(
             "dependency_request_duration_seconds", "One request to a dependency.", _SECONDS, "dependency"

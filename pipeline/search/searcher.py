@@ -98,9 +98,7 @@ class Searcher:
         self._collection = collection
         self._embedder = embedder
 
-    def search(
-        self, query: str, top: int = 5, where: Where | None = None, *, by_document: bool = False
-    ) -> Answer:
+    def search(self, query: str, top: int = 5, where: Where | None = None, *, by_document: bool = False) -> Answer:
         """The ``top`` best hits, best first.
 
         Args:

@@ -1,0 +1,1 @@
+"""The chunk and embed stages, and the worker loop around them."""

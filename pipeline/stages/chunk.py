@@ -24,11 +24,11 @@ from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
 from pipeline.ports import Broker, NewRecord, Publisher, TopicPartition
 from pipeline.records import ChunkedDocument, ChunkSpan, DeadLetter, DocumentDeleted, DocumentEvent
-from pipeline.stages.patience import Patience
 from pipeline.specs import GenerationSpec
 from pipeline.stages.dead_letters import bury, failed_document, letter_of
 from pipeline.stages.lane import Lane
 from pipeline.stages.parking import Parking
+from pipeline.stages.patience import Patience
 from pipeline.stages.window import Taken
 
 log = logging.getLogger(__name__)

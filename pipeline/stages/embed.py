@@ -242,12 +242,14 @@ class EmbedStage:
             self._finish([taken])
             return None
         if self._parking.holds(taken):
-            return self._set_aside()
+            self._set_aside()
+            return None
         try:
             return decode_chunked(taken.record)
         except NewerSchema as error:
             self._parking.park(taken, error)
-            return self._set_aside()
+            self._set_aside()
+            return None
         except MalformedRecord as error:
             letter = letter_of(taken.record, self._collection.spec.generation, "embed", -1, error, 1)
             self._bury([letter])
@@ -382,8 +384,10 @@ class EmbedStage:
     def _sweep_due(self) -> None:
         now = time.monotonic()
         due: list[tuple[float, int, str, list[Taken]]] = []
-        while self._held and len(due) < 256 and (
-            self._held[0][0] <= now or self._release.is_set() or len(self._held) > _HELD
+        while (
+            self._held
+            and len(due) < 256
+            and (self._held[0][0] <= now or self._release.is_set() or len(self._held) > _HELD)
         ):
             due.append(heapq.heappop(self._held))
         if not due:
@@ -401,4 +405,3 @@ class EmbedStage:
         with self._busy:
             self._open -= len(taken)
             self._busy.notify_all()
-

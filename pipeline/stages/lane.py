@@ -48,5 +48,5 @@ class Lane:
         try:
             while not self._stop.is_set():
                 self._turn()
-        except BaseException as error:  # noqa: BLE001 - kept, and raised by the worker's own thread
+        except BaseException as error:
             self._failure = error

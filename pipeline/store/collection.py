@@ -86,9 +86,7 @@ class PointCollection:
         found: list[RawPoint] = []
         for ids in slices(docs, _IDS):
             if where:
-                matching = {
-                    "must": [{"has_id": ids}, conditions.equals("kind", "head"), *conditions.passing(where)]
-                }
+                matching = {"must": [{"has_id": ids}, conditions.equals("kind", "head"), *conditions.passing(where)]}
                 found += self._engine.scroll(matching, len(ids), None, vector=False)[0]
             else:
                 found += self._engine.retrieve(ids, payload=True, vector=False)
@@ -207,8 +205,7 @@ class PointCollection:
             must.append(conditions.one_of("doc", docs))
         points, following = self._engine.scroll({"must": must}, limit, after, vector=vectors)
         chunks = [
-            stored_chunk(point.id, point.payload, self._spec.filter_fields, vector_of(point.vector))
-            for point in points
+            stored_chunk(point.id, point.payload, self._spec.filter_fields, vector_of(point.vector)) for point in points
         ]
         return chunks, following
 

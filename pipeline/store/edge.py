@@ -202,9 +202,7 @@ class EdgeEngine:
             "insert_only": edge.UpdateMode.InsertOnly,
             "update_only": edge.UpdateMode.UpdateOnly,
         }
-        made = [
-            edge.Point(id, {} if vector is None else {VECTOR: vector}, payload) for id, vector, payload in points
-        ]
+        made = [edge.Point(id, {} if vector is None else {VECTOR: vector}, payload) for id, vector, payload in points]
         where = None if condition is None else edge_filter(condition)
         self._update(lambda: edge.UpdateOperation.upsert_points(made, where, modes[mode]))
 

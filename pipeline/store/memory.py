@@ -72,9 +72,7 @@ class MemoryStore:
             try:
                 return self._collections[name]
             except KeyError:
-                raise CollectionMissing(
-                    f"there is no collection {name}", "resolve the live generation anew"
-                ) from None
+                raise CollectionMissing(f"there is no collection {name}", "resolve the live generation anew") from None
 
     def names(self, prefix: str) -> list[str]:
         """The collections whose names start with ``prefix``, sorted."""
@@ -85,11 +83,7 @@ class MemoryStore:
         """Delete a collection and, as a server does, every alias of it."""
         with self._lock:
             dropped = self._collections.pop(name, None)
-            self._aliases = {
-                alias: target
-                for alias, target in self._aliases.items()
-                if target != name
-            }
+            self._aliases = {alias: target for alias, target in self._aliases.items() if target != name}
         if dropped is not None:
             dropped.close()
 
@@ -137,11 +131,7 @@ class MemoryCollection:
         """The heads of these documents, those that pass ``where``."""
         with self._opened():
             found = {doc: self._heads[doc] for doc in docs if doc in self._heads}
-        return {
-            doc: _copied_head(head)
-            for doc, head in found.items()
-            if _passes(head.filters, where)
-        }
+        return {doc: _copied_head(head) for doc, head in found.items() if _passes(head.filters, where)}
 
     def existing(self, chunk_ids: Sequence[str]) -> set[str]:
         """Those of the ids that have a point."""
@@ -151,24 +141,16 @@ class MemoryCollection:
     def vectors(self, content_hashes: Sequence[str]) -> dict[str, Vectors]:
         """For each content hash that some chunk here has, its vector (shape [dimension])."""
         with self._opened():
-            donors = {
-                content: min(self._of_hash[content])
-                for content in content_hashes
-                if content in self._of_hash
-            }
+            donors = {content: min(self._of_hash[content]) for content in content_hashes if content in self._of_hash}
             return {content: self._chunks[id].vector for content, id in donors.items()}
 
-    def upsert_chunks(
-        self, chunks: Sequence[ChunkPoint], fences: Mapping[str, int]
-    ) -> None:
+    def upsert_chunks(self, chunks: Sequence[ChunkPoint], fences: Mapping[str, int]) -> None:
         """Insert absent chunks; overwrite present ones below their document's fence.
 
         Raises:
             BadVector: a vector has the wrong shape or is not finite; nothing is written.
         """
-        last = {
-            chunk.id: _copied_chunk(chunk, self._spec.dimension) for chunk in chunks
-        }
+        last = {chunk.id: _copied_chunk(chunk, self._spec.dimension) for chunk in chunks}
         with self._opened():
             for id, chunk in last.items():
                 present = self._chunks.get(id)
@@ -197,18 +179,13 @@ class MemoryCollection:
         with self._opened():
             for sweep in sweeps:
                 for id in self._ids(sweep.doc):
-                    if (
-                        id not in sweep.keep
-                        and not self._chunks[id].stamp > sweep.stamp
-                    ):
+                    if id not in sweep.keep and not self._chunks[id].stamp > sweep.stamp:
                         self._remove(id)
 
     def misaligned(self, alignments: Sequence[Alignment]) -> set[str]:
         """The documents for which :meth:`align` would change something."""
         with self._opened():
-            return {
-                alignment.doc for alignment in alignments if self._differing(alignment)
-            }
+            return {alignment.doc for alignment in alignments if self._differing(alignment)}
 
     def align(self, alignments: Sequence[Alignment]) -> None:
         """Set filter fields, filter hash and stamp where the hash differs, up to each stamp."""
@@ -245,9 +222,7 @@ class MemoryCollection:
             ids, rows = self._matrix
             scores = self._scores(rows, query)
             # A stable sort over ids in order: ties come out by id.
-            order = np.argsort(
-                scores if self._spec.distance == "euclid" else -scores, kind="stable"
-            )
+            order = np.argsort(scores if self._spec.distance == "euclid" else -scores, kind="stable")
             hits: list[ScoredChunk] = []
             for row in order:
                 if len(hits) >= limit:
@@ -266,9 +241,7 @@ class MemoryCollection:
                     )
             return hits
 
-    def scan_heads(
-        self, after: str | None = None, limit: int = 256
-    ) -> tuple[list[Head], str | None]:
+    def scan_heads(self, after: str | None = None, limit: int = 256) -> tuple[list[Head], str | None]:
         """A page of all heads by document id, and where the next page starts (None: the end)."""
         with self._opened():
             page, following = _page(self._heads, after, limit)
@@ -327,8 +300,7 @@ class MemoryCollection:
         return [
             id
             for id in self._ids(alignment.doc)
-            if self._chunks[id].filter_hash != alignment.filter_hash
-            and not self._chunks[id].stamp > alignment.stamp
+            if self._chunks[id].filter_hash != alignment.filter_hash and not self._chunks[id].stamp > alignment.stamp
         ]
 
     def _put(self, chunk: ChunkPoint) -> None:
@@ -357,42 +329,28 @@ class MemoryCollection:
             return products
         norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(query)
         # A zero vector is similar to nothing, rather than NaN.
-        cosines: Vectors = np.divide(
-            products, norms, out=np.zeros_like(products), where=norms > 0
-        )
+        cosines: Vectors = np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)
         return cosines
 
 
-def _page(
-    ids: Iterable[str], after: str | None, limit: int
-) -> tuple[list[str], str | None]:
+def _page(ids: Iterable[str], after: str | None, limit: int) -> tuple[list[str], str | None]:
     ordered = sorted(id for id in ids if after is None or id >= after)
     return ordered[:limit], ordered[limit] if len(ordered) > limit else None
 
 
 def _passes(filters: Mapping[str, Any], where: Where | None) -> bool:
-    return all(
-        any(_matches(filters.get(name), wanted) for wanted in values)
-        for name, values in (where or {}).items()
-    )
+    return all(any(_matches(filters.get(name), wanted) for wanted in values) for name, values in (where or {}).items())
 
 
 def _matches(value: Any, wanted: str | float | bool) -> bool:
     if isinstance(value, list):
         return any(_matches(item, wanted) for item in value)
     # True == 1 in Python, but not in a store.
-    return (
-        value is not None
-        and isinstance(value, bool) == isinstance(wanted, bool)
-        and bool(value == wanted)
-    )
+    return value is not None and isinstance(value, bool) == isinstance(wanted, bool) and bool(value == wanted)
 
 
 def _copied(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: list(value) if isinstance(value, (list, tuple)) else value
-        for name, value in mapping.items()
-    }
+    return {name: list(value) if isinstance(value, (list, tuple)) else value for name, value in mapping.items()}
 
 
 def _copied_head(head: Head) -> Head:
@@ -402,9 +360,7 @@ def _copied_head(head: Head) -> Head:
 def _copied_chunk(chunk: ChunkPoint, dimension: int) -> ChunkPoint:
     vector = np.array(chunk.vector, dtype=np.float32)
     if vector.shape != (dimension,):
-        raise BadVector(
-            f"chunk {chunk.id} has a vector of shape {vector.shape}, the collection needs ({dimension},)"
-        )
+        raise BadVector(f"chunk {chunk.id} has a vector of shape {vector.shape}, the collection needs ({dimension},)")
     if not np.isfinite(vector).all():
         raise BadVector(f"chunk {chunk.id} has a vector that is not finite")
     vector.setflags(write=False)  # so that it can be handed out without another copy

@@ -107,9 +107,7 @@ def head_of(payload: Payload, filters: Mapping[str, str]) -> Head:
             content_version=payload["cv"],
             event_time=payload["time"],
             chunks=tuple(
-                ListedChunk(
-                    str(uuid.UUID(bytes=base64.b85decode(id))), start, start + size, tokens, headings[section]
-                )
+                ListedChunk(str(uuid.UUID(bytes=base64.b85decode(id))), start, start + size, tokens, headings[section])
                 for id, start, size, tokens, section in rows
             ),
             metadata=msgspec.json.decode(payload["meta"]),

@@ -176,9 +176,7 @@ class QdrantEngine:
     ) -> None:
         """Write points under a condition."""
         made = [
-            self._models.PointStruct(
-                id=id, vector={} if vector is None else {VECTOR: vector.tolist()}, payload=payload
-            )
+            self._models.PointStruct(id=id, vector={} if vector is None else {VECTOR: vector.tolist()}, payload=payload)
             for id, vector, payload in points
         ]
         with _translated(self._name):
@@ -262,9 +260,7 @@ class QdrantEngine:
     def facet(self, key: str, matching: Filter, limit: int) -> dict[str, int]:
         """How many points match, by the value of a field."""
         with _translated(self._name):
-            answer = self._client.facet(
-                self._name, key, facet_filter=self._filter(matching), limit=limit, exact=True
-            )
+            answer = self._client.facet(self._name, key, facet_filter=self._filter(matching), limit=limit, exact=True)
         return {str(hit.value): int(hit.count) for hit in answer.hits}
 
     def flush(self) -> None:
@@ -304,10 +300,14 @@ def _of_status(what: str, status: int, detail: str) -> VectideError:
     if status in (429, 507):
         return StoreBusy(f"{what}: {detail}", _BUSY_SECONDS)
     if status in (401, 403):
-        return Fatal(f"{what}: the server refuses the API key ({status})", "set qdrant.api_key to a key with write rights")
+        return Fatal(
+            f"{what}: the server refuses the API key ({status})", "set qdrant.api_key to a key with write rights"
+        )
     if status >= 500 or status == 408:
         return StoreUnavailable(f"{what}: {detail}")
-    return Fatal(f"{what}: the server refuses the request: {detail}", "this is a bug of vectide, or a limit of strict mode")
+    return Fatal(
+        f"{what}: the server refuses the request: {detail}", "this is a bug of vectide, or a limit of strict mode"
+    )
 
 
 def _of_grpc(what: str, code: str, detail: str) -> VectideError:

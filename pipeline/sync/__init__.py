@@ -11,7 +11,7 @@ from pipeline.sync.batches import Outcome, PreparedBatch, Result, ToEmbed
 from pipeline.sync.reading import prepare
 from pipeline.sync.rounds import Embed, synchronise
 from pipeline.sync.settling import repair, sweep_deleted
-from pipeline.sync.writing import DONOR_SECONDS, write
+from pipeline.sync.writing import DONOR_SECONDS, upsert_slice, write
 
 __all__ = [
     "DONOR_SECONDS",
@@ -24,5 +24,6 @@ __all__ = [
     "repair",
     "sweep_deleted",
     "synchronise",
+    "upsert_slice",
     "write",
 ]

@@ -61,9 +61,7 @@ class Plan:
             return []
         return [
             (index, id, span)
-            for index, (id, span) in enumerate(
-                zip(self.ids, self.document.chunks, strict=True)
-            )
+            for index, (id, span) in enumerate(zip(self.ids, self.document.chunks, strict=True))
             if id not in self.kept
         ]
 
@@ -89,7 +87,7 @@ class PreparedBatch:
 class Failure(NamedTuple):
     """A chunk that could not be embedded."""
 
-    index: int
+    place: int
     """In reading order of the whole document."""
     content_hash: str
     reason: str

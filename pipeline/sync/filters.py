@@ -23,9 +23,7 @@ class FilterFields(NamedTuple):
     """Declared names whose value had the wrong type and was left out: counted, never fatal."""
 
 
-def filter_fields(
-    document: ChunkedDocument, declared: Mapping[str, FieldType]
-) -> FilterFields:
+def filter_fields(document: ChunkedDocument, declared: Mapping[str, FieldType]) -> FilterFields:
     """The declared fields of a document; ``source`` and ``media_type`` are its own, not metadata's."""
     own = {"source": document.key.source, "media_type": document.media_type}
     values: dict[str, Any] = {}
@@ -56,14 +54,6 @@ def _fits(value: object, kind: FieldType) -> bool:
         case "bool":
             return isinstance(value, bool)
         case "integer":
-            return (
-                isinstance(value, int)
-                and not isinstance(value, bool)
-                and -_INTEGER_LIMIT <= value < _INTEGER_LIMIT
-            )
+            return isinstance(value, int) and not isinstance(value, bool) and -_INTEGER_LIMIT <= value < _INTEGER_LIMIT
         case "float":
-            return (
-                isinstance(value, (int, float))
-                and not isinstance(value, bool)
-                and math.isfinite(value)
-            )
+            return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -46,11 +46,7 @@ def reruns(head: Head, document: ChunkedDocument, lost: bool) -> bool:
     """
     if lost:
         return True
-    return (
-        document.replay
-        and document.state == "chunked"
-        and head.state in ("incomplete", "failed", "omitted")
-    )
+    return document.replay and document.state == "chunked" and head.state in ("incomplete", "failed", "omitted")
 
 
 def rerun_stamp(head: Head) -> int:
@@ -78,12 +74,7 @@ def refuse_divergence(head: Head, document: ChunkedDocument, ids: list[str]) -> 
     if document.replay:
         return  # a replay may carry what a repaired chunker made of the version
     same = (head.state == "deleted") == (document.state == "deleted")
-    if (
-        same
-        and document.state == "chunked"
-        and head.state == "complete"
-        and head.content_version == document.version
-    ):
+    if same and document.state == "chunked" and head.state == "complete" and head.content_version == document.version:
         same = [chunk.id for chunk in head.chunks] == ids
     if not same:
         raise LogDiverged(
@@ -104,7 +95,8 @@ def read_stamps(plans: Iterable[Plan]) -> dict[str, int]:
 
 def settled(plans: Iterable[Plan]) -> list[str]:
     """Step 5 is for every document of the batch. A stale event too: its writer may have died
-    with chunks in the store, and this redelivery is all that ever comes to sweep them."""
+    with chunks in the store, and this redelivery is all that ever comes to sweep them.
+    """
     return [plan.doc for plan in plans]
 
 
@@ -115,11 +107,13 @@ def sweep_of(head: Head) -> Sweep:
 
 def alignment_of(head: Head) -> Alignment:
     """What step 5 gives the chunks: the head's fields and its stamp, so that an older aligner
-    that comes late finds them above itself."""
+    that comes late finds them above itself.
+    """
     return Alignment(head.doc, head.filters, head.filter_hash, head.stamp)
 
 
 def moved(before: Head, after: Head | None) -> bool:
     """Whether a head changed while its chunks were aligned: the newer head's align may have come
-    before ours and seen nothing to do, so it is ours to repeat."""
+    before ours and seen nothing to do, so it is ours to repeat.
+    """
     return after is None or after.stamp != before.stamp

@@ -51,19 +51,13 @@ def prepare(
     for plan in plans:
         for _, _, span in plan.needed:
             if span.content_hash not in needed:
-                needed[span.content_hash] = ToEmbed(
-                    span.content_hash, embedded_text(plan.document, span), span.tokens
-                )
+                needed[span.content_hash] = ToEmbed(span.content_hash, embedded_text(plan.document, span), span.tokens)
     found = _donors(collection, siblings, list(needed))
     to_embed = [item for content, item in needed.items() if content not in found]
-    return PreparedBatch(
-        collection, plans, found, to_embed, len(documents) - len(plans)
-    )
+    return PreparedBatch(collection, plans, found, to_embed, len(documents) - len(plans))
 
 
-def refuse_foreign(
-    collection: Collection, documents: Sequence[ChunkedDocument]
-) -> None:
+def refuse_foreign(collection: Collection, documents: Sequence[ChunkedDocument]) -> None:
     """A collection holds one generation.
 
     Raises:
@@ -81,10 +75,7 @@ def refuse_foreign(
 def point_ids(document: ChunkedDocument) -> list[str]:
     """The point ids of a document's chunks, in reading order; equal texts differ by occurrence."""
     hashes = [span.content_hash for span in document.chunks]
-    return [
-        chunk_id(document.key, content, nth)
-        for content, nth in zip(hashes, occurrences(hashes), strict=True)
-    ]
+    return [chunk_id(document.key, content, nth) for content, nth in zip(hashes, occurrences(hashes), strict=True)]
 
 
 def embedded_text(document: ChunkedDocument, span: ChunkSpan) -> str:
@@ -107,11 +98,7 @@ def relied_on(
     wanted: list[str] = []
     for doc, document in documents.items():
         head = heads.get(doc)
-        if (
-            head is None
-            or guards.standing(head, document) == "stale"
-            or document.state == "deleted"
-        ):
+        if head is None or guards.standing(head, document) == "stale" or document.state == "deleted":
             continue
         listed = [chunk.id for chunk in head.chunks]
         if document.state == "chunked" and guards.standing(head, document) == "newer":
@@ -136,9 +123,7 @@ def _plan(
         plan.stamp = stamp_of(document.version)
     elif standing == "equal":
         guards.refuse_divergence(head, document, ids)
-        lost = document.state != "deleted" and any(
-            chunk.id not in present for chunk in head.chunks
-        )
+        lost = document.state != "deleted" and any(chunk.id not in present for chunk in head.chunks)
         plan.result = "unchanged"
         if guards.reruns(head, document, lost):
             try:
@@ -150,9 +135,7 @@ def _plan(
     return plan
 
 
-def _donors(
-    collection: Collection, siblings: Sequence[Collection], hashes: list[str]
-) -> dict[str, Vectors]:
+def _donors(collection: Collection, siblings: Sequence[Collection], hashes: list[str]) -> dict[str, Vectors]:
     found: dict[str, Vectors] = {}
     for donor in (collection, *siblings):
         # A vector of another model is a point in another space, whatever its dimension.

@@ -13,9 +13,7 @@ from pipeline.sync.batches import Outcome, ToEmbed
 from pipeline.sync.reading import prepare
 from pipeline.sync.writing import DONOR_SECONDS, write
 
-Embed: TypeAlias = Callable[
-    [Sequence[ToEmbed]], tuple[Mapping[str, Vectors], Mapping[str, str]]
-]
+Embed: TypeAlias = Callable[[Sequence[ToEmbed]], tuple[Mapping[str, Vectors], Mapping[str, str]]]
 """Vectors by content hash, and the reasons of those that could not be embedded."""
 
 #: A round is lost only to another writer's success with an older version of the same document.
@@ -44,6 +42,4 @@ def synchronise(
         waiting = [outcome.document for outcome in written if outcome.result == "again"]
         if not waiting:
             return list(outcomes.values())
-    raise Transient(
-        f"{len(waiting)} documents were contended for through {ROUNDS} rounds"
-    )
+    raise Transient(f"{len(waiting)} documents were contended for through {ROUNDS} rounds")

@@ -39,11 +39,7 @@ def settle(
     if not docs:
         return {}, set()
     heads = collection.heads(list(docs))
-    lost = {
-        doc
-        for doc, stamp in expected.items()
-        if doc not in heads or heads[doc].stamp < stamp
-    }
+    lost = {doc for doc, stamp in expected.items() if doc not in heads or heads[doc].stamp < stamp}
     pending = [head for doc, head in heads.items() if doc not in lost]
     for _ in range(ALIGN_ROUNDS):
         if hold_deleted:
@@ -56,14 +52,8 @@ def settle(
             return heads, lost
         # Align changed something: an older head's fields may have gone over a newer one's.
         heads.update(collection.heads([head.doc for head in aligned]))
-        pending = [
-            heads[head.doc]
-            for head in aligned
-            if guards.moved(head, heads.get(head.doc))
-        ]
-    raise Transient(
-        f"{len(pending)} heads kept moving through {ALIGN_ROUNDS} rounds of align"
-    )
+        pending = [heads[head.doc] for head in aligned if guards.moved(head, heads.get(head.doc))]
+    raise Transient(f"{len(pending)} heads kept moving through {ALIGN_ROUNDS} rounds of align")
 
 
 def sweep_deleted(collection: Collection, docs: Sequence[str]) -> None:
@@ -86,9 +76,7 @@ def _align(collection: Collection, heads: Sequence[Head]) -> list[Head]:
     """Align chunks with their heads; the heads for which something was changed."""
     if not collection.spec.filter_fields:
         return []  # nothing is copied to chunks, so all their filter hashes are equal
-    alignments = {
-        head.doc: guards.alignment_of(head) for head in heads if head.state != "deleted"
-    }
+    alignments = {head.doc: guards.alignment_of(head) for head in heads if head.state != "deleted"}
     if not alignments:
         return []
     misaligned = collection.misaligned(list(alignments.values()))

@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.errors import BadVector
 from pipeline.points import ChunkPoint, Head, HeadState, ListedChunk, Vectors
 from pipeline.ports import Collection
+from pipeline.records import ChunkSpan
 from pipeline.sync import guards
 from pipeline.sync.batches import Failure, Outcome, Plan, PreparedBatch, Result
 from pipeline.sync.reading import embedded_text
@@ -55,27 +56,45 @@ def write(
     collection = prepared.collection
     _refuse_bad_vectors(vectors, collection.spec.dimension)
     available = {**prepared.found, **vectors}
-    fresh = {
-        item.content_hash for item in prepared.to_embed if item.content_hash in vectors
-    }
+    fresh = {item.content_hash for item in prepared.to_embed if item.content_hash in vectors}
     writings = [_composed(plan, available, failed, fresh) for plan in prepared.plans]
     write_points(collection, writings)
     # 5. By the heads as they are now, for every document of the batch.
-    expected = {
-        writing.head.doc: writing.head.stamp
-        for writing in writings
-        if writing.head is not None
-    }
+    expected = {writing.head.doc: writing.head.stamp for writing in writings if writing.head is not None}
     heads, lost = settle(
         collection,
         guards.settled(prepared.plans),
         expected,
         hold_deleted=donor_seconds > 0,
     )
-    return [
-        _outcome(writing, heads.get(writing.plan.doc), lost, donor_seconds)
-        for writing in writings
+    return [_outcome(writing, heads.get(writing.plan.doc), lost, donor_seconds) for writing in writings]
+
+
+def upsert_slice(prepared: PreparedBatch, vectors: Mapping[str, Vectors]) -> None:
+    """A part of step 3 ahead of the rest: the chunks that have these vectors, under the same fences.
+
+    Whoever works on the batch after a crash finds them by content hash, so a big document repeats
+    at most one slice. No head lists them yet, and no sweep takes them: their stamp is above the
+    head's. ``write`` sends them once more.
+
+    Args:
+        prepared: from ``prepare``.
+        vectors: by content hash, float32 [dimension].
+
+    Raises:
+        BadVector: a vector has the wrong shape or is not finite; nothing has been written.
+    """
+    collection = prepared.collection
+    _refuse_bad_vectors(vectors, collection.spec.dimension)
+    plans = [plan for plan in prepared.plans if any(span.content_hash in vectors for _, _, span in plan.needed)]
+    chunks = [
+        _point(plan, plan.stamp, id, span, vectors[span.content_hash])
+        for plan in plans
+        for _, id, span in plan.needed
+        if span.content_hash in vectors and plan.stamp is not None
     ]
+    if chunks:
+        collection.upsert_chunks(chunks, guards.fences(plans))
 
 
 def write_points(collection: Collection, writings: Sequence[_Writing]) -> None:
@@ -96,16 +115,8 @@ def upsert_chunks(collection: Collection, writings: Sequence[_Writing]) -> None:
 
 def compare_and_set(collection: Collection, writings: Sequence[_Writing]) -> None:
     """Step 4: each head over exactly what was read: nothing, or one stamp. Step 5 sees who won."""
-    absent = [
-        writing.head
-        for writing in writings
-        if writing.head is not None and writing.plan.read is None
-    ]
-    present = [
-        writing
-        for writing in writings
-        if writing.head is not None and writing.plan.read is not None
-    ]
+    absent = [writing.head for writing in writings if writing.head is not None and writing.plan.read is None]
+    present = [writing for writing in writings if writing.head is not None and writing.plan.read is not None]
     if absent:
         collection.insert_heads(absent)
     if present:
@@ -129,39 +140,32 @@ def _composed(
     for index, id, span in plan.needed:
         if span.content_hash not in available:
             if span.content_hash not in failed:
-                raise ValueError(
-                    f"no vector and no failure for {span.content_hash}, chunk {index} of {document.key}"
-                )
-            writing.failures.append(
-                Failure(index, span.content_hash, failed[span.content_hash])
-            )
+                raise ValueError(f"no vector and no failure for {span.content_hash}, chunk {index} of {document.key}")
+            writing.failures.append(Failure(index, span.content_hash, failed[span.content_hash]))
             continue
         if span.content_hash in fresh:
             fresh.discard(span.content_hash)
             writing.embedded += 1
-        writing.chunks.append(
-            ChunkPoint(
-                id,
-                plan.doc,
-                plan.stamp,
-                span.content_hash,
-                embedded_text(document, span),
-                document.key.bucket,
-                plan.fields.values,
-                plan.fields.hash,
-                available[span.content_hash],
-            )
-        )
+        writing.chunks.append(_point(plan, plan.stamp, id, span, available[span.content_hash]))
     writing.head = _head(plan, plan.stamp, writing.failures)
-    if (
-        plan.read is not None
-        and not writing.chunks
-        and changed(writing.head, stamp=plan.read.stamp) == plan.read
-    ):
-        writing.head = (
-            None  # a replay that failed as before: nothing to say, and no attempt spent
-        )
+    if plan.read is not None and not writing.chunks and changed(writing.head, stamp=plan.read.stamp) == plan.read:
+        writing.head = None  # a replay that failed as before: nothing to say, and no attempt spent
     return writing
+
+
+def _point(plan: Plan, stamp: int, id: str, span: ChunkSpan, vector: Vectors) -> ChunkPoint:
+    document = plan.document
+    return ChunkPoint(
+        id,
+        plan.doc,
+        stamp,
+        span.content_hash,
+        embedded_text(document, span),
+        document.key.bucket,
+        plan.fields.values,
+        plan.fields.hash,
+        vector,
+    )
 
 
 def _head(plan: Plan, stamp: int, failures: Sequence[Failure]) -> Head:
@@ -198,15 +202,11 @@ def _head(plan: Plan, stamp: int, failures: Sequence[Failure]) -> Head:
     )
 
 
-def _own(
-    plan: Plan, failures: Sequence[Failure]
-) -> tuple[tuple[ListedChunk, ...], tuple[int, ...], int]:
-    missing = {failure.index for failure in failures}
+def _own(plan: Plan, failures: Sequence[Failure]) -> tuple[tuple[ListedChunk, ...], tuple[int, ...], int]:
+    missing = {failure.place for failure in failures}
     listed = tuple(
         ListedChunk(id, span.start, span.end, span.tokens, tuple(span.headings))
-        for index, (id, span) in enumerate(
-            zip(plan.ids, plan.document.chunks, strict=True)
-        )
+        for index, (id, span) in enumerate(zip(plan.ids, plan.document.chunks, strict=True))
         if index not in missing
     )
     return listed, tuple(sorted(missing)), plan.document.version
@@ -220,24 +220,16 @@ def _inherited(plan: Plan) -> tuple[tuple[ListedChunk, ...], tuple[int, ...], in
     return listed, plan.read.missing, plan.read.content_version
 
 
-def _outcome(
-    writing: _Writing, head: Head | None, lost: set[str], donor_seconds: float
-) -> Outcome:
+def _outcome(writing: _Writing, head: Head | None, lost: set[str], donor_seconds: float) -> Outcome:
     plan = writing.plan
     result: Result = plan.result
     if plan.doc in lost:
         result = "again"
     elif writing.head is not None:
-        result = (
-            "stale"
-            if head is not None and head.stamp > writing.head.stamp
-            else writing.head.state
-        )
+        result = "stale" if head is not None and head.stamp > writing.head.stamp else writing.head.state
     elif plan.stamp is not None:
         result = "unchanged"
-    listed = (
-        set() if writing.head is None else {chunk.id for chunk in writing.head.chunks}
-    )
+    listed = set() if writing.head is None else {chunk.id for chunk in writing.head.chunks}
     before = set() if plan.read is None else {chunk.id for chunk in plan.read.chunks}
     return Outcome(
         document=plan.document,
@@ -250,9 +242,7 @@ def _outcome(
         removed=0 if writing.head is None else len(before - listed),
         failures=tuple(writing.failures),
         rejected_fields=plan.fields.rejected,
-        sweep_after=donor_seconds
-        if donor_seconds > 0 and head is not None and head.state == "deleted"
-        else None,
+        sweep_after=donor_seconds if donor_seconds > 0 and head is not None and head.state == "deleted" else None,
         poison=plan.poison,
     )
 
@@ -261,6 +251,4 @@ def _refuse_bad_vectors(vectors: Mapping[str, Vectors], dimension: int) -> None:
     for content, vector in vectors.items():
         # All before any: one bad vector would apply a request in part.
         if vector.shape != (dimension,) or not np.isfinite(vector).all():
-            raise BadVector(
-                f"the vector of {content} is not {dimension} finite numbers (shape {vector.shape})"
-            )
+            raise BadVector(f"the vector of {content} is not {dimension} finite numbers (shape {vector.shape})")

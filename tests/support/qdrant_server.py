@@ -144,7 +144,9 @@ class Handler(BaseHTTPRequestHandler):
         started = time.time()
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = self.path.split("?")[0].rstrip("/") or "/"
-        write = method in ("PUT", "DELETE") or path.endswith(("/delete", "/payload", "/batch")) and "query" not in path
+        write = method in ("PUT", "DELETE") or (
+            path.endswith(("/delete", "/payload", "/batch")) and "query" not in path
+        )
         drop = False
         try:
             body = json.loads(raw) if raw else {}
@@ -167,7 +169,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._answer(error.status, {"status": {"error": str(error)}, "time": 0.0})
         except (ValueError, KeyError, TypeError) as error:
             return self._answer(400, {"status": {"error": f"{type(error).__name__}: {error}"}, "time": 0.0})
-        except Exception as error:  # noqa: BLE001 - the engine raises plain exceptions
+        except Exception as error:
             return self._answer(500, {"status": {"error": str(error)}, "time": 0.0})
         if drop:
             self.close_connection = True
@@ -206,9 +208,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _aliases(self, body: dict[str, Any]) -> Any:
         return {
-            "aliases": [
-                {"alias_name": alias, "collection_name": name} for alias, name in self.shards.aliases().items()
-            ]
+            "aliases": [{"alias_name": alias, "collection_name": name} for alias, name in self.shards.aliases().items()]
         }
 
     def _change_aliases(self, body: dict[str, Any]) -> Any:
@@ -281,9 +281,7 @@ class Handler(BaseHTTPRequestHandler):
             _known(operation, "set_payload")
             change = operation["set_payload"]
             _known(change, "payload", "filter")
-            shard.update(
-                edge.UpdateOperation.set_payload_by_filter(edge_filter(change["filter"]), change["payload"])
-            )
+            shard.update(edge.UpdateOperation.set_payload_by_filter(edge_filter(change["filter"]), change["payload"]))
         return [_done() for _ in body["operations"]]
 
     def _retrieve(self, body: dict[str, Any], name: str) -> Any:
@@ -382,9 +380,7 @@ def _done() -> dict[str, Any]:
 
 def serve(state: Path, port: int = 0, version: str = "1.19.0") -> ThreadingHTTPServer:
     """A server on loopback, not yet serving; its ``server_address`` has the port."""
-    handler = type(
-        "BoundHandler", (Handler,), {"shards": Shards(state), "faults": Faults(), "version": version}
-    )
+    handler = type("BoundHandler", (Handler,), {"shards": Shards(state), "faults": Faults(), "version": version})
     server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     server.daemon_threads = True
     return server

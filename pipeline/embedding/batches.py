@@ -1,0 +1,112 @@
+"""Texts to vectors in batches of a token budget, halved on failure down to the guilty text.
+
+A forward pass costs its padded tokens: texts x the longest of them. Sorting by length before
+cutting keeps padding low; see docs/models.md for what it gains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.errors import BadVector, Poison, Transient
+from pipeline.points import Vectors
+from pipeline.ports import Embedder
+
+#: A norm of 1 may be off by this much in float32 (and in half precision, rounded to float32).
+_NORM_TOLERANCE = 1e-2
+
+
+class Item(Protocol):
+    """A text to embed."""
+
+    @property
+    def content_hash(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def tokens(self) -> int: ...
+
+
+def cut(lengths: Sequence[int], budget: int, most: int) -> list[list[int]]:
+    """Indexes of texts in batches, the longest first; every index exactly once. Pure.
+
+    Args:
+        lengths: tokens of each text.
+        budget: most padded tokens of a batch (a longer text is a batch alone).
+        most: most texts of a batch.
+    """
+    # The longest first: a batch that does not fit the memory fails at the start, not after an hour.
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    batches: list[list[int]] = []
+    for index in order:
+        if batches:
+            batch = batches[-1]
+            longest = max(1, lengths[batch[0]])
+            if len(batch) < most and (len(batch) + 1) * longest <= budget:
+                batch.append(index)
+                continue
+        batches.append([index])
+    return batches
+
+
+def embed_all(
+    embedder: Embedder,
+    items: Sequence[Item],
+    budget: int,
+    most: int,
+    observe: Callable[[int], None] = lambda padded: None,
+) -> tuple[dict[str, Vectors], dict[str, str]]:
+    """Vectors by content hash, and why the others could not be embedded.
+
+    Args:
+        embedder: the model.
+        items: what to embed, each content hash once.
+        budget: padded tokens of a forward pass.
+        most: texts of a forward pass.
+        observe: told the padded tokens of each pass.
+
+    Raises:
+        Fatal: the model is broken.
+    """
+    vectors: dict[str, Vectors] = {}
+    failed: dict[str, str] = {}
+    for batch in cut([item.tokens for item in items], budget, most):
+        chosen = [items[index] for index in batch]
+        observe(len(chosen) * max(1, chosen[0].tokens))
+        _embed(embedder, chosen, vectors, failed)
+    return vectors, failed
+
+
+def check(vectors: Vectors, count: int, dimension: int, *, normalized: bool) -> None:
+    """Refuse what must not be stored.
+
+    Raises:
+        BadVector: wrong shape, not finite, or not of length 1 where it should be.
+    """
+    if vectors.shape != (count, dimension):
+        raise BadVector(f"the model gave shape {vectors.shape}, not {(count, dimension)}")
+    if not np.isfinite(vectors).all():
+        raise BadVector("the model gave NaN or infinity")
+    if normalized and not np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=_NORM_TOLERANCE):
+        raise BadVector("the model gave a vector whose length is not 1")
+
+
+def _embed(embedder: Embedder, items: Sequence[Item], vectors: dict[str, Vectors], failed: dict[str, str]) -> None:
+    spec = embedder.spec
+    try:
+        found = embedder.embed_documents([item.text for item in items])
+        check(found, len(items), spec.dimension, normalized=spec.normalize)
+    except (Poison, Transient, ValueError, RuntimeError, IndexError) as error:
+        # Model code raises what it likes; halving finds the one text that it cannot take.
+        if len(items) == 1:
+            failed[items[0].content_hash] = f"{type(error).__name__}: {error}"[:500]
+            return
+        middle = len(items) // 2
+        _embed(embedder, items[:middle], vectors, failed)
+        _embed(embedder, items[middle:], vectors, failed)
+        return
+    for item, vector in zip(items, found, strict=True):
+        vectors[item.content_hash] = vector
