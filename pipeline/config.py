@@ -44,7 +44,7 @@ class PipelineConfig(Section):
     partitions: Count = Field(8, description="partitions of the documents topic; never changed in place")
     document_limit_bytes: Count = Field(8 * 1024 * 1024, description="a larger document is published without its text")
     filter_fields: dict[str, FieldType] = Field(
-        default_factory=lambda: {"source": "keyword", "media_type": "keyword"},
+        {"source": "keyword", "media_type": "keyword"},
         description="metadata that searches can filter on; a change means a new generation",
     )
 

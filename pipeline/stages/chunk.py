@@ -28,7 +28,7 @@ from pipeline.specs import GenerationSpec
 from pipeline.stages.dead_letters import bury, failed_document, letter_of
 from pipeline.stages.lane import Lane
 from pipeline.stages.parking import Parking
-from pipeline.stages.patience import Patience
+from pipeline.patience import Patience
 from pipeline.stages.window import Taken
 
 log = logging.getLogger(__name__)

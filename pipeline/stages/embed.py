@@ -33,7 +33,7 @@ from pipeline.records import ChunkedDocument, DeadLetter
 from pipeline.stages.dead_letters import bury, letter_of
 from pipeline.stages.lane import Lane
 from pipeline.stages.parking import Parking
-from pipeline.stages.patience import Patience
+from pipeline.patience import Patience
 from pipeline.stages.repair import RepairWalk
 from pipeline.stages.window import Taken
 from pipeline.sync import Embed, Outcome, PreparedBatch, prepare, sweep_deleted, synchronise, upsert_slice, write
