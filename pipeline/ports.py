@@ -456,6 +456,11 @@ class Tokenizer(Protocol):
         """Over the canonical definition; part of the specs."""
         ...
 
+    @property
+    def special_tokens(self) -> int:
+        """How many tokens the model adds to each text, whatever the text."""
+        ...
+
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, special tokens excluded, nothing truncated."""
         ...

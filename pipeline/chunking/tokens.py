@@ -36,12 +36,17 @@ class HuggingFaceTokenizer:
         self._tokenizer.no_padding()
         # The library's own canonical form, so that formatting and padding settings do not count.
         self._sha256 = hashlib.sha256(self._tokenizer.to_str(pretty=False).encode()).hexdigest()
-        self.special_tokens = int(self._tokenizer.num_special_tokens_to_add(False))
+        self._special_tokens = int(self._tokenizer.num_special_tokens_to_add(False))
 
     @property
     def sha256(self) -> str:
         """Over the definition."""
         return self._sha256
+
+    @property
+    def special_tokens(self) -> int:
+        """Of one text; a pair may have more."""
+        return self._special_tokens
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text."""
@@ -69,13 +74,17 @@ class HuggingFaceTokenizer:
 class WordTokenizer:
     """Words and punctuation; for the hashing embedder. A long word counts once every 16 letters."""
 
-    special_tokens = 0
     _TOKEN: Final = re.compile(r"\w{1,16}|[^\w\s]")
 
     @property
     def sha256(self) -> str:
         """Over the rule."""
         return hashlib.sha256(canonical_json(["words", self._TOKEN.pattern])).hexdigest()
+
+    @property
+    def special_tokens(self) -> int:
+        """None."""
+        return 0
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text."""
