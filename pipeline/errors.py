@@ -6,6 +6,7 @@
     ├── Transient               try again, within the retry budget
     │   ├── BrokerUnavailable     Kafka does not answer, or not in time
     │   ├── StoreUnavailable      Qdrant does not answer, or not in time
+    │   ├── SourceUnavailable     a source as a whole does not answer: none of it counts as deleted
     │   └── PartitionsLost        the group moved on: drop the batch, write no more
     ├── Backpressure            wait for ``retry_after`` seconds, then go on
     │   ├── StoreBusy             429 or 507 from the store
@@ -41,6 +42,10 @@ class BrokerUnavailable(Transient):
 
 class StoreUnavailable(Transient):
     """The vector store does not answer, or not in time. The request may have been applied."""
+
+
+class SourceUnavailable(Transient):
+    """A source as a whole does not answer: nothing that is missing now counts as deleted."""
 
 
 class PartitionsLost(Transient):

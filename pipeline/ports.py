@@ -524,10 +524,26 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
+class Skipped:
+    """There is something at a path, but no document: binary, a device ... A document that was
+    there before is gone.
+    """
+
+    path: str
+    revision: str
+    reason: str
+    """A short label of a bounded set, used in metrics."""
+
+
+@dataclass(frozen=True, slots=True)
 class Hint:
-    """Something may have happened to a path, or (path is None) anywhere: scan again."""
+    """Something may have happened to a path and to what is below it (``path/...``), or, where the
+    path is None, anywhere: scan again.
+    """
 
     path: str | None
+    at: float | None = None
+    """When it was noticed, in seconds since 1970. None: now."""
 
 
 class Source(Protocol):
@@ -539,7 +555,12 @@ class Source(Protocol):
         ...
 
     def scan(self) -> Iterator[Listed]:
-        """Everything that exists now, cheaply: no content is read."""
+        """Everything that exists now, cheaply: no content is read. What is missing from it is
+        fetched once more before it counts as deleted.
+
+        Raises:
+            SourceUnavailable: it cannot be listed now; what was listed so far says nothing.
+        """
         ...
 
     def hints(self, timeout: float) -> list[Hint]:
@@ -549,11 +570,12 @@ class Source(Protocol):
         """
         ...
 
-    def fetch(self, path: str) -> Fetched | None:
-        """The document now; None if it does not exist (any more).
+    def fetch(self, path: str) -> Fetched | Skipped | None:
+        """The document now; None only if it certainly does not exist (any more).
 
         Raises:
-            Transient: it is there but cannot be read now; the runner tries again.
+            SourceUnavailable: nothing can be read now, so that nothing counts as deleted.
+            Transient: this one may be there but cannot be read now; the runner tries again.
             Poison: it can never be read as it is; published without its text.
         """
         ...
