@@ -465,7 +465,7 @@ class Tokenizer(Protocol):
         """Tokens of each text, special tokens excluded, nothing truncated."""
         ...
 
-    def offsets(self, text: str) -> list[tuple[int, int]]:
+    def offsets(self, text: str) -> Iterable[tuple[int, int]]:
         """The span of each token in code points of ``text``, special tokens excluded, in order."""
         ...
 

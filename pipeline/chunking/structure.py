@@ -9,15 +9,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-Kind = Literal["prose", "lines"]
-"""``prose`` is split into sentences when it is too long, ``lines`` (code, tables, lists) into lines."""
+Kind = Literal["heading", "prose", "lines", "piece"]
+"""A heading's own line; ``prose`` is split into sentences when it is too long, ``lines`` (code,
+tables) into lines; a ``piece`` was cut from unbroken text."""
 
-_FENCE: Final = re.compile(r" {0,3}(`{3,}|~{3,})")
-_ATX: Final = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$")
+# No pattern may look back over what it matched: a line can have megabytes.
+_FENCE: Final = re.compile(r"[ \t]*(`{3,}|~{3,})")
+_ATX: Final = re.compile(r" {0,3}(#{1,6})(?=[ \t]|$)")
+_FRONT_MATTER: Final = re.compile(r"[\w.-]+[ \t]*[:=]|#")
 _SETEXT: Final = re.compile(r" {0,3}(=+|-+)[ \t]*$")
 _ITEM: Final = re.compile(r"(?:[-*+]|\d{1,9}[.)])[ \t]+\S")
 _ADORNMENT: Final = re.compile(r"([=\-`:.'\"~^_*+#<>])\1{2,}[ \t]*$")
 _CODE_TYPES: Final = re.compile(r"text/x-|application/(json|javascript|typescript|toml|yaml|xml|sql)")
+#: A heading is known by so many characters, and a path by so many headings: each chunk carries it.
+_TITLE: Final = 200
+_DEPTH: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,7 @@ class _Line(NamedTuple):
     end: int
     """Without the line break."""
     text: str
+    """Without a byte order mark."""
 
 
 def blocks(text: str, media_type: str) -> list[Block]:
@@ -61,12 +68,12 @@ def blocks(text: str, media_type: str) -> list[Block]:
 
 def _lines(text: str) -> Iterator[_Line]:
     # Only real line breaks: str.splitlines would also split at form feeds and Unicode separators.
-    start = 0
+    start, visible = 0, int(text.startswith("\ufeff"))
     for match in re.finditer(r"\r\n|\n|\r", text):
-        yield _Line(start, match.start(), text[start : match.start()])
+        yield _Line(start, match.start(), text[max(start, visible) : match.start()])
         start = match.end()
     if start < len(text):
-        yield _Line(start, len(text), text[start:])
+        yield _Line(start, len(text), text[max(start, visible) :])
 
 
 def _trim(block: Block, text: str) -> Block | None:
@@ -85,11 +92,11 @@ class _Outline:
     def open(self, level: int, title: str) -> None:
         while self._path and self._path[-1][0] >= level:
             self._path.pop()
-        self._path.append((level, " ".join(title.split())))
+        self._path.append((level, " ".join(title[: 4 * _TITLE].split())[:_TITLE].rstrip()))
 
     @property
     def path(self) -> tuple[str, ...]:
-        return tuple(title for _, title in self._path if title)
+        return tuple(title for _, title in self._path if title)[:_DEPTH]
 
 
 def _markdown(lines: list[_Line]) -> Iterator[Block]:
@@ -102,7 +109,7 @@ def _markdown(lines: list[_Line]) -> Iterator[Block]:
             yield Block(group[0].start, group[-1].end, kind, outline.path)
             group.clear()
 
-    if lines and lines[0].text.rstrip() == "---":  # front matter
+    if len(lines) > 2 and lines[0].text.rstrip() == "---" and _FRONT_MATTER.match(lines[1].text):
         end = next((n for n in range(1, len(lines)) if lines[n].text.rstrip() in ("---", "...")), None)
         if end is not None:
             yield Block(lines[0].start, lines[end].end, "lines")
@@ -112,23 +119,19 @@ def _markdown(lines: list[_Line]) -> Iterator[Block]:
         fence = _FENCE.match(line.text)
         heading = _ATX.match(line.text)
         if fence:
-            yield from flush()
-            mark = fence.group(1)
-            last = index + 1
-            while last < len(lines) and not lines[last].text.strip().startswith(mark):
-                last += 1
-            last = min(last, len(lines) - 1)
+            yield from flush(_kind(group))
+            last = _closing(lines, index, fence.group(1))
             yield Block(line.start, lines[last].end, "lines", outline.path)
             index = last + 1
             continue
         if heading:
-            yield from flush()
-            outline.open(len(heading.group(1)), heading.group(2) or "")
-            yield Block(line.start, line.end, "prose", outline.path, opens=True)
+            yield from flush(_kind(group))
+            outline.open(len(heading.group(1)), _title(line.text[heading.end() :]))
+            yield Block(line.start, line.end, "heading", outline.path, opens=True)
         elif len(group) == 1 and _SETEXT.match(line.text) and not _ITEM.match(group[0].text):
             title = group.pop()
             outline.open(1 if "=" in line.text else 2, title.text)
-            yield Block(title.start, line.end, "prose", outline.path, opens=True)
+            yield Block(title.start, line.end, "heading", outline.path, opens=True)
         elif not line.text.strip():
             yield from flush(_kind(group))
         elif _ITEM.match(line.text) and group:
@@ -138,6 +141,22 @@ def _markdown(lines: list[_Line]) -> Iterator[Block]:
             group.append(line)
         index += 1
     yield from flush(_kind(group))
+
+
+def _closing(lines: list[_Line], opening: int, mark: str) -> int:
+    """The line that ends a fenced block: only marks, at least as many; the last line if there is none."""
+    for index in range(opening + 1, len(lines)):
+        text = lines[index].text.strip()
+        if text.startswith(mark) and not text.strip(mark[0]):
+            return index
+    return len(lines) - 1
+
+
+def _title(rest: str) -> str:
+    """A heading's text without closing marks, which stand after a space."""
+    title = rest.strip()
+    bare = title.rstrip("#")
+    return bare.rstrip() if not bare or bare[-1].isspace() else title
 
 
 def _kind(group: list[_Line]) -> Kind:
@@ -172,7 +191,7 @@ def _restructured(lines: list[_Line]) -> Iterator[Block]:
         if over and following.strip() and third.strip() == line.text.strip():
             yield from flush()
             outline.open(level_of(line.text[0] * 2), following)
-            yield Block(line.start, lines[index + 2].end, "prose", outline.path, opens=True)
+            yield Block(line.start, lines[index + 2].end, "heading", outline.path, opens=True)
             index += 3
             continue
         under = _ADORNMENT.match(following)
@@ -185,7 +204,7 @@ def _restructured(lines: list[_Line]) -> Iterator[Block]:
             and len(following.rstrip()) >= len(title) // 2
         ):
             outline.open(level_of(following[0]), title)
-            yield Block(line.start, lines[index + 1].end, "prose", outline.path, opens=True)
+            yield Block(line.start, lines[index + 1].end, "heading", outline.path, opens=True)
             index += 2
             continue
         if not line.text.strip():

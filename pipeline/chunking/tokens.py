@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Poison
 from pipeline.identity import canonical_json
 
 #: Text is tokenised in pieces of about this many characters: a tokenizer's memory grows with its
 #: input (some 200 bytes a token), and a document may be one line of megabytes.
 _PIECE: Final = 32_768
+#: And in calls of about this many: a call holds the tokens of all of its texts.
+_CALL: Final = 32 * _PIECE
 #: Where a piece may end: after white space, else anywhere.
 _SPACE: Final = re.compile(r"\s(?=\S)")
 
@@ -49,26 +51,48 @@ class HuggingFaceTokenizer:
         return self._special_tokens
 
     def count(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text."""
+        """Tokens of each text.
+
+        Raises:
+            Poison: a text has lone surrogates.
+        """
         counts = [0] * len(texts)
-        owners, pieces = [], []
+        owners: list[int] = []
+        pieces: list[str] = []
+        held = 0
         for index, text in enumerate(texts):
             for start, end in _pieces(text):
                 owners.append(index)
                 pieces.append(text[start:end])
-        for owner, encoding in zip(
-            owners, self._tokenizer.encode_batch_fast(pieces, add_special_tokens=False), strict=True
-        ):
-            counts[owner] += len(encoding)
+                held += end - start
+                if held >= _CALL:
+                    self._add(counts, owners, pieces)
+                    owners, pieces, held = [], [], 0
+        self._add(counts, owners, pieces)
         return counts
 
-    def offsets(self, text: str) -> list[tuple[int, int]]:
-        """The span of each token in code points."""
-        found: list[tuple[int, int]] = []
+    def offsets(self, text: str) -> Iterator[tuple[int, int]]:
+        """The span of each token in code points.
+
+        Raises:
+            Poison: the text has lone surrogates.
+        """
         for start, end in _pieces(text):
-            encoding = self._tokenizer.encode(text[start:end], add_special_tokens=False)
-            found += [(start + a, start + b) for a, b in encoding.offsets if b > a]
-        return found
+            try:
+                encoding = self._tokenizer.encode(text[start:end], add_special_tokens=False)
+            except UnicodeEncodeError as error:
+                raise _not_unicode(error) from None
+            for a, b in encoding.offsets:
+                if b > a:
+                    yield start + a, start + b
+
+    def _add(self, counts: list[int], owners: Sequence[int], pieces: list[str]) -> None:
+        try:
+            encodings = self._tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
+        except UnicodeEncodeError as error:
+            raise _not_unicode(error) from None
+        for owner, encoding in zip(owners, encodings, strict=True):
+            counts[owner] += len(encoding)
 
 
 class WordTokenizer:
@@ -90,9 +114,9 @@ class WordTokenizer:
         """Tokens of each text."""
         return [sum(1 for _ in self._TOKEN.finditer(text)) for text in texts]
 
-    def offsets(self, text: str) -> list[tuple[int, int]]:
+    def offsets(self, text: str) -> Iterator[tuple[int, int]]:
         """The span of each token in code points."""
-        return [match.span() for match in self._TOKEN.finditer(text)]
+        return (match.span() for match in self._TOKEN.finditer(text))
 
 
 def _pieces(text: str) -> Iterator[tuple[int, int]]:
@@ -104,3 +128,7 @@ def _pieces(text: str) -> Iterator[tuple[int, int]]:
         start = end
     if start < len(text):
         yield start, len(text)
+
+
+def _not_unicode(error: UnicodeEncodeError) -> Poison:
+    return Poison("not_unicode", f"the text cannot be written as UTF-8: {error}")
