@@ -37,14 +37,26 @@ def standing(head: Head | None, document: ChunkedDocument) -> Standing:
     return "stale" if document.version < head.version else "equal"
 
 
-def reruns(head: Head, document: ChunkedDocument, lost: bool) -> bool:
+def kept(head: Head, present: set[str]) -> frozenset[str]:
+    """The points that need no write: listed *and* there.
+
+    Listed alone is not enough: after a power cut the head can be there and the point not, and its
+    own event can be hidden behind a newer one of the same batch. There alone is not enough: a dead
+    writer's leftover is about to be swept by somebody.
+    """
+    return frozenset(chunk.id for chunk in head.chunks if chunk.id in present)
+
+
+def reruns(head: Head, document: ChunkedDocument, lost: bool, begun: bool) -> bool:
     """Whether an event equal to its head runs again, at attempt + 1.
 
-    It does when a listed point is lost (a power cut takes what was not flushed), or when it is a
-    replay that can better the head. A redelivery never does: a document stays incomplete until
-    somebody asks, or every restart would try its poison again.
+    It does when a listed point is lost (a power cut takes what was not flushed), when another run
+    was begun and cut off before its head (its chunks are above the head, so no sweep takes them,
+    and they are embedded already), or when it is a replay that can better the head. A redelivery
+    as such never does: a document stays incomplete until somebody asks, or every restart would try
+    its poison again.
     """
-    if lost:
+    if lost or begun:
         return True
     return document.replay and document.state == "chunked" and head.state in ("incomplete", "failed", "omitted")
 

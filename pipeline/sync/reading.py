@@ -91,20 +91,18 @@ def relied_on(
 ) -> set[str]:
     """Of the points that heads list and this batch builds on, those that exist.
 
-    Listed *and* there. Listed alone is not enough: after a power cut the head can be there and
-    the point not, and its own event can be hidden behind a newer one of the same batch. There
-    alone is not enough: a dead writer's leftover is about to be swept by somebody.
+    All of the list, not only what the event shares with it: should none of its chunks be
+    embeddable, the whole old list is what stays readable. Where an equal event's head does not
+    list all of its chunks, those as well: a run that was cut off may have left some.
     """
     wanted: list[str] = []
     for doc, document in documents.items():
         head = heads.get(doc)
-        if head is None or guards.standing(head, document) == "stale" or document.state == "deleted":
+        if head is None or document.state == "deleted" or guards.standing(head, document) == "stale":
             continue
-        listed = [chunk.id for chunk in head.chunks]
-        if document.state == "chunked" and guards.standing(head, document) == "newer":
-            mine = set(ids[doc])
-            listed = [id for id in listed if id in mine]
-        wanted += listed
+        wanted += [chunk.id for chunk in head.chunks]
+        if head.state != "complete" and guards.standing(head, document) == "equal":
+            wanted += ids[doc]
     return collection.existing(wanted) if wanted else set()
 
 
@@ -123,15 +121,17 @@ def _plan(
         plan.stamp = stamp_of(document.version)
     elif standing == "equal":
         guards.refuse_divergence(head, document, ids)
-        lost = document.state != "deleted" and any(chunk.id not in present for chunk in head.chunks)
+        listed = {chunk.id for chunk in head.chunks}
+        lost = document.state != "deleted" and not listed <= present
+        begun = head.state != "complete" and any(id in present and id not in listed for id in ids)
         plan.result = "unchanged"
-        if guards.reruns(head, document, lost):
+        if guards.reruns(head, document, lost, begun):
             try:
                 plan.stamp = guards.rerun_stamp(head)
             except Poison as poison:
                 plan.result, plan.poison = "exhausted", poison
     if head is not None and plan.stamp is not None:
-        plan.kept = frozenset(chunk.id for chunk in head.chunks if chunk.id in present)
+        plan.kept = guards.kept(head, present)
     return plan
 
 
