@@ -27,13 +27,13 @@ from pipeline.errors import MalformedRecord, NewerSchema, Poison
 from pipeline.naming import Names
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
+from pipeline.patience import Patience
 from pipeline.points import Vectors
 from pipeline.ports import Collection, Publisher, TopicPartition
 from pipeline.records import ChunkedDocument, DeadLetter
 from pipeline.stages.dead_letters import bury, letter_of
 from pipeline.stages.lane import Lane
 from pipeline.stages.parking import Parking
-from pipeline.patience import Patience
 from pipeline.stages.repair import RepairWalk
 from pipeline.stages.window import Taken
 from pipeline.sync import Embed, Outcome, PreparedBatch, prepare, sweep_deleted, synchronise, upsert_slice, write
@@ -320,7 +320,9 @@ class EmbedStage:
         for outcome in outcomes:
             self._count(outcome)
             taken = batch.taken[outcome.document.key.doc]
-            if outcome.sweep_after is not None and outcome.result == "deleted":
+            # Whatever the result: a redelivered delete is unchanged, and an event that came after
+            # one is stale, but the chunks still wait for their sweep.
+            if outcome.sweep_after is not None:
                 self._hold(outcome.document.key.doc, taken, outcome.sweep_after)
             else:
                 self._finish(taken)
