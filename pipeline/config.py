@@ -121,6 +121,7 @@ class SourceConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     connector: str = "filesystem"
+    rescan_seconds: Seconds = Field(600.0, description="between two full scans, the safety net under watching")
 
     @property
     def settings(self) -> dict[str, Any]:

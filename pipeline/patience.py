@@ -32,6 +32,10 @@ class Patience:
         """Raise the present error instead of trying again: the process is stopping."""
         self._stop.set()
 
+    def give_up_with(self, stop: threading.Event) -> None:
+        """From now on, give up when this is set."""
+        self._stop = stop
+
     def until_done(self, dependency: str, operation: Callable[[], T]) -> T:
         """Run ``operation`` until it succeeds.
 

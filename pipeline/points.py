@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -117,6 +117,19 @@ class StoredChunk:
     filters: Mapping[str, Any]
     filter_hash: str
     vector: Vectors | None = None
+
+
+_Stamped = TypeVar("_Stamped", Head, ChunkPoint)
+
+
+def highest(points: Iterable[_Stamped], id_of: Callable[[_Stamped], str]) -> list[_Stamped]:
+    """One point of each id, the one with the highest stamp (of equal ones the last)."""
+    kept: dict[str, _Stamped] = {}
+    for point in points:
+        present = kept.get(id_of(point))
+        if present is None or present.stamp <= point.stamp:
+            kept[id_of(point)] = point
+    return list(kept.values())
 
 
 Where: TypeAlias = Mapping[str, tuple[str | int | float | bool, ...]]

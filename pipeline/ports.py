@@ -309,7 +309,8 @@ class CollectionSpec:
 class Collection(Protocol):
     """One generation's heads and chunks. Safe for several threads. Every method is one request
     (or few, where a limit of the server forces a split), durable against a killed process when it
-    returns, and empty arguments do nothing: an empty condition would match every point.
+    returns, and empty arguments do nothing: an empty condition would match every point. Of several
+    points with one id in a call, the one with the highest stamp counts.
 
     "Stamp not above s" means ``must_not: stamp > s``; a point without a stamp therefore matches.
     """

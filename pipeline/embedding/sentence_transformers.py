@@ -47,6 +47,9 @@ class SentenceTransformersEmbedder:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         import torch
         from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()  # it draws into our logs
 
         if threads is not None:
             torch.set_num_threads(threads)

@@ -22,13 +22,13 @@ from pipeline.identity import version_of
 from pipeline.naming import Names
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
+from pipeline.patience import Patience
 from pipeline.ports import Broker, NewRecord, Publisher, TopicPartition
 from pipeline.records import ChunkedDocument, ChunkSpan, DeadLetter, DocumentDeleted, DocumentEvent
 from pipeline.specs import GenerationSpec
 from pipeline.stages.dead_letters import bury, failed_document, letter_of
 from pipeline.stages.lane import Lane
 from pipeline.stages.parking import Parking
-from pipeline.patience import Patience
 from pipeline.stages.window import Taken
 
 log = logging.getLogger(__name__)

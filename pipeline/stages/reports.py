@@ -47,7 +47,7 @@ class WorkerReport(msgspec.Struct, frozen=True):
 
 
 class Reporter:
-    """Publishes a worker's report every few seconds when something changed, and at its end."""
+    """Publishes a worker's report every few seconds, and at its end."""
 
     def __init__(
         self,
@@ -73,6 +73,10 @@ class Reporter:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _EVERY_SECONDS
             self._publish(ended=False)
+
+    def now(self) -> None:
+        """Report at once: somebody asks."""
+        self._publish(ended=False)
 
     def end(self) -> None:
         """The last report."""

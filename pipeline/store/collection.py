@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, Protocol
 import numpy as np
 
 from pipeline.errors import BadVector, FingerprintMismatch, ForeignCollection
-from pipeline.points import Alignment, ChunkPoint, Head, ScoredChunk, StoredChunk, Sweep, Vectors, Where
+from pipeline.points import Alignment, ChunkPoint, Head, ScoredChunk, StoredChunk, Sweep, Vectors, Where, highest
 from pipeline.ports import CollectionSpec
 from pipeline.store import conditions
 from pipeline.store.conditions import Filter, slices
@@ -86,7 +86,7 @@ class PointCollection:
         found: list[RawPoint] = []
         for ids in slices(docs, _IDS):
             if where:
-                matching = {"must": [{"has_id": ids}, conditions.equals("kind", "head"), *conditions.passing(where)]}
+                matching = {"must": [{"has_id": ids}, conditions.equals("kind", "head"), *self._passing(where)]}
                 found += self._engine.scroll(matching, len(ids), None, vector=False)[0]
             else:
                 found += self._engine.retrieve(ids, payload=True, vector=False)
@@ -122,12 +122,8 @@ class PointCollection:
             # All before any: one bad vector would apply a request in part.
             if chunk.vector.shape != (self._spec.dimension,) or not np.isfinite(chunk.vector).all():
                 raise BadVector(f"chunk {chunk.id}: not {self._spec.dimension} finite numbers")
-        # Of equal ids in one request the last would win, whatever its stamp: keep the highest.
-        unique: dict[str, ChunkPoint] = {}
-        for chunk in chunks:
-            if chunk.id not in unique or unique[chunk.id].stamp <= chunk.stamp:
-                unique[chunk.id] = chunk
-        for batch in slices(unique.values(), _POINTS):
+        # Of equal ids in one request the last would win, whatever its stamp.
+        for batch in slices(highest(chunks, lambda chunk: chunk.id), _POINTS):
             clauses = [
                 conditions.fence(doc, fences[doc])
                 for doc in dict.fromkeys(chunk.doc for chunk in batch)
@@ -141,12 +137,12 @@ class PointCollection:
 
     def insert_heads(self, heads: Sequence[Head]) -> None:
         """Write heads of documents that have none."""
-        for batch in slices(heads, _POINTS):
+        for batch in slices(highest(heads, lambda head: head.doc), _POINTS):
             self._engine.upsert([(head.doc, None, head_payload(head)) for head in batch], None, "insert_only")
 
     def replace_heads(self, heads: Sequence[Head], read: Mapping[str, int]) -> None:
         """Overwrite each head only if it still has the stamp ``read[doc]``."""
-        for batch in slices(heads, _CLAUSES):
+        for batch in slices(highest(heads, lambda head: head.doc), _CLAUSES):
             condition = conditions.any_of([conditions.head_at(head.doc, read[head.doc]) for head in batch])
             points = [(head.doc, None, head_payload(head)) for head in batch]
             self._engine.upsert(points, condition, "update_only")
@@ -181,7 +177,9 @@ class PointCollection:
         self, vector: Vectors, limit: int, where: Where | None = None, without: Sequence[str] = ()
     ) -> list[ScoredChunk]:
         """The chunks nearest to ``vector``, best first."""
-        matching: Filter = {"must": [conditions.equals("kind", "chunk"), *conditions.passing(where)]}
+        if limit < 1:
+            return []
+        matching: Filter = {"must": [conditions.equals("kind", "chunk"), *self._passing(where)]}
         if without:
             matching["must_not"] = [conditions.one_of("doc", without)]
         found = self._engine.search(vector, matching, limit)
@@ -216,6 +214,9 @@ class PointCollection:
     def count_chunks(self) -> int:
         """How many chunks there are."""
         return self._engine.count({"must": [conditions.equals("kind", "chunk")]})
+
+    def _passing(self, where: Where | None) -> list[conditions.Condition]:
+        return conditions.passing(where, self._spec.filter_fields)
 
     def flush(self) -> None:
         """On return everything written before survives a power cut."""

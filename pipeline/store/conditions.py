@@ -6,12 +6,15 @@ An empty ``should`` matches everything, so :func:`any_of` refuses one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from pipeline.points import Alignment, Sweep, Where
 from pipeline.store.payload import stored_value
 
+#: The store keeps integers in 64 bits.
+_INTEGERS: Final = 1 << 63
 Condition = dict[str, Any]
 Filter = dict[str, Any]
 
@@ -73,18 +76,41 @@ def misaligned(alignment: Alignment) -> Filter:
     }
 
 
-def passing(where: Where | None) -> list[Condition]:
-    """A caller's filter: every field, any of its values."""
-    conditions: list[Condition] = []
-    for name, values in sorted((where or {}).items()):
-        floats = [value for value in values if isinstance(value, float)]
-        if floats:
-            # Qdrant matches words and whole numbers; a float is a range of one value.
-            clauses = [{"key": f"f.{name}", "range": {"gte": value, "lte": value}} for value in values]
-            conditions.append({"should": clauses})
-        else:
-            conditions.append(one_of(f"f.{name}", [stored_value(value) for value in values]))
-    return conditions
+def passing(where: Where | None, types: Mapping[str, str]) -> list[Condition]:
+    """A caller's filter: every field must have one of its values.
+
+    Args:
+        where: fields and values; a value that its field's type can never have matches nothing, as
+            does a field that is not declared.
+        types: the declared filter fields.
+    """
+    return [_field(name, values, types.get(name)) for name, values in sorted((where or {}).items())]
+
+
+def _field(name: str, values: Sequence[object], kind: str | None) -> Condition:
+    fitting = [fitted for value in values if (fitted := _fitted(value, kind)) is not None]
+    if not fitting:
+        return {"has_id": []}  # no point at all
+    if kind == "float":
+        # Qdrant matches words and whole numbers; a float is a range of one value.
+        return {"should": [{"key": f"f.{name}", "range": {"gte": value, "lte": value}} for value in fitting]}
+    return one_of(f"f.{name}", [stored_value(value) for value in fitting])
+
+
+def _fitted(value: object, kind: str | None) -> object | None:
+    match kind, value:
+        case "bool", bool():
+            return value
+        case _, bool():
+            return None
+        case "keyword" | "tenant", str():
+            return value
+        case "float", int() | float():
+            return float(value) if math.isfinite(value) else None
+        case "integer", int() | float():
+            whole = math.isfinite(value) and value == int(value) and -_INTEGERS <= value < _INTEGERS
+            return int(value) if whole else None
+    return None
 
 
 def slices(items: Iterable[Any], size: int) -> Iterable[list[Any]]:

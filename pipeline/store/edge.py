@@ -98,7 +98,7 @@ class EdgeStore:
         with self._lock:
             opened = self._open.pop(name, None)
             if opened is not None:
-                opened[1].close()
+                opened[1].drop()
             folder = self._directory / name
             if folder.exists():
                 # First what says that it is a collection: a crash leaves rubbish, never half of one.
@@ -182,6 +182,7 @@ class EdgeEngine:
 
         self._edge = qdrant_edge
         self._writing = threading.Lock()
+        self._dropped = False
         try:
             self._shard = qdrant_edge.EdgeShard.load(str(folder))
         except Exception as error:
@@ -221,7 +222,7 @@ class EdgeEngine:
 
     def retrieve(self, ids: Sequence[str], payload: bool, vector: bool) -> list[RawPoint]:
         """Points by id; absent ones are left out."""
-        with _translated():
+        with self._called():
             return [_raw(record) for record in self._shard.retrieve(list(ids), payload, vector)]
 
     def scroll(
@@ -231,7 +232,7 @@ class EdgeEngine:
         request = self._edge.ScrollRequest(
             offset=after, limit=limit, filter=edge_filter(matching), with_payload=True, with_vector=vector
         )
-        with _translated():
+        with self._called():
             records, following = self._shard.scroll(request)
         return [_raw(record) for record in records], None if following is None else str(following)
 
@@ -241,7 +242,7 @@ class EdgeEngine:
             self._edge.QueryRequest(limit=1, filter=edge_filter(one), with_payload=True, with_vector=True)
             for one in filters
         ]
-        with _translated():
+        with self._called():
             answers = self._shard.query_batch(self._edge.QueryBatchRequest(requests))
         return [_raw(point) for answer in answers for point in answer]
 
@@ -254,23 +255,23 @@ class EdgeEngine:
             with_payload=True,
             with_vector=False,
         )
-        with _translated():
+        with self._called():
             return [(_raw(point), float(point.score)) for point in self._shard.query(request)]
 
     def count(self, matching: Filter) -> int:
         """How many points match, exactly."""
-        with _translated():
+        with self._called():
             return int(self._shard.count(self._edge.CountRequest(exact=True, filter=edge_filter(matching))))
 
     def facet(self, key: str, matching: Filter, limit: int) -> dict[str, int]:
         """How many points match, by the value of a field."""
         request = self._edge.FacetRequest(key=key, limit=limit, exact=True, filter=edge_filter(matching))
-        with _translated():
+        with self._called():
             return {str(hit.value): int(hit.count) for hit in self._shard.facet(request).hits}
 
     def flush(self) -> None:
         """Make everything durable."""
-        with self._writing, _translated():
+        with self._writing, self._called():
             self._shard.flush()
 
     def close(self) -> None:
@@ -279,8 +280,20 @@ class EdgeEngine:
             self._shard.flush()
             self._shard.close()
 
+    def drop(self) -> None:
+        """Release the shard for good: whoever still has it finds the collection missing."""
+        self._dropped = True
+        self.close()
+
+    @contextmanager
+    def _called(self) -> Iterator[None]:
+        if self._dropped:
+            raise CollectionMissing("the collection was dropped", "resolve the live generation anew")
+        with _translated():
+            yield
+
     def _update(self, operation: Callable[[], Any]) -> None:
-        with self._writing, _translated():
+        with self._writing, self._called():
             self._shard.update(operation())
 
 

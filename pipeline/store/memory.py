@@ -25,6 +25,7 @@ from pipeline.points import (
     Sweep,
     Vectors,
     Where,
+    highest,
 )
 from pipeline.ports import CollectionSpec
 
@@ -150,9 +151,10 @@ class MemoryCollection:
         Raises:
             BadVector: a vector has the wrong shape or is not finite; nothing is written.
         """
-        last = {chunk.id: _copied_chunk(chunk, self._spec.dimension) for chunk in chunks}
+        copies = [_copied_chunk(chunk, self._spec.dimension) for chunk in chunks]
         with self._opened():
-            for id, chunk in last.items():
+            for chunk in highest(copies, lambda chunk: chunk.id):
+                id = chunk.id
                 present = self._chunks.get(id)
                 if present is None:
                     self._put(chunk)
@@ -163,16 +165,16 @@ class MemoryCollection:
     def insert_heads(self, heads: Sequence[Head]) -> None:
         """Write heads of documents that have none; present ones stay as they are."""
         with self._opened():
-            for doc, head in {head.doc: head for head in heads}.items():
-                self._heads.setdefault(doc, _copied_head(head))
+            for head in highest(heads, lambda head: head.doc):
+                self._heads.setdefault(head.doc, _copied_head(head))
 
     def replace_heads(self, heads: Sequence[Head], read: Mapping[str, int]) -> None:
         """Overwrite each head only if it still has the stamp ``read[doc]``. Never inserts."""
         with self._opened():
-            for doc, head in {head.doc: head for head in heads}.items():
-                present = self._heads.get(doc)
-                if present is not None and present.stamp == read[doc]:
-                    self._heads[doc] = _copied_head(head)
+            for head in highest(heads, lambda head: head.doc):
+                present = self._heads.get(head.doc)
+                if present is not None and present.stamp == read[head.doc]:
+                    self._heads[head.doc] = _copied_head(head)
 
     def sweep(self, sweeps: Sequence[Sweep]) -> None:
         """Delete the chunks of each document that are not kept and not above its stamp."""

@@ -1,0 +1,132 @@
+"""What is published together: document events, and with each what it makes known of its document."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from connectors.state import Known, State
+from pipeline.codec import encode_event
+from pipeline.errors import Poison
+from pipeline.identity import DocumentKey, canonical_json, content_hash
+from pipeline.ports import Fetched, NewRecord
+from pipeline.records import DocumentChanged, DocumentDeleted, DocumentEvent, Provenance
+
+#: Headers and framing of a record and of its state.
+_OVERHEAD_BYTES: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """One event that waits to be published."""
+
+    event: DocumentEvent
+    known: Known | None
+    """What is known once it is published; None after a delete."""
+    records: tuple[NewRecord, NewRecord]
+
+    @property
+    def path(self) -> str:
+        """Of the document."""
+        return self.event.key.path
+
+    @property
+    def kind(self) -> Literal["changed", "deleted"]:
+        """As metrics call it."""
+        return "deleted" if self.known is None else "changed"
+
+    @property
+    def size(self) -> int:
+        """Bytes of its records, about."""
+        return sum(len(one.key or b"") + len(one.value or b"") for one in self.records) + _OVERHEAD_BYTES
+
+
+class Batch:
+    """Events of one transaction. Creates and changes come first, so that a rename finds vectors."""
+
+    def __init__(self, pending: Iterable[Pending] = ()) -> None:
+        self._pending = {one.path: one for one in pending}
+        self.size = sum(one.size for one in self._pending.values())
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def __iter__(self) -> Iterator[Pending]:
+        return iter(sorted(self._pending.values(), key=lambda one: one.known is None))
+
+    def add(self, one: Pending) -> None:
+        """Add an event; it replaces an older one of the same document."""
+        older = self._pending.pop(one.path, None)
+        self.size += one.size - (0 if older is None else older.size)
+        self._pending[one.path] = one
+
+    def records(self) -> list[NewRecord]:
+        """All records, events in order."""
+        pending = list(self)
+        return [one.records[0] for one in pending] + [one.records[1] for one in pending]
+
+    def known(self) -> dict[str, Known | None]:
+        """What is known once it is published."""
+        return {one.path: one.known for one in self._pending.values()}
+
+
+def known_of(fetched: Fetched) -> Known:
+    """What is known of a document once this is published."""
+    facts = [fetched.media_type, dict(fetched.metadata), fetched.omitted, fetched.text is None]
+    return Known(fetched.revision, fetched.digest, content_hash(canonical_json(facts).decode()))
+
+
+def changed(topic: str, state: State, key: DocumentKey, fetched: Fetched, provenance: Provenance) -> Pending:
+    """The event of a document as it is now. What is not Unicode is left out, and it says so."""
+    event = DocumentChanged(
+        key=key,
+        text=fetched.text,
+        metadata=fetched.metadata,
+        media_type=fetched.media_type,
+        digest=fetched.digest,
+        provenance=provenance,
+        omitted=fetched.omitted,
+        size=fetched.size,
+    )
+    # Of what was fetched and not of what is left of it: the next look must find it unchanged.
+    known = known_of(fetched)
+    try:
+        encoded = encode_event(event)
+    except Poison as error:
+        sound = {name: value for name, value in event.metadata.items() if _sound([name, value])}
+        text = event.text if event.text is not None and _sound([event.text]) else None
+        omitted = event.omitted if text is not None or event.omitted else error.detail
+        event = replace(event, text=text, metadata=sound, omitted=omitted)
+        encoded = encode_event(event)
+    return Pending(event, known, (NewRecord(topic, *encoded), state.record(key.path, known)))
+
+
+def deleted(topic: str, state: State, key: DocumentKey, provenance: Provenance) -> Pending:
+    """The event of a document that is gone."""
+    event = DocumentDeleted(key, provenance)
+    return Pending(event, None, (NewRecord(topic, *encode_event(event)), state.record(key.path, None)))
+
+
+def without_text(topic: str, one: Pending, why: str) -> Pending:
+    """The same event without its text, for a record that the log refuses."""
+    assert isinstance(one.event, DocumentChanged)  # a delete is a few bytes
+    event = replace(one.event, text=None, metadata={}, omitted=why)
+    return replace(one, event=event, records=(NewRecord(topic, *encode_event(event)), one.records[1]))
+
+
+def traceparent() -> str:
+    """A new W3C trace context: an event begins a trace."""
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+
+
+def _sound(value: object) -> bool:
+    """True if a text, a list of texts or a scalar is valid Unicode."""
+    match value:
+        case str():
+            return not any("\ud800" <= char <= "\udfff" for char in value)
+        case list():
+            return all(_sound(item) for item in value)
+        case _:
+            return True

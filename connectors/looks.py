@@ -1,0 +1,65 @@
+"""Looks at documents that are due later: a file that is empty or gone for a moment, or too hot."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from typing import Final
+
+#: Beyond this many, a scan is cheaper and bounds the memory.
+_LIMIT: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A document to be looked at, and why."""
+
+    path: str
+    noticed: float
+    """When something was noticed there, in seconds since 1970."""
+    since: float
+    """The same on the monotonic clock, of the first look in a row."""
+    revision: str = ""
+    """As the scan listed it; empty if it was not the scan."""
+    tries: int = 0
+    """Looks that have told nothing yet."""
+    held: float = 0.0
+    """Seconds for which it was held back because the document changes too fast."""
+    backfill: bool = False
+
+
+class Looks:
+    """Those that are due later, one per path."""
+
+    def __init__(self) -> None:
+        self._queue: list[tuple[float, str]] = []
+        self._looks: dict[str, tuple[float, Look]] = {}
+
+    def add(self, look: Look, at: float) -> bool:
+        """Look at ``at`` (monotonic), or never earlier than that; False if there are too many."""
+        if len(self._looks) >= _LIMIT and look.path not in self._looks:
+            return False
+        self._looks[look.path] = (at, look)
+        heapq.heappush(self._queue, (at, look.path))
+        return True
+
+    def take(self, path: str) -> Look | None:
+        """The look that waits for this path, which then waits no more."""
+        found = self._looks.pop(path, None)
+        return None if found is None else found[1]
+
+    def due(self, now: float) -> list[Look]:
+        """Those whose time has come."""
+        found = []
+        while self._queue and self._queue[0][0] <= now:
+            at, path = heapq.heappop(self._queue)
+            waiting = self._looks.get(path)
+            # A look that was taken or put off left its old place in the queue behind.
+            if waiting is not None and waiting[0] == at:
+                del self._looks[path]
+                found.append(waiting[1])
+        return found
+
+    def next(self) -> float | None:
+        """When the next one is due."""
+        return self._queue[0][0] if self._queue else None

@@ -1,0 +1,385 @@
+"""The loop around a source: what differs from what was last published becomes events.
+
+1. Take over the transactional id: whoever wrote this source's keys before is fenced. Only then
+   read what has been published (:mod:`connectors.state`).
+2. Scan, once the source is watching. A document whose revision is the known one is not read; of
+   the others, those whose content or metadata differ are published.
+3. What the scan did not list is fetched once more; only what certainly is gone becomes a delete.
+4. Follow hints, with a scan from time to time as a safety net.
+
+Events and what they make known are written in one transaction, so that a crash anywhere leaves
+both or neither; everything that was fetched for it lies in memory by then. Creates and changes
+come before deletes, so that a rename finds the vectors of the old name.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from connectors.batches import Batch, Pending, changed, deleted, known_of, traceparent, without_text
+from connectors.looks import Look, Looks
+from connectors.state import Known, State
+from pipeline.deadline import Deadline
+from pipeline.errors import Backpressure, BrokerUnavailable, Poison, SourceUnavailable, Transient
+from pipeline.identity import DocumentKey, content_hash
+from pipeline.naming import Names
+from pipeline.observe.health import Health
+from pipeline.observe.metrics import Metrics
+from pipeline.patience import Patience
+from pipeline.ports import Broker, Fetched, Hint, Skipped, Source, TransactionalPublisher
+from pipeline.records import Provenance
+
+log = logging.getLogger(__name__)
+
+#: An editor that saves by way of a rename leaves no file for some milliseconds.
+_GONE_SECONDS: Final = 0.05
+#: Between the looks at a document that is empty or cannot be extracted: a writer truncates first.
+_UNSETTLED_SECONDS: Final = (0.01, 0.03, 0.1, 0.3, 0.6)
+#: Between the looks at a document that cannot be read; after these, each scan looks again.
+_UNREADABLE_SECONDS: Final = (0.05, 0.5, 2.0, 10.0, 30.0)
+#: A document that changes within this time of its last event is held back for it, then for twice
+#: as long, up to the second figure: a file that grows for minutes is not published 500 times a second.
+_HOT_SECONDS: Final = (0.02, 1.0)
+_HOT_DOCUMENTS: Final = 1000
+#: An event time that lies further back than this before it was noticed is that of something else:
+#: a file that was moved here keeps the time of its last edit.
+_NOTICED_SECONDS: Final = 2.0
+#: How often a long scan stops for what happens meanwhile.
+_BREATH_SECONDS: Final = 0.02
+_CLOSE_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerLimits:
+    """What bounds a runner's memory and its waits."""
+
+    batch_documents: int = 500
+    batch_bytes: int = 4 * 1024 * 1024
+    publish_seconds: float = 10.0
+    hints_seconds: float = 0.25
+    rescan_seconds: float = 600.0
+
+
+class Runner:
+    """The one writer of a source's keys.
+
+    Args:
+        source: closed when the runner ends.
+        broker: has the documents topic and ``connector-state``.
+        names: of the pipeline.
+        epoch: of the documents topic.
+        state_directory: of the cache of what was published; None keeps it in memory.
+        patience: waits out outages of broker and source.
+        health: told about the loop ``connect`` and the parts ``broker`` and ``source``.
+        metrics: counts what was published and skipped.
+        limits: bounds.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        broker: Broker,
+        names: Names,
+        epoch: int,
+        state_directory: Path | None,
+        patience: Patience,
+        health: Health,
+        metrics: Metrics,
+        limits: RunnerLimits = RunnerLimits(),
+    ) -> None:
+        self.scanned = threading.Event()
+        """Set once the first scan is complete and everything that it found is published."""
+        self._source = source
+        self._broker = broker
+        self._id = names.connector(source.id)
+        self._topic = names.documents(epoch)
+        self._state_topic = names.connector_state
+        self._directory = state_directory
+        self._patience = patience
+        self._health = health
+        self._metrics = metrics
+        self._limits = limits
+        self._publisher: TransactionalPublisher | None = None
+        self._batch = Batch()
+        self._looks = Looks()
+        self._hot: dict[str, tuple[float, float]] = {}
+        self._unreadable: set[str] = set()
+        self._scan_wanted = True
+        self._next_scan = 0.0
+        self._scanned_at = 0.0
+        self._next_breath = 0.0
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until ``stop`` is set.
+
+        Raises:
+            Fenced: another runner has taken this source over.
+            Fatal: from the broker, the source or the disk; nothing was half written.
+        """
+        self._patience.give_up_with(stop)
+        self._state = State(self._broker, self._state_topic, self._source.id, self._directory)
+        try:
+            self._patience.until_done("broker", self._take_over)
+            while not stop.is_set():
+                self._turn(stop)
+        except (Transient, Backpressure):
+            if not stop.is_set():
+                raise
+        finally:
+            self._health.end("connect")
+            self._source.close()
+            self._leave()
+            self._state.close()
+
+    # ----------------------------------------------------------------------- the loop
+
+    def _turn(self, stop: threading.Event) -> None:
+        self._health.beat("connect")
+        if self._scan_wanted or time.monotonic() >= self._next_scan:
+            self._scan_wanted = False
+            try:
+                self._patience.until_done("source", lambda: self._scan(stop))
+            except (Transient, Backpressure):
+                self._scan_wanted = True
+                raise
+        self._follow(self._limits.hints_seconds)
+
+    def _scan(self, stop: threading.Event) -> None:
+        """Compare everything that there is with what was published."""
+        self._health.beat("connect")
+        first, started = not self.scanned.is_set(), time.time()
+        self._state.begin_scan()
+        # Leaving early is no harm: what was not listed is only deleted after the last one.
+        for listed in self._source.scan():
+            known = self._state.see(listed.path)
+            if known is None or known.revision != listed.revision:
+                self._examine(self._look(listed.path, started, listed.revision, backfill=first))
+            if self._breathe(stop):
+                return
+        for path in self._state.unseen():
+            self._examine(self._look(path, started, backfill=first, decided=True))
+            if self._breathe(stop):
+                return
+        self._flush()
+        self._scanned_at = started
+        self._next_scan = time.monotonic() + self._limits.rescan_seconds
+        self.scanned.set()
+        log.debug("scanned", extra={"source": self._source.id, "seconds": round(time.time() - started, 3)})
+        if not first:
+            self._patience.until_done("broker", self._state.refresh)
+
+    def _breathe(self, stop: threading.Event) -> bool:
+        """Live changes do not wait for the end of a long scan; True if it is time to stop."""
+        now = time.monotonic()
+        if now >= self._next_breath:
+            self._health.beat("connect")
+            self._follow(0.0)
+            self._next_breath = time.monotonic() + _BREATH_SECONDS
+        return stop.is_set()
+
+    def _follow(self, timeout: float) -> None:
+        """Look at what may have changed, and publish what did."""
+        wake = self._looks.next()
+        if wake is not None:
+            timeout = max(0.0, min(timeout, wake - time.monotonic()))
+        hints = self._patience.until_done("source", lambda: self._source.hints(timeout))
+        for look in self._noticed(hints):
+            self._examine(look)
+        for look in self._looks.due(time.monotonic()):
+            self._examine(look)
+        self._flush()
+
+    def _noticed(self, hints: Iterable[Hint]) -> Iterable[Look]:
+        now, clock = time.time(), time.monotonic()
+        for hint in hints:
+            if hint.path is None:
+                self._scan_wanted = True
+                continue
+            waiting = self._looks.take(hint.path)
+            at = now if hint.at is None else hint.at
+            look = Look(hint.path, at, clock) if waiting is None else replace(waiting, noticed=at)
+            last, pause = self._hot.get(hint.path, (0.0, 0.0))
+            if last + pause > clock:
+                self._later(replace(look, held=pause), last + pause)
+            else:
+                yield replace(look, held=0.0)
+
+    def _look(self, path: str, at: float, revision: str = "", *, backfill: bool, decided: bool = False) -> Look:
+        """A look that a scan asks for. ``decided``: what is missing now was missing before."""
+        since = time.monotonic() - (_GONE_SECONDS if decided else 0.0)
+        return Look(path, at, since, revision, backfill=backfill)
+
+    def _later(self, look: Look, at: float) -> None:
+        if not self._looks.add(look, at):
+            self._scan_wanted = True
+
+    # -------------------------------------------------------------------- one document
+
+    def _examine(self, look: Look) -> None:
+        """Fetch one document and put what differs into the batch."""
+        found = self._patience.until_done("source", lambda: self._fetch(look.path))
+        if not isinstance(found, Transient):
+            self._unreadable.discard(look.path)
+        match found:
+            case None:
+                self._gone(look)
+            case Skipped():
+                self._skipped(found, look)
+            case Poison():
+                if not self._unsettled(look):
+                    digest = content_hash(f"{found.reason}: {found.detail}")
+                    self._found(Fetched(look.path, look.revision, None, digest, "", {}, 0.0, 0, found.detail), look)
+            case Transient():
+                self._unread(found, look)
+            case Fetched():
+                if found.text != "" or not self._unsettled(look):
+                    self._found(found, look)
+
+    def _fetch(self, path: str) -> Fetched | Skipped | Poison | Transient | None:
+        """What is wrong with one document is an answer; only what is wrong with all is retried."""
+        try:
+            return self._source.fetch(path)
+        except SourceUnavailable:
+            raise
+        except (Poison, Transient) as error:
+            return error
+
+    def _found(self, fetched: Fetched, look: Look) -> None:
+        known = self._state.get(look.path)
+        now = known_of(fetched)
+        if known is not None and (known.digest, known.facts) == (now.digest, now.facts):
+            self._state.note(look.path, known, fetched.revision)
+            return
+        provenance = Provenance(self._event_time(fetched.event_time, look), traceparent(), look.backfill)
+        self._add(changed(self._topic, self._state, self._key(look.path), fetched, provenance), look)
+
+    def _gone(self, look: Look) -> None:
+        known = self._state.get(look.path)
+        below = next(self._state.below(look.path), None)
+        if known is None and below is None:
+            return
+        if time.monotonic() - look.since < _GONE_SECONDS:
+            self._later(look, look.since + _GONE_SECONDS)
+            return
+        if known is not None:
+            self._forget(look.path, known, look)
+        if below is not None:
+            for path in self._state.below(look.path):
+                self._examine(replace(look, path=path, revision=""))
+
+    def _skipped(self, skipped: Skipped, look: Look) -> None:
+        known = self._state.get(look.path)
+        if known is not None and known.published:
+            self._forget(look.path, known, look)
+            self._flush()
+        if known is None or known.published or known.revision != skipped.revision:
+            self._metrics.source_skipped.labels(skipped.reason).inc()
+            # Only in the cache: a scan need not open it again, and losing that costs one look.
+            self._state.put({look.path: Known(skipped.revision, "", "")})
+
+    def _forget(self, path: str, known: Known, look: Look) -> None:
+        if not known.published:
+            self._state.put({path: None})
+            return
+        provenance = Provenance(look.noticed, traceparent(), look.backfill)
+        self._add(deleted(self._topic, self._state, self._key(path), provenance), look)
+
+    def _unsettled(self, look: Look) -> bool:
+        """True if a live document is empty or broken and may be about to be written: look again."""
+        if look.backfill or look.tries >= len(_UNSETTLED_SECONDS):
+            return False
+        self._later(replace(look, tries=look.tries + 1, revision=""), time.monotonic() + _UNSETTLED_SECONDS[look.tries])
+        return True
+
+    def _unread(self, error: Transient, look: Look) -> None:
+        """Its last version stays as it is: nobody knows what it says now."""
+        if look.path not in self._unreadable:
+            self._metrics.source_skipped.labels("unreadable").inc()
+            log.warning("document cannot be read", extra={"document": self._key(look.path).text, "error": str(error)})
+            if len(self._unreadable) < _HOT_DOCUMENTS:
+                self._unreadable.add(look.path)
+        if look.tries < len(_UNREADABLE_SECONDS):
+            self._later(replace(look, tries=look.tries + 1), time.monotonic() + _UNREADABLE_SECONDS[look.tries])
+
+    def _event_time(self, claimed: float, look: Look) -> float:
+        """When the change happened, for measuring freshness: the source's word, where it can be so."""
+        now = time.time()
+        if look.backfill:
+            return claimed if 0 < claimed <= now else look.noticed
+        # What only a later scan has found can have happened any time since the one before.
+        earliest = min(self._scanned_at, look.noticed) if look.revision else look.noticed - _NOTICED_SECONDS
+        return claimed if earliest <= claimed <= now else look.noticed
+
+    def _key(self, path: str) -> DocumentKey:
+        return DocumentKey(self._source.id, path)
+
+    # ---------------------------------------------------------------------- publishing
+
+    def _add(self, one: Pending, look: Look) -> None:
+        self._batch.add(one)
+        if not look.backfill:
+            pause = min(max(_HOT_SECONDS[0], 2 * look.held), _HOT_SECONDS[1])
+            self._hot[one.path] = (time.monotonic(), pause)
+        if len(self._batch) >= self._limits.batch_documents or self._batch.size >= self._limits.batch_bytes:
+            self._flush()
+
+    def _flush(self) -> None:
+        if len(self._hot) > _HOT_DOCUMENTS:
+            now = time.monotonic()
+            self._hot = {path: one for path, one in self._hot.items() if sum(one) > now}
+        if len(self._batch):
+            batch, self._batch = self._batch, Batch()
+            self._patience.until_done("broker", lambda: self._publish(batch))
+
+    def _publish(self, batch: Batch) -> None:
+        """One transaction. Repeated after a failure, it leaves out what was written after all."""
+        self._health.beat("connect")
+        if self._publisher is None:
+            self._take_over()
+            batch = Batch(one for one in batch if self._state.get(one.path) != one.known)
+        assert self._publisher is not None  # just taken over
+        try:
+            self._publisher.publish(batch.records(), Deadline.after(self._limits.publish_seconds))
+        except BrokerUnavailable:
+            self._leave()
+            raise
+        except Poison as error:
+            self._publish_apart(batch, error)
+            return
+        self._state.put(batch.known())
+        for one in batch:
+            self._metrics.documents_published.labels(one.kind).inc()
+
+    def _publish_apart(self, batch: Batch, error: Poison) -> None:
+        """One of them is too large for the log: it alone goes without its text."""
+        if len(batch) > 1:
+            for one in batch:
+                self._publish(Batch([one]))
+            return
+        (one,) = batch
+        if one.known is None or getattr(one.event, "text", None) is None:
+            raise error
+        log.warning("document is too large for the log", extra={"document": one.event.key.text, "error": str(error)})
+        self._publish(Batch([without_text(self._topic, one, error.detail)]))
+
+    def _take_over(self) -> None:
+        """Become the one writer, then read what the last one has published."""
+        self._leave()
+        publisher = self._broker.transactional_publisher(self._id)
+        try:
+            self._state.refresh()
+        except BaseException:
+            publisher.close(Deadline.after(_CLOSE_SECONDS))
+            raise
+        self._publisher = publisher
+
+    def _leave(self) -> None:
+        publisher, self._publisher = self._publisher, None
+        if publisher is not None:
+            publisher.close(Deadline.after(_CLOSE_SECONDS))

@@ -1,0 +1,325 @@
+"""What a connector has published, per document: the truth is the compacted ``connector-state`` topic.
+
+A SQLite file holds the source's own part of it, with the topic's id and the offsets it was read
+up to, so that a restart reads only what is new and memory holds none of it. The file is a cache:
+lost, foreign, broken or too old, it is built again from the topic.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import msgspec
+
+from pipeline.deadline import Deadline
+from pipeline.errors import BrokerUnavailable, Fatal, MalformedRecord, NewerSchema
+from pipeline.identity import DocumentKey
+from pipeline.ports import Broker, NewRecord, Record, TopicInfo
+
+log = logging.getLogger(__name__)
+
+_SCHEMA: Final = 1
+_UPGRADE_POLL_SECONDS: Final = 10.0
+#: Nothing read for so long, although there is more: the broker does not answer.
+_STALL_SECONDS: Final = 30.0
+#: Compaction forgets a null 24 hours after it was written. A cache that missed one would believe
+#: for ever in a document that is gone, so one that is older than half of that is built again.
+_CACHE_SECONDS: Final = 12 * 3600.0
+_PAGE: Final = 500
+
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS origin (topic TEXT NOT NULL, id TEXT NOT NULL, source TEXT NOT NULL, at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS positions (partition INTEGER PRIMARY KEY, next INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS documents (
+    path BLOB PRIMARY KEY, revision TEXT NOT NULL, digest TEXT NOT NULL, facts TEXT NOT NULL,
+    scan INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was last published of a document, enough to tell whether it differs now."""
+
+    revision: str
+    """The source's; equal means unchanged, without a look at the content."""
+    digest: str
+    """Of the text. Empty: seen and left out, nothing is published (kept in the cache only)."""
+    facts: str
+    """Hash of everything else that was published with it."""
+
+    @property
+    def published(self) -> bool:
+        """True if there is a document of it in the log."""
+        return bool(self.digest)
+
+
+class _Entry(msgspec.Struct):
+    schema: int
+    revision: str
+    digest: str
+    facts: str
+
+
+class State:
+    """One source's published documents; used by one thread.
+
+    Args:
+        broker: has the topic.
+        topic: ``connector-state``, shared with other sources.
+        source: only keys of this one are kept.
+        directory: of the cache; None keeps it in memory.
+        clock: seconds since 1970.
+
+    Raises:
+        Fatal: the cache cannot be written there.
+    """
+
+    def __init__(
+        self, broker: Broker, topic: str, source: str, directory: Path | None, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._broker = broker
+        self._topic = topic
+        self._source = source
+        self._prefix = DocumentKey(source, "").to_bytes()
+        self._clock = clock
+        self._scan = 0
+        self._seen: list[tuple[int, bytes]] = []
+        self._file = _open(None if directory is None else directory / f"connector-{quote(source, safe='')}.db")
+
+    # ------------------------------------------------------------------------- the topic
+
+    def refresh(self) -> None:
+        """Read what was written since the last time. Call it after the transactional id is taken
+        over: then nobody else writes these keys.
+
+        Raises:
+            BrokerUnavailable: no answer; call again.
+            NewerSchema: a later vectide wrote here: upgrade this process.
+            Fatal: there is no such topic.
+        """
+        info = self._broker.topics(self._topic).get(self._topic)
+        if info is None:
+            raise Fatal(f"there is no topic {self._topic}", "run `vectide topics apply` first")
+        ranges = self._broker.offsets(self._topic)
+        start = self._positions(info, {partition: one.end for partition, one in ranges.items()})
+        reader = self._broker.reader(self._topic, start)
+        patience = Deadline.after(_STALL_SECONDS)
+        try:
+            while not reader.caught_up():
+                records = reader.poll(0.2, 2 * _PAGE)
+                if records:
+                    self._read(records)
+                    patience = Deadline.after(_STALL_SECONDS)
+                elif patience.expired and not reader.caught_up():
+                    raise BrokerUnavailable(f"no records of {self._topic} for {_STALL_SECONDS:.0f} s")
+        finally:
+            reader.close()
+        # Up to these ends everything was read, markers of transactions and foreign keys included.
+        with self._transaction() as file:
+            file.executemany(
+                "INSERT INTO positions VALUES (?, ?) ON CONFLICT DO UPDATE SET next = max(next, excluded.next)",
+                [(partition, one.end) for partition, one in ranges.items()],
+            )
+            file.execute("UPDATE origin SET at = ?", (self._clock(),))
+
+    def record(self, path: str, known: Known | None) -> NewRecord:
+        """What to write to the topic, in the transaction of the event; None: the document is gone."""
+        key = DocumentKey(self._source, path).to_bytes()
+        if known is None:
+            return NewRecord(self._topic, key, None)
+        return NewRecord(
+            self._topic, key, msgspec.json.encode(_Entry(_SCHEMA, known.revision, known.digest, known.facts))
+        )
+
+    # ------------------------------------------------------------------------- documents
+
+    def get(self, path: str) -> Known | None:
+        """What is known of one document."""
+        row = self._file.execute(
+            "SELECT revision, digest, facts FROM documents WHERE path = ?", (_bytes(path),)
+        ).fetchone()
+        return None if row is None else Known(*row)
+
+    def put(self, entries: Mapping[str, Known | None]) -> None:
+        """Take note of what was just published, or (only here, not in the topic) of a new revision
+        of the same content and of what was left out.
+        """
+        with self._transaction() as file:
+            for path, known in entries.items():
+                if known is None:
+                    file.execute("DELETE FROM documents WHERE path = ?", (_bytes(path),))
+                else:
+                    file.execute(
+                        "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?)",
+                        (_bytes(path), known.revision, known.digest, known.facts, self._scan),
+                    )
+
+    def note(self, path: str, known: Known, revision: str) -> None:
+        """Take note of a new revision of the same content."""
+        if known.revision != revision:
+            self.put({path: replace(known, revision=revision)})
+
+    def below(self, path: str) -> Iterator[str]:
+        """The known paths ``path/...``, in order; they may be changed meanwhile."""
+        first = _bytes(path) + b"/"
+        yield from self._pages("path >= ? AND path < ?", (first, _bytes(path) + b"0"))  # 0 follows /
+
+    # ----------------------------------------------------------------------------- scans
+
+    def begin_scan(self) -> None:
+        """From now on, :meth:`see` tells what is there; see :meth:`unseen`."""
+        (last,) = self._file.execute("SELECT coalesce(max(scan), 0) FROM documents").fetchone()
+        self._scan = max(self._scan, last) + 1
+        self._seen.clear()
+
+    def see(self, path: str) -> Known | None:
+        """What is known of a path that the scan has listed."""
+        known = self.get(path)
+        if known is not None:
+            self._seen.append((self._scan, _bytes(path)))
+            if len(self._seen) >= _PAGE:
+                self._mark()
+        return known
+
+    def unseen(self) -> Iterator[str]:
+        """The known paths that the scan has not listed, in order."""
+        self._mark()
+        yield from self._pages("scan < ?", (self._scan,))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    # --------------------------------------------------------------------------- private
+
+    def _mark(self) -> None:
+        with self._transaction() as file:
+            file.executemany("UPDATE documents SET scan = ? WHERE path = ?", self._seen)
+        self._seen.clear()
+
+    def _pages(self, condition: str, values: Sequence[int | bytes]) -> Iterator[str]:
+        after = b""
+        while True:
+            rows = self._file.execute(
+                f"SELECT path FROM documents WHERE {condition} AND path > ? ORDER BY path LIMIT {_PAGE}",  # noqa: S608 - constants
+                (*values, after),
+            ).fetchall()
+            for (path,) in rows:
+                yield path.decode("utf-8", "surrogateescape")
+            if len(rows) < _PAGE:
+                return
+            after = rows[-1][0]
+
+    def _positions(self, info: TopicInfo, ends: Mapping[int, int]) -> dict[int, int]:
+        """Where to read on; from the beginning if the cache is not of this topic as it is."""
+        row = self._file.execute("SELECT topic, id, source, at FROM origin").fetchone()
+        stored = dict(self._file.execute("SELECT partition, next FROM positions").fetchall())
+        fits = (
+            row is not None
+            and tuple(row[:3]) == (info.name, info.id, self._source)
+            and 0 <= self._clock() - row[3] < _CACHE_SECONDS
+            and all(stored.get(partition, 0) <= end for partition, end in ends.items())
+        )
+        if fits:
+            return stored
+        with self._transaction() as file:
+            for table in ("origin", "positions", "documents"):
+                file.execute(f"DELETE FROM {table}")  # noqa: S608 - constants
+            # Not yet true, so marked as too old until everything has been read.
+            file.execute("INSERT INTO origin VALUES (?, ?, ?, 0)", (info.name, info.id, self._source))
+        return {}
+
+    def _read(self, records: Sequence[Record]) -> None:
+        with self._transaction() as file:
+            for record in records:
+                if record.key is not None and record.key.startswith(self._prefix):
+                    path = record.key[len(self._prefix) :]
+                    if record.value is None:
+                        file.execute("DELETE FROM documents WHERE path = ?", (path,))
+                    else:
+                        entry = _decode(record)
+                        file.execute(
+                            "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, 0)",
+                            (path, entry.revision, entry.digest, entry.facts),
+                        )
+            file.executemany(
+                "INSERT OR REPLACE INTO positions VALUES (?, ?)",
+                [(record.partition, record.offset + 1) for record in records],
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._file.execute("BEGIN IMMEDIATE")
+            yield self._file
+            self._file.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            if self._file.in_transaction:
+                self._file.execute("ROLLBACK")
+            raise Fatal(
+                f"the cache of connector state of source {self._source!r} cannot be written: {error}",
+                "make room on the disk of the state folder; the cache can be deleted at any time",
+            ) from None
+        except BaseException:
+            if self._file.in_transaction:
+                self._file.execute("ROLLBACK")
+            raise
+
+
+def _decode(record: Record) -> _Entry:
+    try:
+        schema = msgspec.json.decode(record.value or b"")["schema"]
+        if schema > _SCHEMA:
+            raise NewerSchema(
+                f"record {record.topic}[{record.partition}]@{record.offset} has schema {schema}; this vectide knows "
+                f"up to {_SCHEMA}: upgrade",
+                _UPGRADE_POLL_SECONDS,
+            )
+        return msgspec.json.decode(record.value or b"", type=_Entry)
+    except (msgspec.MsgspecError, KeyError, TypeError) as error:
+        raise MalformedRecord(f"record {record.topic}[{record.partition}]@{record.offset}: {error}") from None
+
+
+def _open(path: Path | None) -> sqlite3.Connection:
+    try:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return _connect(path)
+        except sqlite3.DatabaseError as error:
+            if path is None or isinstance(error, sqlite3.OperationalError):
+                raise
+            log.warning("connector state cache is broken, it is built again", extra={"file": str(path)})
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            return _connect(path)
+    except (OSError, sqlite3.OperationalError) as error:
+        raise Fatal(
+            f"the cache of connector state cannot be opened at {path}: {error}", "give a writable folder with --state"
+        ) from None
+
+
+def _connect(path: Path | None) -> sqlite3.Connection:
+    file = sqlite3.connect(":memory:" if path is None else str(path), timeout=5, isolation_level=None)
+    try:
+        file.execute("PRAGMA journal_mode = WAL")
+        # A power cut may lose the newest commits, positions included: they are read again.
+        file.execute("PRAGMA synchronous = NORMAL")
+        file.executescript(_TABLES)
+        file.execute("SELECT count(*) FROM origin").fetchone()
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _bytes(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")

@@ -1,0 +1,115 @@
+"""How a short command reaches a pipeline: over loopback where ``up`` runs, else by opening it.
+
+The embedded state admits one process. A running one writes ``endpoint.json`` into its state
+folder: its address, and an instance id that its answer must repeat, for a port can be reused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline.cli.assembly import LiveGeneration, apply_topics, opened, search_service
+from pipeline.cli.operations import Operations
+from pipeline.config import Config
+from pipeline.errors import ConfigError, Transient, VectideError
+from pipeline.observe.http import Route
+
+#: A first search may load a model behind the endpoint.
+_ASK_SECONDS: Final = 60.0
+_KNOCK_SECONDS: Final = 3.0
+
+Ask = Callable[[str, str, Mapping[str, Any]], Any]
+"""Method, path, arguments; the JSON answer."""
+
+
+@contextmanager
+def reached(config: Config) -> Iterator[Ask]:
+    """Something to ask: the running process if there is one, else the opened pipeline.
+
+    Raises:
+        StateInUse: a process has the state, but does not answer.
+        Transient: no answer.
+    """
+    url = running(config.state) if config.broker == "embedded" else None
+    if url is not None:
+        yield lambda method, path, arguments: _post(url, method, path, arguments)
+        return
+    if config.broker == "embedded" and not (config.state / "log").exists():
+        raise ConfigError(
+            f"there is no index in {config.state}",
+            "start one with `vectide up FOLDER`, or name its folder with --state",
+        )
+    with opened(config, "command") as parts:
+        if config.broker == "embedded":
+            apply_topics(parts)
+        live = LiveGeneration(parts)
+        try:
+            routes = Operations(parts, search_service(parts, live), live).routes()
+            yield lambda method, path, arguments: routes[method, path](arguments)
+        finally:
+            live.close()
+
+
+def running(state: Path) -> str | None:
+    """The address of the process that has this state open; None if there is none."""
+    try:
+        described = json.loads((state / "endpoint.json").read_text())
+        url, instance = str(described["url"]), str(described["instance"])
+        answer = _post(url, "GET", "/instance", {}, _KNOCK_SECONDS)
+    except (OSError, ValueError, KeyError, TypeError, VectideError):
+        return None
+    return url if answer == {"instance": instance} else None
+
+
+class Endpoint:
+    """Says where this process answers, as long as it does."""
+
+    def __init__(self, state: Path) -> None:
+        self._path = state / "endpoint.json"
+        self.instance = uuid.uuid4().hex
+
+    def route(self) -> Route:
+        """The answer to ``GET /instance``."""
+        return lambda arguments: {"instance": self.instance}
+
+    def announce(self, port: int) -> None:
+        """Write the file; whole or not at all."""
+        temporary = self._path.with_suffix(".new")
+        described = {"url": f"http://127.0.0.1:{port}", "instance": self.instance, "pid": os.getpid()}
+        temporary.write_text(json.dumps(described))
+        temporary.replace(self._path)
+
+    def withdraw(self) -> None:
+        """Remove the file."""
+        self._path.unlink(missing_ok=True)
+
+
+def _post(url: str, method: str, path: str, arguments: Mapping[str, Any], seconds: float = _ASK_SECONDS) -> Any:
+    body = json.dumps(arguments).encode() if method == "POST" else None
+    request = urllib.request.Request(url + path, body, {"Content-Type": "application/json"}, method=method)  # noqa: S310 - our own loopback address
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a proxy
+    try:
+        with opener.open(request, timeout=seconds) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        detail = _detail(error)
+        if error.code == 400:
+            raise ConfigError(detail) from None
+        raise Transient(f"{url}: {detail}") from None
+    except OSError as error:
+        raise Transient(f"{url} does not answer: {error}") from None
+
+
+def _detail(error: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.load(error)["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"status {error.code}"

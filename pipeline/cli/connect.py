@@ -1,0 +1,72 @@
+"""``vectide connect``: the connectors of one kind, as a long-lived process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import click
+
+from connectors.registry import open_source
+from connectors.runner import Runner
+from pipeline.cli.assembly import Parts, log_identity
+from pipeline.cli.longlived import long_lived
+from pipeline.cli.options import configured
+from pipeline.cli.process import Pulse, attend, reporter
+from pipeline.errors import ConfigError
+from pipeline.ports import Source
+
+#: Reports of connectors belong to no generation: they write the log that all generations read.
+_NO_GENERATION: Final = ""
+
+
+@click.command()
+@click.argument("connector")
+@click.option("--source", "wanted", multiple=True, help="Only these sources; repeatable.  [default: all of CONNECTOR]")
+@configured
+def connect(connector: str, wanted: tuple[str, ...], config_file: Path | None, state: Path | None) -> None:
+    """Publish the changes of every configured source of CONNECTOR (for example filesystem)."""
+    with long_lived("connect", config_file, state) as process:
+        parts = process.parts
+        chosen = _chosen(parts, connector, wanted)
+        process.patience.until_done("broker", lambda: log_identity(parts))
+        limit = parts.config.pipeline.document_limit_bytes
+        sources = [open_source(id, parts.config.sources[id], limit) for id in chosen]
+        for source in sources:
+            process.crew.start(f"connector {source.id}", runner_of(parts, source).run)
+        report = reporter(parts.broker, parts.names, "connect", _NO_GENERATION, parts.health, parts.metrics)
+        process.crew.start("pulse", Pulse([report.tick]).run)
+        parts.health.set_started()
+        try:
+            attend(process.crew, parts, f"vectide connect {connector}: ready on {process.url}, {', '.join(chosen)}")
+        finally:
+            for source in sources:
+                source.close()
+            report.end()
+
+
+def runner_of(parts: Parts, source: Source) -> Runner:
+    """What publishes a source's changes."""
+    return Runner(
+        source=source,
+        broker=parts.broker,
+        names=parts.names,
+        epoch=parts.config.pipeline.epoch,
+        state_directory=parts.config.state / "connectors",
+        patience=parts.patience(),
+        health=parts.health,
+        metrics=parts.metrics,
+    )
+
+
+def _chosen(parts: Parts, connector: str, wanted: tuple[str, ...]) -> list[str]:
+    of_kind = [id for id, source in parts.config.sources.items() if source.connector == connector]
+    for id in wanted:
+        if id not in of_kind:
+            raise ConfigError(
+                f"there is no source {id!r} of connector {connector!r}", f"there are: {', '.join(of_kind)}"
+            )
+    chosen = list(wanted) or of_kind
+    if not chosen:
+        raise ConfigError(f"no source has connector = {connector!r}", "add a table [sources.NAME] to the configuration")
+    return chosen

@@ -1,0 +1,219 @@
+"""``vectide demo``: the main job on real documents, in a minute, with every figure measured."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+
+from pipeline.cli.assembly import opened
+from pipeline.cli.corpus import write_corpus
+from pipeline.cli.crew import until_stopped
+from pipeline.cli.index import Index
+from pipeline.cli.options import configuration
+from pipeline.cli.progress import FirstSync
+from pipeline.cli.search import described
+from pipeline.cli.up import folder_sources
+from pipeline.config import Config
+from pipeline.errors import Fatal, Transient
+from pipeline.identity import DocumentKey
+from pipeline.observe import logs
+from pipeline.points import Head
+from pipeline.ports import Embedder
+
+_QUESTIONS: Final = (
+    "How do I show a progress bar in the terminal?",
+    "How can tests find edge cases by generating their own inputs?",
+    "How do I watch a folder for changed files?",
+)
+_SENTENCE: Final = "The lighthouse keeper of Skerryvore records the tide in a blue notebook every morning."
+_BURST: Final = 20
+#: Nothing in the demo takes longer, on two busy cores.
+_WAIT_SECONDS: Final = 60.0
+
+
+@click.command()
+def demo() -> None:
+    """Sync real documents, search them, edit them live, restart: with times, embedded and reused chunks.
+
+    The documents are the descriptions of the Python packages installed here and vectide's own docs,
+    in a temporary folder that is removed at the end.
+    """
+    logs.configure("error", "text")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with until_stopped() as stop, tempfile.TemporaryDirectory(prefix="vectide-demo-") as folder:
+        _Demo(Path(folder), stop, Console(highlight=False)).run()
+
+
+class _Demo:
+    def __init__(self, folder: Path, stop: threading.Event, console: Console) -> None:
+        self._documents = folder / "documents"
+        self._config: Config = configuration(None, folder / "state")
+        self._stop = stop
+        self._console = console
+
+    def run(self) -> None:
+        self._title("Documents")
+        written = write_corpus(self._documents)
+        size = sum(path.stat().st_size for path in self._documents.rglob("*") if path.is_file())
+        self._say(
+            f"{written} documents, {size / 1e6:.1f} MB: descriptions of installed packages and vectide's own docs"
+        )
+        started = time.monotonic()
+        with self._index(None) as index:
+            embedder = index.embedder
+            self._say(f"model {index.spec.model.name}, {index.spec.model.dimension} dimensions, loaded")
+            self._first_sync(index, started)
+            self._questions(index)
+            self._live(index)
+        self._restart(embedder)
+        self._title("Yours")
+        self._say("vectide up FOLDER                 keeps an index of your own folder live")
+        self._say('vectide search "your question"    asks it, from another terminal')
+
+    @contextmanager
+    def _index(self, embedder: Embedder | None) -> Iterator[Index]:
+        ending = threading.Event()
+        with opened(self._config, "demo") as parts:
+            index = Index(parts, folder_sources((self._documents,)), ending, embedder)
+            index.start()
+            try:
+                yield index
+            finally:
+                index.close()
+            index.crew.raise_failure()
+
+    # -------------------------------------------------------------------------- the parts
+
+    def _first_sync(self, index: Index, started: float) -> None:
+        self._title("First sync")
+        seconds = FirstSync(index, sys.stdout).show(closing=False)
+        totals = index.parts.metrics.totals()
+        chunks, tokens = totals["chunks_embedded"], totals["tokens_embedded"]
+        documents = sum(count for state, count in index.collection.count_heads().items() if state != "deleted")
+        self._say(
+            f"{documents} documents, {index.collection.count_chunks()} chunks, {tokens:.0f} tokens embedded "
+            f"in {seconds:.1f} s: {chunks / seconds:.0f} chunks/s"
+        )
+        self._say(f"{chunks:.0f} embedded, {totals['chunks_reused']:.0f} reused (the same text twice is embedded once)")
+        self._say(f"{time.monotonic() - started:.1f} s with loading the model")
+
+    def _questions(self, index: Index) -> None:
+        self._title("Three searches")
+        for question in _QUESTIONS:
+            answer = index.search.search(question, 2, by_document=True)
+            self._console.print(f"[bold]{question}[/bold]  ({answer.seconds * 1000:.0f} ms)")
+            for hit in answer.hits:
+                click.echo("  " + described(hit.as_json()).replace("\n", "\n  "))
+
+    def _live(self, index: Index) -> None:
+        self._title("Live: from the change to searchable")
+        files = sorted(self._documents.rglob("*.md"), key=lambda path: path.stat().st_size)
+        edited, renamed, deleted = files[-1], files[-2], files[-3]
+        self._edit(index, edited)
+        moved = renamed.with_name("renamed-" + renamed.name)
+        self._rename(index, renamed, moved)
+        self._delete(index, deleted)
+        self._burst(index, [path for path in files if path.exists() and path not in (edited, moved)][-_BURST:])
+
+    def _edit(self, index: Index, path: Path) -> None:
+        lines = path.read_text().split("\n\n")
+        lines.insert(len(lines) // 2, _SENTENCE)
+        before = self._head(index, path)
+
+        def change() -> None:
+            path.write_text("\n\n".join(lines))
+
+        self._measure(index, f"one sentence added to {path.name}", change, lambda: self._newer(index, path, before))
+        hit = index.search.search("lighthouse keeper with a blue notebook", 1).hits[0]
+        if _SENTENCE not in " ".join(hit.text.split()):
+            raise Fatal("the new sentence is in step but was not found", "this is a bug of vectide: please report it")
+        self._say(f"  found: {hit.score:.3f} {hit.key}")
+
+    def _rename(self, index: Index, old: Path, new: Path) -> None:
+        self._measure(
+            index,
+            f"{old.name} renamed",
+            lambda: old.rename(new),
+            lambda: self._gone(index, old) and self._head(index, new) is not None,
+        )
+
+    def _delete(self, index: Index, path: Path) -> None:
+        self._measure(index, f"{path.name} deleted", path.unlink, lambda: self._gone(index, path))
+
+    def _burst(self, index: Index, paths: list[Path]) -> None:
+        before = {path: self._head(index, path) for path in paths}
+
+        def change() -> None:
+            for number, path in enumerate(paths):
+                path.write_text(path.read_text() + f"\n\nEdit number {number} of a burst.\n")
+
+        self._measure(
+            index,
+            f"a burst of {len(paths)} edits, the last one",
+            change,
+            lambda: all(self._newer(index, path, head) for path, head in before.items()),
+        )
+
+    def _restart(self, embedder: Embedder) -> None:
+        self._title("The same sync after a restart")
+        started = time.monotonic()
+        with self._index(embedder) as index:
+            FirstSync(index, sys.stdout).show(closing=False)
+            totals = index.parts.metrics.totals()
+            published, embedded = totals["documents_published"], totals["chunks_embedded"]
+            self._say(
+                f"{time.monotonic() - started:.1f} s: {published:.0f} changes found, {embedded:.0f} chunks embedded"
+            )
+            if published or embedded:
+                raise Fatal("a restart did work again", "this is a bug of vectide: please report it")
+
+    # ------------------------------------------------------------------------- measuring
+
+    def _measure(self, index: Index, what: str, change: Callable[[], object], done: Callable[[], bool]) -> None:
+        before = self._effects(index)
+        started = time.monotonic()
+        change()
+        while not done():
+            if time.monotonic() - started > _WAIT_SECONDS:
+                raise Transient(f"{what}: not in step after {_WAIT_SECONDS:.0f} s")
+            if index.crew.wait(0.001) or self._stop.is_set():
+                raise KeyboardInterrupt
+        seconds = time.monotonic() - started
+        # Counters follow the effect by a moment.
+        time.sleep(0.05)
+        embedded, reused = (now - then for now, then in zip(self._effects(index), before, strict=True))
+        self._say(f"{what}: {seconds * 1000:.0f} ms, {embedded:.0f} chunks embedded, {reused:.0f} reused")
+
+    def _effects(self, index: Index) -> tuple[float, float]:
+        totals = index.parts.metrics.totals()
+        return totals["chunks_embedded"], totals["chunks_reused"]
+
+    def _head(self, index: Index, path: Path) -> Head | None:
+        key = DocumentKey(self._documents.name, path.relative_to(self._documents).as_posix())
+        return index.collection.heads([key.doc]).get(key.doc)
+
+    def _newer(self, index: Index, path: Path, before: Head | None) -> bool:
+        head = self._head(index, path)
+        return head is not None and (before is None or head.stamp > before.stamp)
+
+    def _gone(self, index: Index, path: Path) -> bool:
+        head = self._head(index, path)
+        return head is not None and head.state == "deleted"
+
+    # --------------------------------------------------------------------------- talking
+
+    def _title(self, text: str) -> None:
+        self._console.print(f"\n[bold cyan]{text}[/bold cyan]")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False)

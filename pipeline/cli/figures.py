@@ -1,0 +1,133 @@
+"""What ``status`` shows: one look at the log, the store and the workers' own reports."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any, Final
+
+from pipeline.cli.assembly import Parts
+from pipeline.codec import event_time
+from pipeline.errors import CollectionMissing
+from pipeline.ports import Record
+from pipeline.specs import GenerationSpec
+from pipeline.stages import dead_letters
+from pipeline.stages.reports import ALIVE_SECONDS, WorkerReport, read_reports
+
+_COUNTERS: Final = ("chunks_embedded", "chunks_reused", "tokens_embedded", "documents_published", "source_skipped")
+#: One record of each partition is read to learn its event time; more would only be slower.
+_READ_SECONDS: Final = 2.0
+
+
+def figures(parts: Parts, live: GenerationSpec | None) -> dict[str, Any]:
+    """The pipeline as it is now.
+
+    Raises:
+        BrokerUnavailable, StoreUnavailable: no answer.
+    """
+    reports = read_reports(parts.broker, parts.names)
+    lag, oldest = _lag(parts, live)
+    counters = {name: int(sum(report.counters.get(name, 0) for report in reports)) for name in _COUNTERS}
+    return {
+        **_stored(parts, live),
+        "lag": sum(lag.values()),
+        "lag_by_stage": lag,
+        "oldest_unprocessed_event_age_seconds": oldest,
+        "dead_letters": len(dead_letters.standing(parts.broker, parts.names)),
+        **counters,
+        "generation": None if live is None else _described(live),
+        "workers": [_worker(report) for report in reports if not _gone(report)],
+    }
+
+
+def _stored(parts: Parts, live: GenerationSpec | None) -> dict[str, Any]:
+    empty = {"documents": 0, "chunks": 0, "incomplete": 0, "failed": 0, "omitted": 0}
+    if live is None:
+        return empty
+    try:
+        collection = parts.store.open(parts.names.collection(live.id))
+        states = collection.count_heads()
+        return {
+            "documents": sum(count for state, count in states.items() if state != "deleted"),
+            "chunks": collection.count_chunks(),
+            "incomplete": states.get("incomplete", 0),
+            "failed": states.get("failed", 0),
+            "omitted": states.get("omitted", 0),
+        }
+    except CollectionMissing:
+        return empty
+
+
+def _lag(parts: Parts, live: GenerationSpec | None) -> tuple[dict[str, int], float]:
+    """Records behind, by stage, and the age of the oldest event that is not done in both."""
+    if live is None:
+        return {"chunk": 0, "embed": 0}, 0.0
+    documents, chunks = parts.names.documents(parts.config.pipeline.epoch), parts.names.chunks(live.id)
+    there = parts.broker.topics(parts.names.root)
+    lag: dict[str, int] = {}
+    waiting: list[Record] = []
+    for stage, topic in (("chunk", documents), ("embed", chunks)):
+        if topic not in there:
+            lag[stage] = 0
+            continue
+        group = parts.names.group("chunk" if stage == "chunk" else "embed", live.id)
+        behind = parts.broker.lag(group, topic)
+        lag[stage] = sum(behind.values())
+        committed = parts.broker.committed(group, topic)
+        ends = parts.broker.offsets(topic)
+        starts = {
+            partition: committed.get(partition, ends[partition].start)
+            for partition, records in behind.items()
+            if records
+        }
+        waiting += _first_of_each(parts, topic, starts)
+    times = [at for record in waiting if (at := event_time(record)) is not None]
+    return lag, max(0.0, time.time() - min(times)) if times else 0.0
+
+
+def _first_of_each(parts: Parts, topic: str, starts: dict[int, int]) -> Iterable[Record]:
+    """The first record that is not committed, of each partition that has one."""
+    found: dict[int, Record] = {}
+    if not starts:
+        return []
+    until = time.monotonic() + _READ_SECONDS
+    for partition, start in starts.items():
+        # Every other partition starts at its end, so that one poll is enough.
+        ends = {other: bounds.end for other, bounds in parts.broker.offsets(topic).items()}
+        reader = parts.broker.reader(topic, {**ends, partition: start})
+        try:
+            while partition not in found and time.monotonic() < until and not reader.caught_up():
+                for record in reader.poll(0.2, 1):
+                    if record.partition == partition:
+                        found.setdefault(partition, record)
+        finally:
+            reader.close()
+    return found.values()
+
+
+def _described(live: GenerationSpec) -> dict[str, Any]:
+    return {
+        "id": live.id,
+        "state": "live",
+        "model": live.model.name,
+        "provider": live.model.provider,
+        "model_fingerprint": live.model.fingerprint,
+        "chunking_fingerprint": live.chunking.fingerprint,
+        "dimension": live.model.dimension,
+        "max_tokens": live.model.max_tokens,
+        "filter_fields": dict(live.filter_fields),
+    }
+
+
+def _gone(report: WorkerReport) -> bool:
+    return report.ended or time.time() - report.reported > ALIVE_SECONDS
+
+
+def _worker(report: WorkerReport) -> dict[str, Any]:
+    return {
+        "worker": report.worker,
+        "role": report.role,
+        "ready": report.ready,
+        "why": report.why,
+        "uptime_seconds": round(report.reported - report.started, 1),
+    }

@@ -1,0 +1,77 @@
+"""What every long-lived command begins with: signals, logs, probes, and a broker that may be down."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.cli.assembly import Parts, open_parts
+from pipeline.cli.crew import Crew, until_stopped
+from pipeline.cli.options import configuration, configure_logs
+from pipeline.cli.process import http_server
+from pipeline.errors import Backpressure, ConfigError, Transient
+from pipeline.observe.health import Health
+from pipeline.observe.http import HttpServer
+from pipeline.observe.metrics import Metrics
+from pipeline.patience import Patience
+from pipeline.retry import RetryPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A long-lived command's process: broker and store are open, the probes answer."""
+
+    parts: Parts
+    crew: Crew
+    server: HttpServer
+    patience: Patience
+    """For what must succeed before the work begins; gives up when the process is told to stop."""
+
+    @property
+    def url(self) -> str:
+        """Where its probes, metrics and routes are."""
+        return f"http://{self.parts.config.http.host}:{self.server.port}"
+
+
+@contextmanager
+def long_lived(client: str, config_file: Path | None, state: Path | None) -> Iterator[Process]:
+    """Begin and end a long-lived process; an outage at its start is waited out, not-ready.
+
+    Raises:
+        ConfigError: the pipeline is an embedded one, which admits one process.
+    """
+    config = configuration(config_file, state)
+    if config.broker == "embedded":
+        raise ConfigError(
+            'with broker = "embedded" everything runs in one process',
+            'use `vectide up`, or set broker = "kafka" and store = "qdrant"',
+        )
+    configure_logs(config)
+    health, metrics = Health(), Metrics()
+    with until_stopped() as stop, ExitStack() as ending:
+        retry = config.retry
+        patience = Patience(RetryPolicy(retry.initial_seconds, retry.maximum_seconds), health, metrics)
+        _give_up_on(stop, patience)
+        server = http_server(config, health, metrics)
+        ending.callback(server.close)
+        server.start()
+        try:
+            parts = patience.until_done("broker", lambda: open_parts(config, client, health, metrics))
+            ending.callback(parts.close)
+            patience.until_done("store", parts.store.check)
+            yield Process(parts, Crew(stop), server, patience)
+        except (Transient, Backpressure):
+            if not stop.is_set():
+                raise
+            # Told to stop while it still waited for Kafka or the store: nothing was begun.
+
+
+def _give_up_on(stop: threading.Event, patience: Patience) -> None:
+    def watch() -> None:
+        stop.wait()
+        patience.give_up()
+
+    threading.Thread(target=watch, name="give-up", daemon=True).start()

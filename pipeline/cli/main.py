@@ -1,0 +1,97 @@
+"""``vectide``: commands by name, each imported when it is called, and exit codes for scripts.
+
+==== ==========================================================================
+code meaning
+==== ==========================================================================
+0    done; a long-running command was asked to stop and lost nothing
+1    failed; the text says what to do
+2    the command line, the configuration or the environment is wrong
+3    fenced: another process has taken over this writer's identity
+4    the log was replaced or truncated, or a topic has settings that lose data
+5    the collection is of another model or chunking, or not vectide's
+6    the state folder is in use by another process
+7    Kafka, Qdrant or a running vectide did not answer in time: try again
+130  interrupted
+==== ==========================================================================
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Final
+
+import click
+
+from pipeline.errors import Backpressure, Fatal, Transient, VectideError
+
+UNAVAILABLE: Final = 7
+_INTERRUPTED: Final = 130
+
+#: Command: module, name in it, and the line that ``--help`` shows without importing it.
+_COMMANDS: Final = {
+    "demo": ("demo", "demo", "See it work: real documents, live edits, a restart."),
+    "up": ("up", "up", "Keep an index of folders live, in one process, until Ctrl-C."),
+    "search": ("search", "search", "Ask a question of the index."),
+    "status": ("status", "status", "What is indexed, how far behind, how fresh, what failed."),
+    "topics": ("topics", "topics", "Create and check the topics in Kafka."),
+    "connect": ("connect", "connect", "Run the connectors of sources (long-lived)."),
+    "work": ("work", "work", "Run a chunk or an embed worker (long-lived)."),
+    "serve": ("serve", "serve", "Answer searches over HTTP (long-lived)."),
+    "dead-letters": ("dead_letters", "dead_letters", "List, show, replay or drop what failed for good."),
+    "config": ("config", "config", "Check the configuration and show what is in effect."),
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, name, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f"pipeline.cli.{module}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="vectide", prog_name="vectide")
+def cli() -> None:
+    """Keep a vector store in step with its sources, for ever.
+
+    Start with `vectide demo`, or with `vectide up FOLDER` and, in another terminal, `vectide search
+    "your question"`.
+    """
+
+
+def main() -> None:
+    """The entry point: errors become one clear text on standard error and an exit code."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        # `vectide search ... | head`: the reader has what it wants.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except VectideError as error:
+        click.echo(f"vectide: {error}", err=True)
+        sys.exit(exit_code(error))
+
+
+def exit_code(error: VectideError) -> int:
+    """The exit code of an error."""
+    if isinstance(error, Fatal):
+        return error.exit_code
+    return UNAVAILABLE if isinstance(error, Transient | Backpressure) else 1

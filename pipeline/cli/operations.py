@@ -1,0 +1,136 @@
+"""What can be asked of a pipeline, as JSON in and JSON out: the same code behind HTTP and commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from pipeline.cli.assembly import Parts, live_generation
+from pipeline.cli.figures import figures
+from pipeline.embedding.generation import chunker
+from pipeline.embedding.models import config_of, tokenizer_of
+from pipeline.errors import ConfigError
+from pipeline.observe.http import Route
+from pipeline.records import ChunkedDocument, DeadLetter, DocumentEvent
+from pipeline.search.searcher import parse_where
+from pipeline.search.service import SearchService
+from pipeline.specs import GenerationSpec
+from pipeline.stages import dead_letters
+from pipeline.stages.chunk import chunked
+from pipeline.stages.dead_letters import describe
+
+Live = Callable[[], GenerationSpec | None]
+
+#: Shown of a dead letter's record: enough to recognise it.
+_RECORD_CHARACTERS: Final = 20_000
+
+
+class Operations:
+    """One pipeline's operations.
+
+    Args:
+        parts: broker and store, open.
+        search: answers questions; None where nobody asks.
+        live: the live generation.
+        before_status: brings counters of this very process up to date.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        search: SearchService | None = None,
+        live: Live | None = None,
+        before_status: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._parts = parts
+        self._search = search
+        self._live = live or (lambda: live_generation(parts))
+        self._before_status = before_status
+
+    def routes(self) -> dict[tuple[str, str], Route]:
+        """By method and path."""
+        return {
+            ("POST", "/search"): self.search,
+            ("GET", "/status"): self.status,
+            ("POST", "/dead-letters"): self.dead_letters,
+        }
+
+    def search(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """``query``, ``top``, ``filter`` (list of ``key=value``), ``by_document``.
+
+        Raises:
+            ConfigError: an argument is missing, of the wrong type or out of range.
+        """
+        query = arguments.get("query")
+        if not isinstance(query, str) or not query.strip():
+            raise ConfigError("search needs a text as `query`", 'for example {"query": "how do I ..."}')
+        top, filters = arguments.get("top", 5), arguments.get("filter", [])
+        if not isinstance(top, int) or isinstance(top, bool):
+            raise ConfigError(f"`top` = {top!r} is not a whole number", "ask for 1 to 1000 hits")
+        if not isinstance(filters, list) or not all(isinstance(one, str) for one in filters):
+            raise ConfigError("`filter` is not a list of key=value texts", 'for example ["source=docs"]')
+        assert self._search is not None  # the routes of a process that searches
+        metrics = self._parts.metrics
+        with metrics.search_duration_seconds.time():
+            answer = self._search.search(
+                query, top, parse_where(filters), by_document=bool(arguments.get("by_document", False))
+            )
+        metrics.searches.labels(str(answer.complete).lower()).inc()
+        return answer.as_json()
+
+    def status(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything that ``vectide status`` shows."""
+        self._before_status()
+        return figures(self._parts, self._live())
+
+    def dead_letters(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """``action``: ``list``, ``show``, ``replay`` or ``drop``; ``ids``: which (empty for all).
+
+        Raises:
+            ConfigError: there is no such letter.
+        """
+        action, ids = arguments["action"], list(arguments.get("ids", []))
+        standing = dead_letters.standing(self._parts.broker, self._parts.names)
+        unknown = [id for id in ids if id not in standing]
+        if unknown:
+            raise ConfigError(f"there is no dead letter {unknown[0]!r}", "`vectide dead-letters list` shows the ids")
+        chosen = [standing[id] for id in ids] if ids else list(standing.values())
+        match action:
+            case "list":
+                return {"dead_letters": [describe(letter) for letter in chosen]}
+            case "show":
+                return {"dead_letters": [_shown(letter) for letter in chosen]}
+            case "drop":
+                publisher = self._parts.broker.publisher("dead-letters")
+                dead_letters.resolve(publisher, self._parts.names, [letter.id for letter in chosen])
+                return {"dropped": [letter.id for letter in chosen]}
+            case "replay":
+                return self._replay(chosen)
+        raise ConfigError(f"unknown action {action!r}", "list, show, replay or drop")
+
+    def _replay(self, letters: list[DeadLetter]) -> dict[str, Any]:
+        from pipeline.errors import Fatal, Poison
+
+        publisher = self._parts.broker.publisher("dead-letters")
+        chunkers = self._chunkers() if any(letter.stage == "chunk" for letter in letters) else {}
+        replayed, kept = [], []
+        for letter in letters:
+            try:
+                dead_letters.replay(publisher, self._parts.names, letter, self._parts.config.pipeline.epoch, chunkers)
+                replayed.append(letter.id)
+            except (Fatal, Poison) as error:
+                kept.append({"id": letter.id, "why": str(error)})
+        return {"replayed": replayed, "kept": kept}
+
+    def _chunkers(self) -> dict[str, Callable[[DocumentEvent, int], ChunkedDocument]]:
+        live = self._live()
+        if live is None:
+            return {}
+        tokenizer = tokenizer_of(config_of(live.model, self._parts.config.model))
+        cut = chunker(live, tokenizer)
+        return {live.id: lambda event, version: chunked(event, version, live.id, cut)}
+
+
+def _shown(letter: DeadLetter) -> dict[str, Any]:
+    value = (letter.record_value or b"").decode("utf-8", "replace")
+    return {**describe(letter), "record": value[:_RECORD_CHARACTERS], "cut": len(value) > _RECORD_CHARACTERS}

@@ -1,0 +1,79 @@
+"""A long-lived process: its HTTP server, its pulse, and the one line that says that it is ready."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import click
+
+from pipeline.cli.assembly import Parts
+from pipeline.cli.crew import Crew
+from pipeline.config import Config
+from pipeline.deadline import Deadline
+from pipeline.naming import Names
+from pipeline.observe.health import Health
+from pipeline.observe.http import HttpServer, Route
+from pipeline.observe.metrics import Metrics
+from pipeline.ports import Broker
+from pipeline.stages.reports import Reporter
+
+_PULSE_SECONDS: Final = 1.0
+#: Beyond the drain budget: the last commit, leaving the group, the last report.
+_END_SECONDS: Final = 15.0
+
+
+def http_server(
+    config: Config, health: Health, metrics: Metrics, routes: Mapping[tuple[str, str], Route] | None = None
+) -> HttpServer:
+    """The process's HTTP server, listening but not yet answering.
+
+    Raises:
+        ConfigError: the port is taken, or a token is missing.
+    """
+    http = config.http
+    token = http.token.get_secret_value() if http.token else None
+    return HttpServer(http.host, http.port, token, health, metrics, routes)
+
+
+class Pulse:
+    """Ticks once a second in a thread of its own: reports, lag. A tick must not raise what passes."""
+
+    def __init__(self, ticks: Sequence[Callable[[], None]]) -> None:
+        self._ticks = ticks
+
+    def run(self, stop: threading.Event) -> None:
+        """Until ``stop`` is set."""
+        while True:
+            for tick in self._ticks:
+                tick()
+            if stop.wait(_PULSE_SECONDS):
+                return
+
+
+def reporter(broker: Broker, names: Names, role: str, generation: str, health: Health, metrics: Metrics) -> Reporter:
+    """Tells ``status`` about this process."""
+
+    def readiness() -> tuple[bool, str]:
+        verdict = health.readyz()
+        return verdict.ok, "; ".join(f"{part}: {why}" for part, why in verdict.reasons.items())
+
+    return Reporter(broker.publisher("reports"), names, role, generation, metrics.totals, readiness)
+
+
+def attend(crew: Crew, parts: Parts, ready: str) -> None:
+    """Wait until the crew stops or fails; print ``ready`` once, when everything first is.
+
+    Raises:
+        VectideError: what a thread failed with.
+    """
+    said = False
+    try:
+        while not crew.wait(0.05 if not said else 0.5):
+            if not said and parts.health.readyz().ok:
+                click.echo(ready)
+                said = True
+    finally:
+        crew.end(Deadline.after(parts.config.work.drain_seconds + _END_SECONDS))
+    crew.raise_failure()

@@ -1,0 +1,49 @@
+"""``vectide status``: what is indexed, how far behind, how fresh, what failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli.access import reached
+from pipeline.cli.options import as_json, configuration, configure_logs, configured, print_json
+
+
+@click.command()
+@as_json
+@configured
+def status(json_: bool, config_file: Path | None, state: Path | None) -> None:
+    """Show documents, chunks, lag, freshness, dead letters and workers."""
+    config = configuration(config_file, state)
+    configure_logs(config)
+    with reached(config) as ask:
+        found = ask("GET", "/status", {})
+    if json_:
+        print_json(found)
+        return
+    for name, value in _rows(found):
+        click.echo(f"{name:<18} {value}")
+
+
+def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    generation, lag = found["generation"], found["lag_by_stage"]
+    waiting = f"{found['oldest_unprocessed_event_age_seconds']:.1f} s waiting" if found["lag"] else "none waits"
+    partial = [f"{found[state]} {state}" for state in ("incomplete", "failed", "omitted") if found[state]]
+    rows = [
+        ("documents", f"{found['documents']}" + (f" ({', '.join(partial)})" if partial else "")),
+        ("chunks", f"{found['chunks']}"),
+        ("lag", f"{found['lag']} records (chunk {lag['chunk']}, embed {lag['embed']})"),
+        ("oldest event", waiting),
+        ("embedded", f"{found['chunks_embedded']} chunks, {found['tokens_embedded']} tokens"),
+        ("reused", f"{found['chunks_reused']} chunks"),
+        ("dead letters", f"{found['dead_letters']}"),
+        ("generation", "none yet" if generation is None else f"{generation['id']} ({generation['model']})"),
+    ]
+    for worker in found["workers"]:
+        state = "ready" if worker["ready"] else f"not ready: {worker['why']}"
+        rows.append((f"worker {worker['role']}", f"{worker['worker']} {state}"))
+    if not found["workers"]:
+        rows.append(("workers", "none is running"))
+    return rows

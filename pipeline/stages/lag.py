@@ -1,0 +1,47 @@
+"""How far a stage's group is behind, sampled on a timer: a gauge, and the watchdog for a silent stall."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Final
+
+from pipeline.errors import Fatal, Transient
+from pipeline.observe.health import Health
+from pipeline.observe.metrics import Metrics
+from pipeline.ports import Broker
+
+log = logging.getLogger(__name__)
+
+_EVERY_SECONDS: Final = 5.0
+
+
+class LagSampler:
+    """Samples one group on one topic.
+
+    Behind and at the same committed offsets for very long is a stall without an error, which
+    :meth:`Health.progress` turns into a failed liveness probe.
+    """
+
+    def __init__(self, broker: Broker, group: str, topic: str, health: Health, metrics: Metrics) -> None:
+        self._broker = broker
+        self._group = group
+        self._topic = topic
+        self._health = health
+        self._metrics = metrics
+        self._next = 0.0
+
+    def tick(self) -> None:
+        """Sample if it is time to; a broker that does not answer is another part's news."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _EVERY_SECONDS
+        try:
+            lag = self._broker.lag(self._group, self._topic)
+            place = sorted(self._broker.committed(self._group, self._topic).items())
+        except (Transient, Fatal) as error:
+            log.debug("lag not sampled", extra={"error": str(error)})
+            return
+        for partition, records in lag.items():
+            self._metrics.consumer_lag_records.labels(self._topic, str(partition)).set(records)
+        self._health.progress(self._group, place, behind=any(lag.values()))
