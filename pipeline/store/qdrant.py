@@ -73,19 +73,14 @@ class QdrantStore:
         """Make a collection with its payload indexes, or open the one that is there."""
         from qdrant_client import models
 
+        if not self._exists(spec.name):
+            try:
+                self._make(spec)
+            except Fatal:
+                # Several workers start at once, and another one made it in between.
+                if not self._exists(spec.name):
+                    raise
         with _translated(spec.name):
-            if not self._client.collection_exists(spec.name):
-                self._client.create_collection(
-                    spec.name,
-                    vectors_config={
-                        VECTOR: models.VectorParams(
-                            size=spec.dimension, distance=models.Distance(_DISTANCES[spec.distance])
-                        )
-                    },
-                    shard_number=self._settings.shard_number,
-                    replication_factor=self._settings.replication_factor,
-                    metadata=metadata_of(spec),
-                )
             collection = self.open(spec.name)
             check_same(spec, collection.spec)
             # Making an index again does nothing; a creation that was cut off is completed here.
@@ -97,6 +92,23 @@ class QdrantStore:
                 )
                 self._client.create_payload_index(spec.name, field, schema, wait=True)
         return collection
+
+    def _exists(self, name: str) -> bool:
+        with _translated(name):
+            return bool(self._client.collection_exists(name))
+
+    def _make(self, spec: CollectionSpec) -> None:
+        from qdrant_client import models
+
+        distance = models.Distance(_DISTANCES[spec.distance])
+        with _translated(spec.name):
+            self._client.create_collection(
+                spec.name,
+                vectors_config={VECTOR: models.VectorParams(size=spec.dimension, distance=distance)},
+                shard_number=self._settings.shard_number,
+                replication_factor=self._settings.replication_factor,
+                metadata=metadata_of(spec),
+            )
 
     def open(self, name: str) -> PointCollection:
         """Open a collection.

@@ -83,6 +83,11 @@ class Shards:
             (self.state / name / "config.json").write_text(json.dumps(config))
             self.open[name] = shard, config
 
+    def close(self) -> None:
+        for shard, _ in self.open.values():
+            shard.close()
+        self.open.clear()
+
     def get(self, name: str) -> tuple[Any, dict[str, Any]]:
         target = self.aliases().get(name, name)
         if target not in self.open:
@@ -117,6 +122,7 @@ class Handler(BaseHTTPRequestHandler):
     shards: Shards
     faults: Faults
     version = "1.19.0"
+    api_key: str | None = None
 
     def log_message(self, format: str, *args: object) -> None:
         """Silent."""
@@ -154,6 +160,8 @@ class Handler(BaseHTTPRequestHandler):
                 for name, value in body.items():
                     setattr(self.faults, name, value)
                 return self._answer(200, {"result": True})
+            if self.api_key is not None and self.headers.get("api-key") != self.api_key:
+                raise Refused(401, "Must provide an API key or an Authorization bearer token")
             if self.faults.delay:
                 time.sleep(self.faults.delay)
             if write:
@@ -333,8 +341,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         if status == 429:
             self.send_header("Retry-After", "1")
-        self.end_headers()
-        self.wfile.write(body)
+        try:
+            self.end_headers()
+            self.wfile.write(body)
+        except ConnectionError:
+            self.close_connection = True  # the client did not wait for the answer
 
 
 def _request(body: Mapping[str, Any]) -> Any:
@@ -378,9 +389,10 @@ def _done() -> dict[str, Any]:
     return {"operation_id": 0, "status": "completed"}
 
 
-def serve(state: Path, port: int = 0, version: str = "1.19.0") -> ThreadingHTTPServer:
+def serve(state: Path, port: int = 0, version: str = "1.19.0", api_key: str | None = None) -> ThreadingHTTPServer:
     """A server on loopback, not yet serving; its ``server_address`` has the port."""
-    handler = type("BoundHandler", (Handler,), {"shards": Shards(state), "faults": Faults(), "version": version})
+    bound = {"shards": Shards(state), "faults": Faults(), "version": version, "api_key": api_key}
+    handler = type("BoundHandler", (Handler,), bound)
     server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     server.daemon_threads = True
     return server
@@ -400,6 +412,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     print(f"qdrant loopback ready on http://127.0.0.1:{server.server_address[1]}", flush=True)
     server.serve_forever()
+    server.RequestHandlerClass.shards.close()  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

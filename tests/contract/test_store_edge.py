@@ -1,0 +1,167 @@
+"""The embedded store's own ground: killed processes, a second process, half-made collections, bad folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import secrets
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import CollectionMissing, Fatal, ForeignCollection, StateInUse, StoreUnavailable
+from pipeline.store.edge import EdgeStore
+from tests.contract.store_points import SPEC, chunk, chunks_of, head, key, stamp
+
+
+def _writer(directory: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.contract.edge_writer", str(directory)], stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.processes
+def test_sigkill_loses_no_acknowledged_write(tmp_path: Path) -> None:
+    """Given a process that writes, when it is killed at a random moment and the store is opened again, then
+    everything it was told is written is there, and what it deleted is not; four times over.
+    """
+    seed = int(os.environ.get("VECTIDE_TEST_SEED") or secrets.randbelow(1 << 32))
+    print(f"VECTIDE_TEST_SEED={seed}")
+    random_ = random.Random(seed)
+    last = -1
+    for _ in range(4):
+        writer = _writer(tmp_path)
+        assert writer.stdout is not None
+        for line in writer.stdout:
+            last = int(line)
+            if random_.random() < 0.03:
+                break
+        writer.send_signal(signal.SIGKILL)
+        # What was printed before the kill was acknowledged as well.
+        last = max([last, *(int(line) for line in writer.stdout.read().split("\n")[:-1])])
+        writer.wait(30)
+        writer.stdout.close()
+        store = EdgeStore(tmp_path)
+        collection = store.open(SPEC.name)
+        heads = collection.heads([key(f"d{n}").doc for n in range(last + 1)])
+        assert len(heads) == last + 1
+        texts = {one.text for one in chunks_of(collection)}
+        swept = {n - 1 for n in range(2, last + 1, 3)}
+        for n in range(last + 1):
+            expected = {f"text {n} 0", f"text {n} 1"}
+            assert texts & expected == (set() if n in swept else expected) or n >= last, n
+        store.close()
+    assert last > 10
+
+
+@pytest.mark.processes
+def test_a_second_process_is_told(tmp_path: Path) -> None:
+    """Given a process that has the store open, when another opens it, then it fails at once with what to do."""
+    writer = _writer(tmp_path)
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    try:
+        with pytest.raises(StateInUse, match="another process"):
+            EdgeStore(tmp_path).open(SPEC.name)
+    finally:
+        writer.kill()
+        writer.wait(30)
+        writer.stdout.close()
+    store = EdgeStore(tmp_path)
+    assert store.open(SPEC.name).count_heads()["complete"] > 0
+    store.close()
+
+
+def test_what_was_flushed_is_there_after_reopening(tmp_path: Path) -> None:
+    store = EdgeStore(tmp_path)
+    collection = store.create(SPEC)
+    point = chunk("d", "text", stamp(1), filters={"acl": "x"})
+    collection.upsert_chunks([point], {})
+    collection.insert_heads([head("d", stamp(1), point)])
+    store.point_alias("live", SPEC.name)
+    assert not collection.flush_each_batch
+    collection.flush()
+    store.close()
+    again = EdgeStore(tmp_path)
+    reopened = again.open(SPEC.name)
+    assert reopened.spec == SPEC
+    assert [one.id for one in chunks_of(reopened)] == [point.id]
+    assert [hit.text for hit in reopened.search(point.vector, 3, {"acl": ("x",)})] == ["text"]
+    assert again.alias("live") == SPEC.name
+    again.close()
+
+
+def test_a_creation_that_was_cut_off_is_made_again(tmp_path: Path) -> None:
+    """Given a folder whose creation died before it was complete, when it is made again, then it works."""
+    shard = tmp_path / SPEC.name / "shard"
+    shard.mkdir(parents=True)
+    (shard / "half a segment").write_bytes(b"\0" * 100)
+    store = EdgeStore(tmp_path)
+    assert store.names("") == []
+    with pytest.raises(CollectionMissing):
+        store.open(SPEC.name)
+    store.create(SPEC).insert_heads([head("d", stamp(1))])
+    assert store.open(SPEC.name).count_heads() == {"complete": 1}
+    store.close()
+
+
+def test_a_drop_that_was_cut_off_leaves_no_collection(tmp_path: Path) -> None:
+    """Given a drop that died after its first step, when names are asked for, then the collection is not one."""
+    store = EdgeStore(tmp_path)
+    store.create(SPEC)
+    store.close()
+    (tmp_path / SPEC.name / "collection.json").unlink()
+    again = EdgeStore(tmp_path)
+    assert again.names("") == []
+    assert again.create(SPEC).count_chunks() == 0
+    again.close()
+
+
+@pytest.mark.parametrize("described", ["{", "[]", "{}", json.dumps({"made_by": "another"}), "null"])
+def test_a_foreign_folder_is_refused(tmp_path: Path, described: str) -> None:
+    folder = tmp_path / SPEC.name
+    folder.mkdir()
+    (folder / "collection.json").write_text(described)
+    store = EdgeStore(tmp_path)
+    with pytest.raises(ForeignCollection):
+        store.open(SPEC.name)
+    with pytest.raises(ForeignCollection):
+        store.create(SPEC)
+    assert (folder / "collection.json").read_text() == described
+
+
+def test_a_later_format_asks_for_an_upgrade(tmp_path: Path) -> None:
+    store = EdgeStore(tmp_path)
+    store.create(SPEC)
+    store.close()
+    path = tmp_path / SPEC.name / "collection.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+    with pytest.raises(ForeignCollection, match="upgrade"):
+        EdgeStore(tmp_path).open(SPEC.name)
+
+
+def test_a_damaged_shard_is_fatal_and_says_what_to_do(tmp_path: Path) -> None:
+    store = EdgeStore(tmp_path)
+    store.create(SPEC)
+    store.close()
+    for path in (tmp_path / SPEC.name / "shard").rglob("*.json"):
+        path.write_text("no json")
+    with pytest.raises(Fatal, match="sync again"):
+        EdgeStore(tmp_path).open(SPEC.name)
+
+
+def test_a_folder_that_cannot_be_made_is_fatal(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Fatal, match="--state"):
+        EdgeStore(tmp_path / "file" / "store")
+
+
+def test_a_folder_that_vanished_is_unavailable(tmp_path: Path) -> None:
+    store = EdgeStore(tmp_path / "store")
+    (tmp_path / "store").rmdir()
+    with pytest.raises(StoreUnavailable):
+        store.check()
