@@ -1,0 +1,296 @@
+"""The Broker port on Kafka, through kafka-python.
+
+Consumers read only committed transactions and move as few partitions as possible in a rebalance;
+every offset is committed by the caller. Topics are made so that no acknowledged record is lost:
+no unclean leader election, and two in-sync replicas where there are three.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from kafka import KafkaAdminClient
+from kafka import TopicPartition as KafkaPartition
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import (
+    GroupIdNotFoundError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+)
+from kafka.protocol.consumer.offsets import IsolationLevel, OffsetSpec
+
+from pipeline.broker.kafka_consumer import KafkaGroupConsumer, KafkaReader
+from pipeline.broker.kafka_errors import translated
+from pipeline.broker.kafka_producer import KafkaPublisher, KafkaTransactionalPublisher
+from pipeline.config import KafkaConfig
+from pipeline.errors import BrokerUnavailable, Fatal, TopicMismatch
+from pipeline.ports import (
+    Consumer,
+    OffsetRange,
+    Publisher,
+    Reader,
+    TopicInfo,
+    TopicSpec,
+    TransactionalPublisher,
+)
+
+#: Headers and Kafka's own framing around key and value.
+_FRAMING_BYTES: Final = 16 * 1024
+_BOOTSTRAP_MS: Final = 10_000
+#: Replicas and in-sync replicas where there are at least three brokers.
+_REPLICAS: Final = 3
+
+
+class KafkaBroker:
+    """A Kafka cluster.
+
+    Args:
+        config: how to reach it.
+        client: names this process in the broker's logs.
+
+    Raises:
+        BrokerUnavailable: no answer.
+        Fatal: it refuses the credentials, or crc32c is missing.
+    """
+
+    def __init__(self, config: KafkaConfig, client: str) -> None:
+        _require_crc32c()
+        self._config = config
+        self._client = client
+        self._connection = connection_of(config)
+        self._lock = threading.RLock()
+        self._limits: dict[str, int] = {}
+        self._admin = self._new_admin()
+
+    # ---------------------------------------------------------------------------- clients
+
+    def consumer(self, group: str, topics: Sequence[str], client: str) -> Consumer:
+        """Join a group."""
+        return KafkaGroupConsumer(
+            {**self._connection, "client_id": client},
+            group,
+            topics,
+            self._config.session_timeout_seconds,
+            self._config.max_poll_interval_seconds,
+        )
+
+    def reader(self, topic: str, start: Mapping[int, int] | None = None) -> Reader:
+        """Read a topic without a group."""
+        partitions = range(self._described(topic).partitions)
+        return KafkaReader({**self._connection, "client_id": self._client}, topic, start or {}, partitions)
+
+    def publisher(self, client: str) -> Publisher:
+        """Make an idempotent producer."""
+        return KafkaPublisher({**self._connection, "client_id": client}, self._limit)
+
+    def transactional_publisher(self, transactional_id: str) -> TransactionalPublisher:
+        """Take a transactional id over."""
+        return KafkaTransactionalPublisher(
+            {**self._connection, "client_id": self._client}, transactional_id, self._limit
+        )
+
+    # ----------------------------------------------------------------------------- topics
+
+    def ensure_topics(self, specs: Sequence[TopicSpec]) -> list[str]:
+        """Create what is missing; check what is there."""
+        with self._asking("create topics") as admin:
+            brokers = len(admin.describe_cluster()["brokers"])
+            present = {topic["name"] for topic in admin.describe_topics(None)}
+            missing = [spec for spec in specs if spec.name not in present]
+            wanted = {spec.name: self._creation(spec, brokers) for spec in missing}
+            if wanted:
+                try:
+                    admin.create_topics(wanted, wait_for_metadata=True)
+                except TopicAlreadyExistsError:
+                    missing = []  # another process was faster; its topics are checked below
+        for spec in specs:
+            if spec.name in present or not missing:
+                self._check(spec)
+        return [spec.name for spec in missing]
+
+    def topics(self, prefix: str) -> dict[str, TopicInfo]:
+        """Those whose names start with ``prefix``."""
+        with self._asking("list topics") as admin:
+            found = admin.describe_topics(None)
+        return {
+            topic["name"]: TopicInfo(topic["name"], str(topic["topic_id"]), len(topic["partitions"]))
+            for topic in found
+            if topic["name"].startswith(prefix)
+        }
+
+    def delete_topics(self, names: Sequence[str]) -> None:
+        """Delete topics."""
+        for name in names:
+            with self._asking("delete topics") as admin:
+                try:
+                    admin.delete_topics([name])
+                except UnknownTopicOrPartitionError:
+                    continue
+
+    def delete_records(self, topic: str, before: Mapping[int, int]) -> None:
+        """Drop everything before these offsets."""
+        if before:
+            with self._asking(f"trim {topic}") as admin:
+                admin.delete_records({KafkaPartition(topic, partition): offset for partition, offset in before.items()})
+
+    # ---------------------------------------------------------------------------- offsets
+
+    def offsets(self, topic: str) -> dict[int, OffsetRange]:
+        """First kept and next offset of every partition, committed transactions only."""
+        partitions = range(self._described(topic).partitions)
+        starts = self._bounds(topic, partitions, OffsetSpec.EARLIEST)
+        ends = self._bounds(topic, partitions, OffsetSpec.LATEST)
+        return {partition: OffsetRange(starts[partition], ends[partition]) for partition in partitions}
+
+    def committed(self, group: str, topic: str) -> dict[int, int]:
+        """A group's committed offsets."""
+        with self._asking(f"ask for the offsets of {group}") as admin:
+            try:
+                found = admin.list_group_offsets({group: None}).get(group, {})
+            except GroupIdNotFoundError:
+                return {}
+        return {at.partition: int(one.offset) for at, one in found.items() if at.topic == topic and one.offset >= 0}
+
+    def lag(self, group: str, topic: str) -> dict[int, int]:
+        """Records between a group's committed offsets and the end; an upper bound."""
+        committed = self.committed(group, topic)
+        return {
+            partition: max(0, bounds.end - max(bounds.start, committed.get(partition, bounds.start)))
+            for partition, bounds in self.offsets(topic).items()
+        }
+
+    def delete_group(self, group: str) -> None:
+        """Forget a group."""
+        with self._asking(f"delete group {group}") as admin:
+            outcome = admin.delete_groups([group]).get(group, "OK")
+        if outcome not in ("OK", "GroupIdNotFoundError"):
+            raise BrokerUnavailable(f"group {group} cannot be deleted now: {outcome}")
+
+    def close(self) -> None:
+        """Release connections."""
+        with self._lock:
+            self._admin.close()
+
+    # ---------------------------------------------------------------------------- private
+
+    def _new_admin(self) -> KafkaAdminClient:
+        with translated(f"reach Kafka at {self._config.bootstrap_servers}"):
+            return KafkaAdminClient(**{**self._connection, "client_id": self._client})
+
+    @contextmanager
+    def _asking(self, what: str) -> Iterator[KafkaAdminClient]:
+        """The admin client, which is for one thread at a time."""
+        with self._lock, translated(what):
+            yield self._admin
+
+    def _described(self, topic: str) -> TopicInfo:
+        found = self.topics(topic).get(topic)
+        if found is None:
+            raise Fatal(f"there is no topic {topic}", "run `vectide topics apply` first")
+        return found
+
+    def _bounds(self, topic: str, partitions: Sequence[int], spec: OffsetSpec) -> dict[int, int]:
+        with self._asking(f"ask for the offsets of {topic}") as admin:
+            wanted = {KafkaPartition(topic, partition): spec for partition in partitions}
+            found = admin.list_partition_offsets(wanted, isolation_level=IsolationLevel.READ_COMMITTED)
+        return {at.partition: int(one.offset) for at, one in found.items()}
+
+    def _limit(self, topic: str) -> int:
+        if topic not in self._limits:
+            self._limits[topic] = int(self._settings(topic)["max.message.bytes"]) - _FRAMING_BYTES
+        return self._limits[topic]
+
+    def _settings(self, topic: str) -> dict[str, str]:
+        with self._asking(f"ask for the settings of {topic}") as admin:
+            resource = ConfigResource(ConfigResourceType.TOPIC, topic)
+            found = admin.describe_configs([resource], config_filter="all")
+        return {name: str(one["value"]) for name, one in found["topic"][topic].items()}
+
+    def _creation(self, spec: TopicSpec, brokers: int) -> dict[str, Any]:
+        replicas = self._config.replication_factor or min(_REPLICAS, brokers)
+        return {
+            "num_partitions": spec.partitions,
+            "replication_factor": replicas,
+            "configs": {
+                **_required(spec),
+                "min.insync.replicas": "2" if replicas >= _REPLICAS else "1",
+                "message.timestamp.type": "LogAppendTime",
+                "max.message.bytes": str(spec.max_record_bytes + _FRAMING_BYTES),
+                **_lag_limit(spec),
+            },
+        }
+
+    def _check(self, spec: TopicSpec) -> None:
+        partitions = self._described(spec.name).partitions
+        if partitions != spec.partitions:
+            raise TopicMismatch(
+                f"topic {spec.name} has {partitions} partitions, the configuration says {spec.partitions}",
+                "set pipeline.partitions to what is there; a topic is never re-partitioned in place",
+            )
+        settings = self._settings(spec.name)
+        for name, wanted in _required(spec).items():
+            if not _same(settings.get(name, ""), wanted):
+                raise TopicMismatch(
+                    f"topic {spec.name}: {name} is {settings.get(name)}, which can lose data; it must be {wanted}",
+                    f"kafka-configs.sh --alter --topic {spec.name} --add-config '{name}=[{wanted}]'",
+                )
+        if int(settings["max.message.bytes"]) < spec.max_record_bytes:
+            raise TopicMismatch(
+                f"topic {spec.name}: max.message.bytes is {settings['max.message.bytes']}, "
+                f"below {spec.max_record_bytes}",
+                "raise it, or lower pipeline.document_limit_bytes",
+            )
+
+
+def connection_of(config: KafkaConfig) -> dict[str, Any]:
+    """kafka-python's client options for a configuration."""
+    options: dict[str, Any] = {
+        "bootstrap_servers": [server.strip() for server in config.bootstrap_servers.split(",")],
+        "security_protocol": config.security_protocol,
+        "request_timeout_ms": round(config.request_timeout_seconds * 1000),
+        "bootstrap_timeout_ms": _BOOTSTRAP_MS,
+        "ssl_check_hostname": config.ssl_check_hostname,
+    }
+    secret: Callable[[], str] | None = config.sasl_password.get_secret_value if config.sasl_password else None
+    given = {
+        "sasl_mechanism": config.sasl_mechanism,
+        "sasl_plain_username": config.sasl_username,
+        "sasl_plain_password": secret() if secret else None,
+        "ssl_cafile": str(config.ssl_cafile) if config.ssl_cafile else None,
+        "ssl_certfile": str(config.ssl_certfile) if config.ssl_certfile else None,
+        "ssl_keyfile": str(config.ssl_keyfile) if config.ssl_keyfile else None,
+    }
+    return {**options, **{name: value for name, value in given.items() if value is not None}, **config.options}
+
+
+def _required(spec: TopicSpec) -> dict[str, str]:
+    """Settings without which records are lost."""
+    retention = -1 if spec.retention_seconds is None else round(spec.retention_seconds * 1000)
+    return {
+        "cleanup.policy": spec.cleanup,
+        "retention.ms": str(retention),
+        "retention.bytes": "-1",
+        "unclean.leader.election.enable": "false",
+    }
+
+
+def _lag_limit(spec: TopicSpec) -> dict[str, str]:
+    if spec.max_compaction_lag_seconds is None:
+        return {}
+    return {"max.compaction.lag.ms": str(round(spec.max_compaction_lag_seconds * 1000))}
+
+
+def _same(present: str, wanted: str) -> bool:
+    return sorted(present.split(",")) == sorted(wanted.split(","))
+
+
+def _require_crc32c() -> None:
+    try:
+        import crc32c  # noqa: F401
+    except ImportError:
+        raise Fatal(
+            "the package crc32c is missing: Kafka's checksums would be computed in Python", "pip install crc32c"
+        ) from None

@@ -1,0 +1,235 @@
+"""The Consumer and Reader ports on kafka-python; each is used by one thread."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from kafka import ConsumerRebalanceListener, KafkaConsumer
+from kafka import TopicPartition as KafkaPartition
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError, RebalanceInProgressError
+from kafka.structs import OffsetAndMetadata
+
+from pipeline.broker.kafka_errors import translated
+from pipeline.deadline import Deadline
+from pipeline.errors import BrokerUnavailable, LogDiverged, PartitionsLost
+from pipeline.ports import Polled, Record, TopicPartition
+
+#: One answer of a broker; a larger record still comes through, alone.
+_FETCH_BYTES: Final = 16 * 1024 * 1024
+_QUERY_MS: Final = 10_000
+
+
+class KafkaGroupConsumer:
+    """A member of a consumer group.
+
+    Args:
+        connection: client options of the configuration.
+        group: the consumer group.
+        topics: what it reads.
+        session_timeout_seconds: silence after which the others take its partitions over.
+        max_poll_interval_seconds: time between polls after which it leaves by itself.
+    """
+
+    def __init__(
+        self,
+        connection: Mapping[str, Any],
+        group: str,
+        topics: Sequence[str],
+        session_timeout_seconds: float,
+        max_poll_interval_seconds: float,
+    ) -> None:
+        self._group = group
+        self._changes = _Changes()
+        with translated(f"join group {group}"):
+            self._consumer = KafkaConsumer(
+                **connection,
+                group_id=group,
+                # Without an offset it starts at the beginning (see poll); one that is out of range
+                # must never be reset in silence.
+                auto_offset_reset="none",
+                enable_auto_commit=False,
+                isolation_level="read_committed",
+                partition_assignment_strategy=[CooperativeStickyAssignor],
+                session_timeout_ms=round(session_timeout_seconds * 1000),
+                heartbeat_interval_ms=max(300, round(session_timeout_seconds * 1000 / 5)),
+                max_poll_interval_ms=round(max_poll_interval_seconds * 1000),
+                fetch_max_bytes=_FETCH_BYTES,
+            )
+            self._consumer.subscribe(list(topics), listener=self._changes)
+
+    def poll(self, timeout: float, max_records: int) -> Polled:
+        """The next records, and what happened to the assignment before them."""
+        # If this raises, the news of a changed assignment stay for the next poll.
+        with translated(f"poll as a member of {self._group}"):
+            found = self._poll(timeout, max_records)
+        assigned, revoked = self._changes.take()
+        records = [_record(one) for batch in found.values() for one in batch]
+        return Polled(records, frozenset(assigned), frozenset(revoked))
+
+    def assignment(self) -> frozenset[TopicPartition]:
+        """The partitions that this member holds."""
+        return frozenset(TopicPartition(*one) for one in self._consumer.assignment())
+
+    def pause(self, partitions: Iterable[TopicPartition]) -> None:
+        """Deliver nothing from these."""
+        self._consumer.pause(*self._held(partitions))
+
+    def resume(self, partitions: Iterable[TopicPartition]) -> None:
+        """Deliver from these again."""
+        self._consumer.resume(*self._held(partitions))
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        """Read on from ``offset``."""
+        for held in self._held([partition]):
+            self._consumer.seek(held, offset)
+
+    def position(self, partition: TopicPartition) -> int:
+        """The next offset to be read; -1 while it is not known yet, so that nothing is committed."""
+        with translated(f"ask for the position of {partition.topic}[{partition.partition}]"):
+            found = self._consumer._subscription.assignment[KafkaPartition(*partition)].position  # noqa: SLF001 - position() may ask the broker and wait
+            return -1 if found is None else int(found.offset)
+
+    def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The group's committed offsets."""
+        found = {}
+        with translated(f"ask for the offsets of {self._group}"):
+            for at in partitions:
+                offset = self._consumer.committed(KafkaPartition(*at), timeout_ms=_QUERY_MS)
+                if offset is not None:
+                    found[at] = int(offset)
+        return found
+
+    def commit(self, offsets: Mapping[TopicPartition, int], deadline: Deadline) -> None:
+        """Commit for the partitions that this member still holds."""
+        held = self.assignment()
+        lost = [at for at in offsets if at not in held]
+        if lost:
+            raise PartitionsLost(f"{lost[0].topic}[{lost[0].partition}] belongs to another member of {self._group}")
+        wanted = {KafkaPartition(*at): OffsetAndMetadata(offset, "", -1) for at, offset in offsets.items()}
+        with translated(f"commit offsets of {self._group}"):
+            try:
+                self._consumer.commit(wanted, timeout_ms=max(1, round(deadline.remaining() * 1000)))
+            except RebalanceInProgressError:
+                raise BrokerUnavailable(f"group {self._group} is rebalancing; commit again") from None
+
+    def close(self, deadline: Deadline) -> None:
+        """Leave the group."""
+        with contextlib.suppress(KafkaError):  # the session ends by its timeout then
+            self._consumer.close(autocommit=False, timeout_ms=max(1, round(deadline.remaining() * 1000)))
+
+    def _poll(self, timeout: float, max_records: int) -> dict[Any, Any]:
+        deadline = Deadline.after(timeout)
+        while True:
+            try:
+                found: dict[Any, Any] = self._consumer.poll(round(deadline.remaining() * 1000), max_records=max_records)
+                return found
+            except NoOffsetForPartitionError as error:
+                self._consumer.seek_to_beginning(*error.args[0])
+            except OffsetOutOfRangeError as error:
+                ((at, offset),) = error.args[0].items()
+                raise LogDiverged(
+                    f"group {self._group} stands at offset {offset} of {at.topic}[{at.partition}], "
+                    "which is not in the log",
+                    "records were lost or the topic was replaced: rewind the stage before, or start a new generation",
+                ) from None
+
+    def _held(self, partitions: Iterable[TopicPartition]) -> list[KafkaPartition]:
+        held = self._consumer.assignment()
+        return [one for at in partitions if (one := KafkaPartition(*at)) in held]
+
+
+class KafkaReader:
+    """Reads partitions without a group.
+
+    Args:
+        connection: client options of the configuration.
+        topic: what it reads.
+        starts: partition to first offset; the log's start where it is missing.
+        partitions: of the topic.
+    """
+
+    def __init__(
+        self, connection: Mapping[str, Any], topic: str, starts: Mapping[int, int], partitions: Iterable[int]
+    ) -> None:
+        self._topic = topic
+        with translated(f"read {topic}"):
+            self._consumer = KafkaConsumer(
+                **connection,
+                group_id=None,
+                auto_offset_reset="earliest",
+                enable_auto_commit=False,
+                isolation_level="read_committed",
+                fetch_max_bytes=_FETCH_BYTES,
+            )
+            assigned = [KafkaPartition(topic, partition) for partition in partitions]
+            self._consumer.assign(assigned)
+            ends = self._consumer.end_offsets(assigned, timeout_ms=_QUERY_MS)
+            begins = self._consumer.beginning_offsets(assigned, timeout_ms=_QUERY_MS)
+            self._ends = {at: int(end) for at, end in ends.items()}
+            for at in assigned:
+                self._consumer.seek(at, max(int(begins[at]), starts.get(at.partition, 0)))
+
+    def poll(self, timeout: float, max_records: int) -> list[Record]:
+        """The next records of committed transactions."""
+        with translated(f"read {self._topic}"):
+            found = self._consumer.poll(round(timeout * 1000), max_records=max_records)
+        return [_record(one) for batch in found.values() for one in batch]
+
+    def caught_up(self) -> bool:
+        """True once everything up to the ends at the opening has been read."""
+        with translated(f"read {self._topic}"):
+            return all(
+                (self._consumer.position(at, timeout_ms=_QUERY_MS) or 0) >= end for at, end in self._ends.items()
+            )
+
+    def close(self) -> None:
+        """Release connections."""
+        self._consumer.close(autocommit=False, timeout_ms=1000)
+
+
+class _Changes(ConsumerRebalanceListener):  # type: ignore[misc] # the library has no types
+    """What the rebalance listener was told, until the next poll returns it. Called on another thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._assigned: set[TopicPartition] = set()
+        self._revoked: set[TopicPartition] = set()
+
+    def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
+        """Given up to another member."""
+        with self._lock:
+            gone = {TopicPartition(*at) for at in revoked}
+            self._revoked |= gone
+            self._assigned -= gone
+
+    def on_partitions_lost(self, lost: Iterable[Any]) -> None:
+        """The group moved on without this member."""
+        self.on_partitions_revoked(lost)
+
+    def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
+        """New to this member (cooperative: only what it did not hold)."""
+        with self._lock:
+            self._assigned |= {TopicPartition(*at) for at in assigned}
+
+    def take(self) -> tuple[set[TopicPartition], set[TopicPartition]]:
+        """What happened since the last call."""
+        with self._lock:
+            taken = self._assigned, self._revoked
+            self._assigned, self._revoked = set(), set()
+            return taken
+
+
+def _record(one: Any) -> Record:
+    return Record(
+        one.topic,
+        one.partition,
+        one.offset,
+        one.key,
+        one.value,
+        tuple((name, value or b"") for name, value in one.headers),
+        one.timestamp / 1000,
+    )

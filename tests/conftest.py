@@ -1,0 +1,35 @@
+"""Fixtures for every suite: one real Kafka for a whole run, and names that never meet."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.kafka import KafkaServer, Missing
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """A running broker. Missing parts skip on a laptop and fail in CI."""
+    try:
+        server = KafkaServer(tmp_path_factory.mktemp("kafka"))
+    except Missing as missing:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def fresh() -> str:
+    """First part of every name: no test sees another's topics."""
+    return f"t{uuid.uuid4().hex[:10]}"

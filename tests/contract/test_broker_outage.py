@@ -1,0 +1,94 @@
+"""A Kafka that is away, hangs or comes back: bounded waits, and no client has to be restarted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.deadline import Deadline
+from pipeline.errors import BrokerUnavailable, TopicMismatch
+from pipeline.ports import TopicSpec
+from tests.contract.brokers import MEGABYTE, at, kafka_broker, read, record, soon, topic, until, values
+from tests.support.kafka import KafkaServer
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture
+def own_kafka(kafka: KafkaServer, tmp_path: Path) -> Iterator[KafkaServer]:
+    """A broker that this test may hurt."""
+    server = KafkaServer(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_a_broker_that_is_down_at_the_start_is_unavailable(kafka: KafkaServer, tmp_path: Path) -> None:
+    with pytest.raises(BrokerUnavailable):
+        kafka_broker(KafkaServer(tmp_path))
+
+
+def test_clients_survive_a_broker_that_is_killed_and_started_again(own_kafka: KafkaServer, fresh: str) -> None:
+    broker = kafka_broker(own_kafka)
+    name = topic(broker, f"{fresh}.a")
+    publisher, consumer = broker.publisher("p"), broker.consumer(f"{fresh}.g", [name], "c")
+    publisher.publish([record(name, "before")], soon())
+    assert values(read(consumer, 1)) == ["before"]
+    own_kafka.kill()
+    with pytest.raises(BrokerUnavailable):
+        publisher.publish([record(name, "lost")], Deadline.after(2))
+    with pytest.raises(BrokerUnavailable):
+        consumer.commit({at(name): 1}, Deadline.after(2))
+    own_kafka.restart()
+
+    def published() -> bool:
+        try:
+            publisher.publish([record(name, "after")], Deadline.after(5))
+        except BrokerUnavailable:
+            return False
+        return True
+
+    until(published)
+    found: list[str] = []
+
+    def came() -> bool:
+        try:
+            found.extend(values(consumer.poll(0.5, 10).records))
+        except BrokerUnavailable:
+            return False
+        return "after" in found
+
+    until(came)
+    consumer.close(Deadline.after(5))
+    broker.close()
+
+
+def test_a_commit_to_a_broker_that_hangs_ends_at_its_deadline(own_kafka: KafkaServer, fresh: str) -> None:
+    broker = kafka_broker(own_kafka)
+    name = topic(broker, f"{fresh}.a")
+    broker.publisher("p").publish([record(name, "x")], soon())
+    consumer = broker.consumer(f"{fresh}.g", [name], "c")
+    read(consumer, 1)
+    own_kafka.pause()
+    try:
+        with pytest.raises(BrokerUnavailable):
+            consumer.commit({at(name): 1}, Deadline.after(1))
+    finally:
+        own_kafka.resume()
+    consumer.close(Deadline.after(5))
+    broker.close()
+
+
+def test_a_topic_with_settings_that_lose_data_is_refused(kafka: KafkaServer, fresh: str) -> None:
+    from kafka import KafkaAdminClient
+
+    admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    configs = {"cleanup.policy": "compact", "retention.ms": "-1", "unclean.leader.election.enable": "true"}
+    admin.create_topics({f"{fresh}.a": {"num_partitions": 1, "replication_factor": 1, "configs": configs}})
+    admin.close()
+    broker = kafka_broker(kafka)
+    with pytest.raises(TopicMismatch, match=r"unclean\.leader\.election\.enable"):
+        broker.ensure_topics([TopicSpec(f"{fresh}.a", 1, "compact", MEGABYTE)])
+    broker.close()
