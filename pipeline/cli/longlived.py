@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+
 from pipeline.cli.assembly import Parts, open_parts
 from pipeline.cli.crew import Crew, until_stopped
 from pipeline.cli.options import configuration, configure_logs
@@ -67,6 +69,7 @@ def long_lived(client: str, config_file: Path | None, state: Path | None) -> Ite
             if not stop.is_set():
                 raise
             # Told to stop while it still waited for Kafka or the store: nothing was begun.
+            raise click.exceptions.Exit(0) from None
 
 
 def _give_up_on(stop: threading.Event, patience: Patience) -> None:

