@@ -76,7 +76,7 @@ class Runner:
         epoch: of the documents topic.
         state_directory: of the cache of what was published; None keeps it in memory.
         patience: waits out outages of broker and source.
-        health: told about the loop ``connect`` and the parts ``broker`` and ``source``.
+        health: told about the loop ``connect.<id>`` and the parts ``broker`` and ``source.<id>``.
         metrics: counts what was published and skipped.
         limits: bounds.
     """
@@ -97,6 +97,8 @@ class Runner:
         """Set once the first scan is complete and everything that it found is published."""
         self._source = source
         self._broker = broker
+        self._loop = f"connect.{source.id}"
+        self._part = f"source.{source.id}"
         self._id = names.connector(source.id)
         self._topic = names.documents(epoch)
         self._state_topic = names.connector_state
@@ -132,7 +134,8 @@ class Runner:
             if not stop.is_set():
                 raise
         finally:
-            self._health.end("connect")
+            self._health.end(self._loop)
+            self._health.set_ready(self._part, True, "")
             self._source.close()
             self._leave()
             self._state.close()
@@ -140,11 +143,11 @@ class Runner:
     # ----------------------------------------------------------------------- the loop
 
     def _turn(self, stop: threading.Event) -> None:
-        self._health.beat("connect")
+        self._health.beat(self._loop)
         if self._scan_wanted or time.monotonic() >= self._next_scan:
             self._scan_wanted = False
             try:
-                self._patience.until_done("source", lambda: self._scan(stop))
+                self._patience.until_done("source", lambda: self._scan(stop), self._part)
             except (Transient, Backpressure):
                 self._scan_wanted = True
                 raise
@@ -152,7 +155,7 @@ class Runner:
 
     def _scan(self, stop: threading.Event) -> None:
         """Compare everything that there is with what was published."""
-        self._health.beat("connect")
+        self._health.beat(self._loop)
         first, started = not self.scanned.is_set(), time.time()
         self._state.begin_scan()
         # Leaving early is no harm: what was not listed is only deleted after the last one.
@@ -178,7 +181,7 @@ class Runner:
         """Live changes do not wait for the end of a long scan; True if it is time to stop."""
         now = time.monotonic()
         if now >= self._next_breath:
-            self._health.beat("connect")
+            self._health.beat(self._loop)
             self._follow(0.0)
             self._next_breath = time.monotonic() + _BREATH_SECONDS
         return stop.is_set()
@@ -188,7 +191,7 @@ class Runner:
         wake = self._looks.next()
         if wake is not None:
             timeout = max(0.0, min(timeout, wake - time.monotonic()))
-        hints = self._patience.until_done("source", lambda: self._source.hints(timeout))
+        hints = self._patience.until_done("source", lambda: self._source.hints(timeout), self._part)
         for look in self._noticed(hints):
             self._examine(look)
         for look in self._looks.due(time.monotonic()):
@@ -223,7 +226,7 @@ class Runner:
 
     def _examine(self, look: Look) -> None:
         """Fetch one document and put what differs into the batch."""
-        found = self._patience.until_done("source", lambda: self._fetch(look.path))
+        found = self._patience.until_done("source", lambda: self._fetch(look.path), self._part)
         if not isinstance(found, Transient):
             self._unreadable.discard(look.path)
         match found:
@@ -339,7 +342,7 @@ class Runner:
 
     def _publish(self, batch: Batch) -> None:
         """One transaction. Repeated after a failure, it leaves out what was written after all."""
-        self._health.beat("connect")
+        self._health.beat(self._loop)
         if self._publisher is None:
             self._take_over()
             batch = Batch(one for one in batch if self._state.get(one.path) != one.known)

@@ -36,8 +36,13 @@ class Patience:
         """From now on, give up when this is set."""
         self._stop = stop
 
-    def until_done(self, dependency: str, operation: Callable[[], T]) -> T:
+    def until_done(self, dependency: str, operation: Callable[[], T], part: str = "") -> T:
         """Run ``operation`` until it succeeds.
+
+        Args:
+            dependency: what does not answer, as metrics call it.
+            operation: must be safe to repeat.
+            part: what health calls it, where a process has several of the kind.
 
         Raises:
             Poison, Fatal, PartitionsLost: at once.
@@ -45,9 +50,9 @@ class Patience:
         """
 
         def waiting(error: Exception) -> None:
-            self._health.set_ready(dependency, False, str(error))
+            self._health.set_ready(part or dependency, False, str(error))
             self._metrics.retries.labels(dependency).inc()
 
         result = retry(operation, self._policy, stop=self._stop, on_retry=waiting)
-        self._health.set_ready(dependency, True, "")
+        self._health.set_ready(part or dependency, True, "")
         return result
