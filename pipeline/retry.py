@@ -46,7 +46,7 @@ def retry(
         PartitionsLost, Poison, Fatal: at once.
     """
     backoff = tenacity.wait_exponential_jitter(
-        initial=policy.initial_seconds, max=policy.maximum_seconds, jitter=policy.initial_seconds
+        multiplier=policy.initial_seconds, max=policy.maximum_seconds, jitter=policy.initial_seconds
     )
 
     def wait(state: tenacity.RetryCallState) -> float:

@@ -1,0 +1,91 @@
+"""The embed stage keeps the part of the protocol that is its own: when a tombstone's chunks are swept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from pipeline.codec import encode_chunked
+from pipeline.deadline import Deadline
+from pipeline.embedding.recent import RecentVectors
+from pipeline.identity import DocumentKey
+from pipeline.naming import Names
+from pipeline.observe.health import Health
+from pipeline.observe.metrics import Metrics
+from pipeline.patience import Patience
+from pipeline.ports import NewRecord, Record, Written
+from pipeline.records import ChunkedDocument
+from pipeline.retry import RetryPolicy
+from pipeline.stages.embed import EmbedLimits, EmbedStage
+from pipeline.stages.window import Window
+from pipeline.store.memory import MemoryCollection
+from pipeline.sync import synchronise
+from tests.simulation.world import SPEC, World, chunked, deleted
+
+KEY = DocumentKey("source", "document")
+
+
+class _NoLetters:
+    """A publisher for a stage that has nothing to bury."""
+
+    def publish(self, records: Sequence[NewRecord], deadline: Deadline) -> list[Written]:
+        raise AssertionError(f"dead letters: {records}")
+
+    def close(self, deadline: Deadline) -> None:
+        """Nothing is open."""
+
+
+def _finished_by_the_stage(collection: MemoryCollection, *documents: ChunkedDocument) -> list[int]:
+    """What a fresh worker finishes of these records, by offset."""
+    health, metrics = Health(), Metrics()
+    stage = EmbedStage(
+        collection,
+        World([KEY]).embed,
+        _NoLetters(),
+        Names("test", "test"),
+        EmbedLimits(delete_grace_seconds=0.3),
+        Patience(RetryPolicy(), health, metrics),
+        health,
+        metrics,
+        RecentVectors(1 << 20),
+    )
+    window = Window()
+    records = []
+    for offset, document in enumerate(documents):
+        encoded = encode_chunked(document)
+        records.append(Record("chunks", 0, offset, encoded.key, encoded.value, encoded.headers))
+    finished: list[int] = []
+    stage.start()
+    try:
+        stage.offer([window.take(record) for record in records])
+        deadline = time.monotonic() + 30
+        while len(finished) < len(records) and time.monotonic() < deadline:
+            stage.raise_failure()
+            finished += [taken.record.offset for taken in stage.finished()]
+            time.sleep(0.01)
+    finally:
+        stage.stop(Deadline.after(10))
+    return finished
+
+
+def test_a_redelivered_delete_is_finished_only_with_its_sweep() -> None:
+    """Given a worker that died between a tombstone and its sweep, when the delete is delivered again, then it
+    is finished after the chunks are gone: its offset may not be committed before.
+    """
+    collection, world = MemoryCollection(SPEC), World([KEY])
+    v0, v1 = chunked(KEY, 0, "ab", "x"), deleted(KEY, 1)
+    synchronise(collection, [v0], world.embed)
+    synchronise(collection, [v1], world.embed, donor_seconds=10.0)
+    assert collection.count_chunks() == 2
+    assert _finished_by_the_stage(collection, v1) == [0]
+    assert collection.count_chunks() == 0
+
+
+def test_an_event_behind_a_tombstone_is_finished_only_with_the_sweep() -> None:
+    """Given a tombstone whose chunks still wait, when an older version is delivered again, then so for it."""
+    collection, world = MemoryCollection(SPEC), World([KEY])
+    v0, v1 = chunked(KEY, 0, "ab", "x"), deleted(KEY, 1)
+    synchronise(collection, [v0], world.embed)
+    synchronise(collection, [v1], world.embed, donor_seconds=10.0)
+    assert _finished_by_the_stage(collection, v0) == [0]
+    assert collection.count_chunks() == 0
