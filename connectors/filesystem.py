@@ -1,249 +1,285 @@
-"""The filesystem connector: a folder's text files, watched.
+"""The filesystem connector: the files of one folder, watched.
 
-A document's revision is its change times, size and inode, so that a scan reads nothing that did
-not change. What is half written is published at once, and again when it changes on.
+A document's path is the file's, relative to the folder, with ``/``; a name that is not UTF-8 is
+carried byte for byte. A file that becomes binary is no document any more: it is deleted. A file
+over the size limit is published without its text, and its content is not read.
 """
 
 from __future__ import annotations
 
-import errno
-import logging
+import hashlib
 import os
 import stat
 import threading
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict
-from watchfiles._rust_notify import RustNotify  # the public generator gives no moment at which it watches
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from connectors.extraction import SNIFFED_BYTES, extract, is_binary
-from connectors.ignoring import Ignoring, relative
+from connectors.extraction import VERSION, binary_suffix, extract
+from connectors.ignoring import Rules, patterns
 from connectors.settings import parse
-from pipeline.errors import ConfigError, SourceUnavailable, Transient
+from connectors.tree import Tree, raise_unless_absent
+from connectors.watching import Watch
+from pipeline.errors import SourceUnavailable
 from pipeline.identity import content_hash
-from pipeline.ports import Fetched, Hint, Listed, Skipped
+from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
 
-log = logging.getLogger(__name__)
-
-#: Milliseconds between looks for further changes; the watcher's default of 50 costs a save 100.
-_STEP_MS: Final = 2
-_DEBOUNCE_MS: Final = 50
-_POLL_MS: Final = 500
-_CHUNK_BYTES: Final = 1024 * 1024
+#: A folder that has just appeared is listed at once and once more: files can be made in it before
+#: its watch is.
+_SETTLE_SECONDS: Final = 0.1
+#: Of a file that is not read, its two ends tell whether it changed.
+_END_BYTES: Final = 64 * 1024
 
 
-class Settings(BaseModel):
-    """``[sources.NAME]`` of this connector."""
+class FilesystemSettings(BaseModel):
+    """``[sources.<id>]`` with ``connector = "filesystem"``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: Path
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    gitignore: bool = False
-    hidden: bool = False
-    follow_symlinks: bool = False
-    polling: bool = False
+    path: Path = Field(description="the folder")
+    include: Annotated[tuple[str, ...], AfterValidator(patterns)] = Field(
+        (), description="patterns in git's syntax; only files that match one"
+    )
+    exclude: Annotated[tuple[str, ...], AfterValidator(patterns)] = Field(
+        (), description="patterns in git's syntax; no file or folder that matches"
+    )
+    gitignore: bool = Field(False, description="respect `.gitignore` files")
+    follow_symlinks: bool = Field(False, description="links count as what they lead to")
+    hidden: bool = Field(False, description="names that begin with a dot, too")
 
 
-def connector(source_id: str, settings: Mapping[str, Any], document_limit_bytes: int) -> Filesystem:
-    """Make the source; see :class:`Settings`.
+def connector(source_id: str, settings: Mapping[str, Any], document_limit_bytes: int) -> Source:
+    """Make a filesystem source.
 
     Raises:
         ConfigError: a setting is unknown or wrong.
     """
-    return Filesystem(source_id, parse(Settings, source_id, settings), document_limit_bytes)
+    return FilesystemSource(source_id, parse(FilesystemSettings, source_id, settings), document_limit_bytes)
 
 
-class Filesystem:
-    """The Source port over a folder."""
+class FilesystemSource:
+    """A :class:`pipeline.ports.Source`.
 
-    def __init__(self, source_id: str, settings: Settings, document_limit_bytes: int) -> None:
-        self._id = source_id
+    Args:
+        id: the source's.
+        settings: of the source.
+        limit_bytes: a larger file is published without its text.
+    """
+
+    def __init__(self, id: str, settings: FilesystemSettings, limit_bytes: int) -> None:
+        self.id = id
         self._settings = settings
-        self._limit = document_limit_bytes
-        self._root = os.path.abspath(settings.path.expanduser())
-        if os.path.exists(self._root) and not os.path.isdir(self._root):
-            raise ConfigError(f"sources.{source_id}.path: {settings.path} is not a folder", "give a folder")
-        self._rules = Ignoring(
-            Path(self._root),
-            settings.include,
-            settings.exclude,
-            hidden=settings.hidden,
-            gitignore=settings.gitignore,
+        self._limit = limit_bytes
+        root = os.path.abspath(settings.path.expanduser())
+        self._rules = Rules(
+            root, settings.include, settings.exclude, gitignore=settings.gitignore, hidden=settings.hidden
         )
-        self._closed = threading.Event()
-        self._watch: RustNotify | None = None
-
-    @property
-    def id(self) -> str:
-        """The source id of its document keys."""
-        return self._id
+        self._tree = Tree(root, self._rules, follow_symlinks=settings.follow_symlinks)
+        self._lock = threading.Lock()
+        self._watch: Watch | None = None
+        self._watched: tuple[str, int, int] | None = None
+        self._fresh: dict[str, float] = {}
+        self._closed = False
 
     def scan(self) -> Iterator[Listed]:
-        """All files that pass, in order of their names."""
-        self._start_watching()
-        yield from self._walk("")
+        """Every admitted file, in order of folders and names."""
+        self._ensure_watch()
+        for entry in self._tree.walk():
+            yield Listed(entry.path, self._revision(entry.status))
 
     def hints(self, timeout: float) -> list[Hint]:
-        """What the kernel has told about since the last call."""
-        if self._watch is None:
-            self._closed.wait(timeout)  # the root is away, and the runner waits for it
-            return []
-        found = self._watch.watch(_DEBOUNCE_MS, _STEP_MS, max(1, round(timeout * 1000)), self._closed)
-        if not isinstance(found, set):
-            return []  # timeout, stop or signal
-        hints: dict[str | None, Hint] = {}
-        for _, path in sorted(found, key=lambda change: change[1]):
-            for hint in self._hints_of(path):
-                hints[hint.path] = hint
-        return list(hints.values())
+        """Files that may have changed."""
+        watch = self._ensure_watch()
+        now = time.monotonic()
+        due = [folder for folder, at in self._fresh.items() if at <= now]
+        wake = min(self._fresh.values(), default=now + timeout)
+        paths, everything = watch.taken(0.0 if due else max(0.0, min(timeout, wake - now)))
+        if everything is not None:
+            self._fresh.clear()
+            return [Hint(None, everything)]
+        found: dict[str, Hint] = {}
+        try:
+            for folder in due:
+                del self._fresh[folder]
+                self._list(folder, time.time(), found)
+            for path, at in paths.items():
+                if not self._resolve(path, at, found):
+                    return [Hint(None, at)]
+        except SourceUnavailable:
+            watch.note_everything()  # what was taken would be lost
+            raise
+        return list(found.values())
 
     def fetch(self, path: str) -> Fetched | Skipped | None:
         """The file now."""
-        if not self._rules.passes_whole(path):
-            # Excluded by a rule that is newer than the document.
-            return Skipped(path, "excluded", "excluded") if os.path.lexists(self._full(path)) else None
-        full = self._full(path)
+        status = self._tree.status(path)
+        if status is None or stat.S_ISDIR(status.st_mode):
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return Skipped(path, self._revision(status), "special")
+        if binary_suffix(path):
+            return Skipped(path, self._revision(status), "binary")
         try:
-            file = os.open(full, os.O_RDONLY | os.O_NONBLOCK | (0 if self._settings.follow_symlinks else os.O_NOFOLLOW))
+            return self._read(path)
         except OSError as error:
-            return self._unopened(path, error)
-        try:
-            return self._read(path, file)
-        except OSError as error:
-            raise Transient(f"{path}: {error.strerror}") from None
-        finally:
-            os.close(file)
+            self._tree.check()
+            raise_unless_absent(error, path)
+            return None
 
     def close(self) -> None:
         """Stop watching."""
-        self._closed.set()
+        with self._lock:
+            self._closed = True
+            if self._watch is not None:
+                self._watch.close()
 
-    # ---------------------------------------------------------------------------- private
+    # ------------------------------------------------------------------------- content
 
-    def _full(self, path: str) -> str:
-        return os.path.join(self._root, path)
-
-    def _start_watching(self) -> None:
-        if not os.path.isdir(self._root):
-            self._watch = None  # what is mounted again later is another folder
-            raise SourceUnavailable(f"folder {self._root} of source {self._id} is not there")
-        if self._watch is not None:
-            return
-        try:
-            self._watch = RustNotify([self._root], False, self._settings.polling, _POLL_MS, True, True)
-        except OSError as error:
-            if error.errno != errno.ENOSPC and "limit" not in str(error).lower():
-                raise SourceUnavailable(f"folder {self._root} cannot be watched: {error}") from None
-            log.warning(
-                "too many folders to watch: polling instead, which is slower; raise fs.inotify.max_user_watches",
-                extra={"source": self._id},
-            )
-            self._watch = RustNotify([self._root], False, True, _POLL_MS, True, True)
-
-    def _walk(self, folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Listed]:
-        try:
-            with os.scandir(self._full(folder)) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
-        except OSError as error:
-            if not folder:
-                raise SourceUnavailable(f"folder {self._root} of source {self._id}: {error.strerror}") from None
-            if not isinstance(error, FileNotFoundError):
-                # Its documents are fetched before they count as deleted, and cannot be read either.
-                log.warning("folder cannot be read", extra={"folder": folder, "error": error.strerror})
-            return
-        follow = self._settings.follow_symlinks
-        for entry in entries:
-            path = f"{folder}/{entry.name}" if folder else entry.name
-            try:
-                if entry.is_dir(follow_symlinks=follow):
-                    if self._rules.passes(path, folder=True):
-                        yield from self._inside(path, entry, above)
-                elif entry.is_file(follow_symlinks=follow) and self._rules.passes(path, folder=False):
-                    yield Listed(path, _revision(entry.stat(follow_symlinks=follow)))
-            except OSError:
-                continue  # gone since it was listed; if it is a known document it is fetched once more
-
-    def _inside(self, path: str, entry: os.DirEntry[str], above: tuple[tuple[int, int], ...]) -> Iterator[Listed]:
+    def _read(self, path: str) -> Fetched | Skipped:
+        # Non-blocking: between the look and this the file can have become a pipe.
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
         if not self._settings.follow_symlinks:
-            yield from self._walk(path)
-            return
-        about = entry.stat()
-        this = (about.st_dev, about.st_ino)
-        if this not in above:  # a link to a folder above would never end
-            yield from self._walk(path, (*above, this))
-
-    def _hints_of(self, full: str) -> Iterator[Hint]:
-        if "\ufffd" in full:
-            yield Hint(None)  # a name that is not UTF-8: the watcher cannot say which
-            return
-        path = relative(self._root, full)
-        if path is None or self._rules.changes_rules(path):
-            yield Hint(None)
-            return
-        if not self._rules.passes_above(path):
-            return  # our own state folder, above all: it changes with every write
-        folder = os.path.isdir(full) and (self._settings.follow_symlinks or not os.path.islink(full))
-        if os.path.lexists(full) and not self._rules.passes(path, folder=folder):
-            return
-        yield Hint(path)
-        if folder:  # moved here as a whole, or filled before it was watched
-            for listed in self._walk(path):
-                yield Hint(listed.path)
-
-    def _unopened(self, path: str, error: OSError) -> Skipped | None:
-        if error.errno == errno.ELOOP:
-            return Skipped(path, "link", "link")
-        if error.errno == errno.ENXIO:
-            return Skipped(path, "special", "special")
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            if not os.path.isdir(self._root):
-                raise SourceUnavailable(f"folder {self._root} of source {self._id} is not there") from None
-            return None
-        raise Transient(f"{path}: {error.strerror}") from None
-
-    def _read(self, path: str, file: int) -> Fetched | Skipped | None:
-        about = os.fstat(file)
-        if stat.S_ISDIR(about.st_mode):
-            return None
-        # Of before the reading: what changes meanwhile is another revision.
-        revision = _revision(about)
-        if not stat.S_ISREG(about.st_mode):
-            return Skipped(path, revision, "special")
-        start = os.read(file, SNIFFED_BYTES)
-        if is_binary(start):
+            flags |= os.O_NOFOLLOW
+        descriptor = os.open(os.path.join(self._tree.root, path), flags)
+        with open(descriptor, "rb", buffering=0) as file:
+            # The revision of before the reading: what changes during it is another one.
+            status = os.fstat(descriptor)
+            revision = self._revision(status)
+            if not stat.S_ISREG(status.st_mode):
+                return Skipped(path, revision, "special")
+            if status.st_size > self._limit:
+                return self._over_limit(path, revision, status, _ends(file.fileno(), status.st_size))
+            data = _bytes_of(file.fileno(), self._limit + 1)
+            if len(data) > self._limit:  # it grows while it is read
+                status = os.fstat(descriptor)
+                return self._over_limit(path, revision, status, _ends(file.fileno(), status.st_size))
+        extracted = extract(data, path)
+        if extracted is None:
             return Skipped(path, revision, "binary")
-        changed = about.st_mtime
-        data = self._rest(file, start)
-        if data is None:
-            size = max(about.st_size, self._limit + 1)
-            why = f"{_megabytes(size)}, over the limit of {_megabytes(self._limit)}"
-            digest = content_hash(f"{size} {about.st_mtime_ns}")
-            return Fetched(path, revision, None, digest, "application/octet-stream", {}, changed, size, why)
-        found = extract(data, path)
+        size = len(extracted.text.encode("utf-8", "surrogatepass"))
+        if size > self._limit:
+            return self._over_limit(path, revision, status, data)
         return Fetched(
-            path, revision, found.text, content_hash(found.text), found.media_type, found.metadata, changed, len(data)
+            path=path,
+            revision=revision,
+            text=extracted.text,
+            digest=content_hash(extracted.text),
+            media_type=extracted.media_type,
+            metadata=extracted.metadata,
+            event_time=status.st_mtime,
+            size=size,
         )
 
-    def _rest(self, file: int, start: bytes) -> bytes | None:
-        """The whole file; None if it is over the limit, of which nothing more is read."""
-        parts, size = [start], len(start)
-        while size <= self._limit:
-            part = os.read(file, _CHUNK_BYTES)
-            if not part:
-                return b"".join(parts)
-            parts.append(part)
-            size += len(part)
-        return None
+    def _over_limit(self, path: str, revision: str, status: os.stat_result, sample: bytes) -> Fetched:
+        size = max(status.st_size, len(sample))
+        return Fetched(
+            path=path,
+            revision=revision,
+            text=None,
+            digest=hashlib.blake2b(b"%d:" % size + sample, digest_size=16).hexdigest(),
+            media_type="application/octet-stream",
+            metadata={},
+            event_time=status.st_mtime,
+            size=size,
+            omitted=f"{_human(size)}, over the limit of {_human(self._limit)}",
+        )
+
+    def _revision(self, status: os.stat_result) -> str:
+        """Equal only if nothing about the file, its extraction or the limit for it has changed."""
+        if not stat.S_ISREG(status.st_mode):
+            return f"special-{stat.S_IFMT(status.st_mode):x}"
+        # The change time too: tools that write in place can put the modification time back.
+        over = "+" if status.st_size > self._limit else ""
+        return f"{status.st_mtime_ns:x}-{status.st_ctime_ns:x}-{status.st_size:x}{over}-{VERSION}"
+
+    # ------------------------------------------------------------------------ watching
+
+    def _ensure_watch(self) -> Watch:
+        """The watch of the folder that is there now: another may have taken its place.
+
+        Raises:
+            SourceUnavailable: there is none.
+        """
+        status = self._tree.check()
+        real = os.path.realpath(self._tree.root)
+        place = (real, status.st_dev, status.st_ino)
+        with self._lock:
+            if self._watch is None or self._watched != place:
+                if self._watch is not None:
+                    self._watch.close()
+                try:
+                    self._watch = Watch(real)
+                except OSError as error:
+                    raise SourceUnavailable(f"folder {self._tree.root}: {error}") from None
+                # A second one made on the way: everything may have changed in between.
+                if self._watched is not None:
+                    self._watch.note_everything()
+                self._watched = place
+                if self._closed:
+                    self._watch.close()
+            return self._watch
+
+    def _resolve(self, path: str, at: float, found: dict[str, Hint]) -> bool:
+        """Hints for what was noticed at an absolute path; False if only a scan can tell."""
+        assert self._watched is not None  # there is a watch
+        real = self._watched[0]
+        if self._settings.follow_symlinks and os.path.islink(path):
+            return False
+        # A folder with two names is reported by one of them, whichever it may be.
+        parent = os.path.realpath(os.path.dirname(path))
+        names = {path, os.path.join(parent, os.path.basename(path))}
+        if self._settings.follow_symlinks:
+            for target in list(names):
+                names |= {
+                    os.path.join(real, link) + target[len(leads) :]
+                    for link, leads in self._tree.links.items()
+                    if target == leads or target.startswith(leads + "/")
+                }
+        for name in names:
+            if name == real:
+                return False
+            if name.startswith(real + "/") and not self._note(name[len(real) + 1 :], at, found):
+                return False
+        return True
+
+    def _note(self, path: str, at: float, found: dict[str, Hint]) -> bool:
+        if self._rules.changes(path):
+            return False
+        if self._tree.is_folder(path):
+            self._list(path, at, found)
+            self._fresh[path] = time.monotonic() + _SETTLE_SECONDS
+        elif self._rules.admits(path) or self._rules.admits_folder(path):
+            found.setdefault(path, Hint(path, at))
+        return True
+
+    def _list(self, folder: str, at: float, found: dict[str, Hint]) -> None:
+        with suppress(OSError):  # gone again: its own hint follows
+            for entry in self._tree.walk(folder):
+                found.setdefault(entry.path, Hint(entry.path, at))
+        found.setdefault(folder, Hint(folder, at))
 
 
-def _revision(about: os.stat_result) -> str:
-    # The change time too: a copy that keeps its time of modification can have another content.
-    return f"{about.st_mtime_ns:x}-{about.st_ctime_ns:x}-{about.st_size:x}-{about.st_ino:x}"
+def _bytes_of(descriptor: int, limit: int) -> bytes:
+    """Up to ``limit`` bytes of a file."""
+    parts = []
+    while limit > 0 and (part := os.read(descriptor, min(limit, 1 << 20))):
+        parts.append(part)
+        limit -= len(part)
+    return b"".join(parts)
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 1_000_000_000:.1f} GB" if size >= 1_000_000_000 else f"{size / 1_000_000:.1f} MB"
+def _ends(descriptor: int, size: int) -> bytes:
+    return os.pread(descriptor, _END_BYTES, 0) + os.pread(descriptor, _END_BYTES, max(0, size - _END_BYTES))
+
+
+def _human(size: int) -> str:
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError("unreachable")

@@ -1,104 +1,122 @@
-"""Which paths of a folder are documents: globs, hidden files, and .gitignore if asked."""
+"""Which files of a folder are documents: by name, by pattern, by ``.gitignore``."""
 
 from __future__ import annotations
 
+import logging
 import os
-from pathlib import Path
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Final
 
-import pathspec
+from pathspec import GitIgnoreSpec
 
-from pipeline.errors import ConfigError
+log = logging.getLogger(__name__)
 
-#: Ours and the version control's own.
-_NEVER: Final = frozenset({".git", ".hg", ".svn", ".vectide"})
-#: Files that editors and downloads keep for a moment beside the real one.
-_PASSING: Final = ("*~", "#*#", "~$*", "*.swp", "*.swx", "*.tmp", "*.part", "*.crdownload", "4913")
+#: Never documents: our own state and a repository's insides.
+_ALWAYS: Final = frozenset({".vectide", ".git", ".hg", ".svn"})
+#: What editors and downloads leave beside a file while it is saved.
+_TRANSIENT: Final = ("*~", "#*#", ".#*", "*.swp", "*.swx", "*.tmp", "*.part", "*.crdownload")
+_GITIGNORE: Final = ".gitignore"
+_GITIGNORE_BYTES: Final = 1024 * 1024
 
 
-class Ignoring:
-    """The rules of one folder. Patterns are those of .gitignore.
+class Rules:
+    """Decides by the path alone, so that listing, watching and fetching agree.
 
     Args:
         root: the folder.
-        include: only what matches one of these; everything if empty.
-        exclude: not what matches one of these.
-        hidden: whether names that begin with a dot count.
-        gitignore: whether .gitignore files, nested ones too, are respected.
-
-    Raises:
-        ConfigError: a pattern is malformed.
+        include: patterns in git's syntax; a file must match one, if there are any.
+        exclude: patterns in git's syntax; a folder that matches is not entered.
+        gitignore: respect ``.gitignore`` files, nested ones too.
+        hidden: admit names that begin with a dot.
     """
 
     def __init__(
-        self, root: Path, include: tuple[str, ...], exclude: tuple[str, ...], *, hidden: bool, gitignore: bool
+        self, root: str, include: Sequence[str], exclude: Sequence[str], *, gitignore: bool, hidden: bool
     ) -> None:
         self._root = root
-        self._include = _spec(include) if include else None
-        self._exclude = _spec((*_PASSING, *exclude))
-        self._hidden = hidden
+        self._include = GitIgnoreSpec.from_lines(include) if include else None
+        self._exclude = GitIgnoreSpec.from_lines(exclude) if exclude else None
         self._gitignore = gitignore
-        self._files: dict[str, tuple[int, pathspec.GitIgnoreSpec]] = {}
+        self._hidden = hidden
+        self._ignored: dict[str, tuple[tuple[int, int], GitIgnoreSpec | None]] = {}
 
-    def passes(self, path: str, *, folder: bool) -> bool:
-        """True if a path, whose folders pass, is a document or may hold some."""
-        name = path.rsplit("/", 1)[-1]
-        if name in _NEVER or (name.startswith(".") and not self._hidden):
+    def changes(self, path: str) -> bool:
+        """True if a change of this file changes which others are documents."""
+        return self._gitignore and os.path.basename(path) == _GITIGNORE
+
+    def admits(self, path: str) -> bool:
+        """True if a file of this path (relative, with ``/``) can be a document."""
+        parent, _, name = path.rpartition("/")
+        return self.admits_folder(parent) and self.admits_entry(parent, name, folder=False)
+
+    def admits_folder(self, path: str) -> bool:
+        """True if this folder and all above it are entered."""
+        parent = ""
+        for name in path.split("/") if path else ():
+            if not self.admits_entry(parent, name, folder=True):
+                return False
+            parent = f"{parent}/{name}" if parent else name
+        return True
+
+    def admits_entry(self, parent: str, name: str, *, folder: bool) -> bool:
+        """The same for one entry of a folder that is known to be entered."""
+        if name in _ALWAYS or (not self._hidden and name.startswith(".")):
             return False
-        if self._exclude.match_file(path + "/" if folder else path):
+        path = f"{parent}/{name}" if parent else name
+        marked = path + "/" if folder else path
+        if not folder and any(fnmatchcase(name, pattern) for pattern in _TRANSIENT):
+            return False
+        if self._exclude is not None and self._exclude.match_file(marked):
             return False
         if not folder and self._include is not None and not self._include.match_file(path):
             return False
-        return not (self._gitignore and self._git_ignored(path, folder))
+        return not (self._gitignore and self._git_ignores(parent, marked))
 
-    def passes_whole(self, path: str) -> bool:
-        """True if a file and all folders above it pass."""
-        return self.passes_above(path) and self.passes(path, folder=False)
-
-    def passes_above(self, path: str) -> bool:
-        """True if all folders above a path pass."""
-        parts = path.split("/")
-        return all(self.passes("/".join(parts[:depth]), folder=True) for depth in range(1, len(parts)))
-
-    def changes_rules(self, path: str) -> bool:
-        """True if this file's content decides about others."""
-        return self._gitignore and path.rsplit("/", 1)[-1] == ".gitignore"
-
-    def _git_ignored(self, path: str, folder: bool) -> bool:
-        parts = path.split("/")
-        ignored = False
-        # The nearest file decides: later ones override earlier ones, as git has it.
-        for depth in range(len(parts)):
-            spec = self._of_folder("/".join(parts[:depth]))
+    def _git_ignores(self, parent: str, marked: str) -> bool:
+        """The deepest file that says anything about it decides, as in git."""
+        while True:
+            spec = self._spec(parent)
             if spec is not None:
-                result = spec.check_file("/".join(parts[depth:]) + ("/" if folder else ""))
-                ignored = ignored if result.include is None else bool(result.include)
-        return ignored
+                verdict = spec.check_file(marked[len(parent) + 1 :] if parent else marked).include
+                if verdict is not None:
+                    return verdict
+            if not parent:
+                return False
+            parent = parent.rpartition("/")[0]
 
-    def _of_folder(self, folder: str) -> pathspec.GitIgnoreSpec | None:
-        file = self._root / folder / ".gitignore"
+    def _spec(self, folder: str) -> GitIgnoreSpec | None:
+        file = os.path.join(self._root, folder, _GITIGNORE)
         try:
-            changed = file.stat().st_mtime_ns
-            known = self._files.get(folder)
-            if known is None or known[0] != changed:
-                lines = file.read_text(errors="replace").splitlines()
-                known = self._files[folder] = changed, pathspec.GitIgnoreSpec.from_lines(lines)
+            status = os.stat(file)
         except OSError:
-            self._files.pop(folder, None)
+            self._ignored.pop(folder, None)
             return None
-        except ValueError:
-            return None  # git, too, passes over a malformed line
+        state = (status.st_mtime_ns, status.st_size)
+        known = self._ignored.get(folder)
+        if known is None or known[0] != state:
+            known = self._ignored[folder] = (state, _read(file))
         return known[1]
 
 
-def relative(root: str, path: str) -> str | None:
-    """The POSIX path inside the folder; None for the folder itself and for what lies outside."""
-    inside = os.path.relpath(path, root)
-    return None if inside == "." or inside.startswith("..") else inside.replace(os.sep, "/")
+def patterns(lines: Sequence[str]) -> Sequence[str]:
+    """The patterns, if they are patterns.
+
+    Raises:
+        ValueError: one of them is not; names it.
+    """
+    for line in lines:
+        try:
+            GitIgnoreSpec.from_lines([line])
+        except ValueError as error:
+            raise ValueError(f"{line!r} is not a pattern of git's: {error}") from None
+    return lines
 
 
-def _spec(patterns: tuple[str, ...]) -> pathspec.GitIgnoreSpec:
+def _read(file: str) -> GitIgnoreSpec | None:
     try:
-        return pathspec.GitIgnoreSpec.from_lines(patterns)
-    except ValueError as error:
-        raise ConfigError(f"a pattern of {list(patterns)} is malformed: {error}", "write it as in .gitignore") from None
+        with open(file, encoding="utf-8", errors="surrogateescape") as opened:
+            return GitIgnoreSpec.from_lines(opened.read(_GITIGNORE_BYTES).splitlines())
+    except (OSError, ValueError) as error:
+        log.warning("a .gitignore is left out of account", extra={"file": file, "error": str(error)})
+        return None

@@ -249,6 +249,7 @@ class Runner:
         try:
             return self._source.fetch(path)
         except SourceUnavailable:
+            self._scan_wanted = True
             raise
         except (Poison, Transient) as error:
             return error
@@ -297,7 +298,7 @@ class Runner:
         """True if a live document is empty or broken and may be about to be written: look again."""
         if look.backfill or look.tries >= len(_UNSETTLED_SECONDS):
             return False
-        self._later(replace(look, tries=look.tries + 1, revision=""), time.monotonic() + _UNSETTLED_SECONDS[look.tries])
+        self._later(replace(look, tries=look.tries + 1), time.monotonic() + _UNSETTLED_SECONDS[look.tries])
         return True
 
     def _unread(self, error: Transient, look: Look) -> None:

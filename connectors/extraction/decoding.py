@@ -1,0 +1,167 @@
+"""Bytes to text: which encoding, or none at all."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from pathlib import PurePosixPath
+from typing import Final
+
+_SAMPLE: Final = 8192
+_BOMS: Final = (
+    # The longer ones first: UTF-32's begins with UTF-16's.
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_CONTROLS: Final = bytes(set(range(32)) - {7, 8, 9, 10, 11, 12, 13, 27}) + b"\x7f"
+#: More control characters than this in a hundred bytes: not text.
+_CONTROL_PERCENT: Final = 2
+_DECLARED: Final = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([A-Za-z0-9_.:-]+)""", re.IGNORECASE)
+_DECLARED_WITHIN: Final = 2048
+
+#: Not worth opening; whatever else is binary shows it in its first bytes.
+_BINARY_SUFFIXES: Final = frozenset(
+    {
+        ".7z",
+        ".a",
+        ".aac",
+        ".avi",
+        ".avif",
+        ".bin",
+        ".bmp",
+        ".bz2",
+        ".class",
+        ".db",
+        ".dll",
+        ".doc",
+        ".docx",
+        ".dylib",
+        ".eot",
+        ".epub",
+        ".exe",
+        ".flac",
+        ".gif",
+        ".gz",
+        ".heic",
+        ".ico",
+        ".iso",
+        ".jar",
+        ".jpeg",
+        ".jpg",
+        ".lz4",
+        ".m4a",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp3",
+        ".mp4",
+        ".npy",
+        ".npz",
+        ".o",
+        ".odp",
+        ".ods",
+        ".odt",
+        ".ogg",
+        ".onnx",
+        ".otf",
+        ".parquet",
+        ".pdf",
+        ".pickle",
+        ".pkl",
+        ".png",
+        ".ppt",
+        ".pptx",
+        ".psd",
+        ".pt",
+        ".pyc",
+        ".pyd",
+        ".rar",
+        ".safetensors",
+        ".so",
+        ".sqlite",
+        ".sqlite3",
+        ".tar",
+        ".tgz",
+        ".tif",
+        ".tiff",
+        ".ttf",
+        ".wasm",
+        ".wav",
+        ".webm",
+        ".webp",
+        ".whl",
+        ".woff",
+        ".woff2",
+        ".xls",
+        ".xlsx",
+        ".xz",
+        ".zip",
+        ".zst",
+    }
+)
+
+
+def binary_suffix(path: str) -> bool:
+    """True if the name alone says that there is no text in it."""
+    return PurePosixPath(path).suffix.lower() in _BINARY_SUFFIXES
+
+
+def decoded(data: bytes, *, declares: bool) -> tuple[str, str] | None:
+    """The text without its byte order mark, and the encoding it was in; None if it is binary.
+
+    In this order: a byte order mark; what the document declares (``declares``, for HTML); strict
+    UTF-8; UTF-8 with replacements where most of what is not ASCII is UTF-8; Windows-1252. A NUL in
+    a text becomes U+FFFD, which keeps the spans.
+    """
+    for mark, encoding in _BOMS:
+        if data.startswith(mark):
+            text = data.decode("utf-8-sig" if encoding == "utf-8" else encoding, "replace")
+            return _without_nul(text), encoding
+    if _binary(data[:_SAMPLE]):
+        return None
+    declared = _declared(data) if declares else None
+    if declared is not None:
+        return _without_nul(data.decode(declared, "replace")), declared
+    try:
+        return _without_nul(data.decode("utf-8")), "utf-8"
+    except UnicodeDecodeError:
+        pass
+    text = data.decode("utf-8", "replace")
+    broken = text.count("\ufffd")
+    if sum(1 for char in text if char > "\x7f") - broken >= broken:
+        return _without_nul(text), "utf-8 with replacements"
+    # Its five undefined bytes are control characters in Latin-1, which no text has.
+    return _without_nul(data.decode("cp1252", "replace")), "windows-1252"
+
+
+def _binary(sample: bytes) -> bool:
+    controls = len(sample) - len(sample.translate(None, _CONTROLS))
+    if controls * 100 > _CONTROL_PERCENT * len(sample):
+        return True
+    if b"\0" not in sample:
+        return False
+    # A stray NUL in a text is an accident; beside bytes that are not UTF-8 it is a format.
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(sample)
+    except UnicodeDecodeError:
+        return True
+    return False
+
+
+def _declared(data: bytes) -> str | None:
+    match = _DECLARED.search(data[:_DECLARED_WITHIN])
+    if match is None:
+        return None
+    try:
+        found = codecs.lookup(match.group(1).decode("ascii"))
+    except LookupError:
+        return None
+    # Python's codecs of bytes to bytes (base64, zip) are no encodings of text.
+    return found.name if getattr(found, "_is_text_encoding", True) and not found.name.startswith("utf-16") else None
+
+
+def _without_nul(text: str) -> str:
+    return text.replace("\0", "\ufffd")

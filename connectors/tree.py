@@ -1,0 +1,187 @@
+"""A folder on disk as a tree of files: what is there, told apart from what cannot be seen now.
+
+Nothing here follows a symbolic link unless asked to, and then never into a loop: a link to one of
+its own ancestors is not entered, which any path can be checked for by itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from connectors.ignoring import Rules
+from pipeline.errors import SourceUnavailable, Transient
+
+log = logging.getLogger(__name__)
+
+#: A file by that name is not there (any more); a name that is too long or holds a NUL never was.
+_ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
+_DEPTH: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file, or something else that is no folder."""
+
+    path: str
+    """Relative to the root, with ``/``."""
+    status: os.stat_result
+
+
+class Tree:
+    """The files below a folder that the rules admit.
+
+    Args:
+        root: the folder.
+        rules: which of them are documents.
+        follow_symlinks: links to files and folders count as what they lead to.
+    """
+
+    def __init__(self, root: str, rules: Rules, *, follow_symlinks: bool) -> None:
+        self.root = root
+        self._rules = rules
+        self._follow = follow_symlinks
+        self._device: int | None = None
+        self._unreadable: set[str] = set()
+        self.links: dict[str, str] = {}
+        """Links that the last walk followed, and where they lead."""
+
+    def check(self) -> os.stat_result:
+        """Reach the root.
+
+        Raises:
+            SourceUnavailable: it is not there, not readable, or another file system was mounted or
+                unmounted there since the first look.
+        """
+        try:
+            status = os.stat(self.root)
+            with os.scandir(self.root):
+                pass
+        except OSError as error:
+            raise SourceUnavailable(f"folder {self.root}: {error.strerror}") from None
+        if self._device is None:
+            self._device = status.st_dev
+        elif self._device != status.st_dev:
+            raise SourceUnavailable(f"folder {self.root} is on another file system than before: is it mounted?")
+        return status
+
+    def walk(self, below: str = "") -> Iterator[Entry]:
+        """Everything below a folder that the rules admit. A folder that cannot be read is passed over.
+
+        Raises:
+            SourceUnavailable: the root cannot be read.
+        """
+        root = self.check()
+        if not below:
+            self.links.clear()
+        ancestors = self._ancestors(below, root)
+        if ancestors is None:
+            return
+        stack = [(below, ancestors)]
+        while stack:
+            folder, above = stack.pop()
+            folders = []
+            for name, is_folder, status in self._entries(folder):
+                path = f"{folder}/{name}" if folder else name
+                if not is_folder:
+                    yield Entry(path, status)
+                elif (here := (status.st_dev, status.st_ino)) not in above and len(above) < _DEPTH:
+                    folders.append((path, above | {here}))
+            stack.extend(reversed(folders))
+
+    def status(self, path: str) -> os.stat_result | None:
+        """What is at a path that :meth:`walk` would list; None if it certainly would not.
+
+        Raises:
+            SourceUnavailable: the root cannot be read.
+            Transient: nobody can tell now.
+        """
+        parent, _, name = path.rpartition("/")
+        if not name or name in (".", "..") or not self._rules.admits(path):
+            self.check()
+            return None
+        try:
+            root = os.stat(self.root)
+            if self._ancestors(parent, root) is None:
+                self.check()
+                return None
+            return self._stat(os.path.join(self.root, path))
+        except (OSError, ValueError) as error:
+            # Missing because its document is gone, or because everything is?
+            self.check()
+            raise_unless_absent(error, path)
+            return None
+
+    def is_folder(self, path: str) -> bool:
+        """True if there is a folder that is entered."""
+        try:
+            root = os.stat(self.root)
+            return self._rules.admits_folder(path) and self._ancestors(path, root) is not None
+        except (OSError, ValueError):
+            return False
+
+    def _entries(self, folder: str) -> Iterator[tuple[str, bool, os.stat_result]]:
+        try:
+            with os.scandir(os.path.join(self.root, folder)) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            self._pass_over(folder, error)
+            return
+        self._unreadable.discard(folder)
+        for entry in entries:
+            try:
+                linked = entry.is_symlink()
+                if linked and not self._follow:
+                    continue
+                is_folder = entry.is_dir()
+                if not self._rules.admits_entry(folder, entry.name, folder=is_folder):
+                    continue
+                status = entry.stat()
+            except OSError:
+                continue  # gone between listing and looking, or a link that leads nowhere
+            if linked:
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                self.links[path] = os.path.realpath(entry.path)
+            yield entry.name, is_folder, status
+
+    def _pass_over(self, folder: str, error: OSError) -> None:
+        if error.errno not in _ABSENT and folder not in self._unreadable:
+            self._unreadable.add(folder)
+            log.warning(
+                "folder cannot be read; its documents stay as they are",
+                extra={"folder": folder, "error": error.strerror},
+            )
+
+    def _ancestors(self, folder: str, root: os.stat_result) -> frozenset[tuple[int, int]] | None:
+        """The folders on the way, by identity; None if the walk would not come here."""
+        found = {(root.st_dev, root.st_ino)}
+        path = self.root
+        for name in folder.split("/") if folder else ():
+            if name in ("", ".", ".."):
+                return None
+            path = os.path.join(path, name)
+            status = self._stat(path)
+            here = (status.st_dev, status.st_ino)
+            if not stat.S_ISDIR(status.st_mode) or here in found or len(found) >= _DEPTH:
+                return None
+            found.add(here)
+        return frozenset(found)
+
+    def _stat(self, path: str) -> os.stat_result:
+        return os.stat(path, follow_symlinks=self._follow)
+
+
+def raise_unless_absent(error: OSError | ValueError, path: str) -> None:
+    """Return only if the error says that there is no such file.
+
+    Raises:
+        Transient: it says something else (no permission, an error of the disk).
+    """
+    # ValueError: a NUL in the name.
+    if isinstance(error, OSError) and error.errno not in _ABSENT:
+        raise Transient(f"{path}: {error.strerror}") from None
