@@ -40,6 +40,8 @@ from pipeline.ports import (
 #: Headers and Kafka's own framing around key and value.
 _FRAMING_BYTES: Final = 16 * 1024
 _BOOTSTRAP_MS: Final = 10_000
+#: The client's own 30 s would add half a minute to every outage.
+_RECONNECT_MS: Final = 2_000
 #: Replicas and in-sync replicas where there are at least three brokers.
 _REPLICAS: Final = 3
 
@@ -252,6 +254,7 @@ def connection_of(config: KafkaConfig) -> dict[str, Any]:
         "security_protocol": config.security_protocol,
         "request_timeout_ms": round(config.request_timeout_seconds * 1000),
         "bootstrap_timeout_ms": _BOOTSTRAP_MS,
+        "reconnect_backoff_max_ms": _RECONNECT_MS,
         "ssl_check_hostname": config.ssl_check_hostname,
     }
     secret: Callable[[], str] | None = config.sasl_password.get_secret_value if config.sasl_password else None

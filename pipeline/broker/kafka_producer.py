@@ -57,7 +57,7 @@ class KafkaPublisher:
         """Release connections."""
         with self._lock:
             if self._producer is not None:
-                self._producer.close(timeout=deadline.remaining())
+                _close(self._producer, deadline.remaining())
                 self._producer = None
 
     def _open(self) -> KafkaProducer:
@@ -120,7 +120,7 @@ class KafkaTransactionalPublisher:
         if self._failed is not None:
             _abandon(self._producer)
         else:
-            self._producer.close(timeout=deadline.remaining())
+            _close(self._producer, deadline.remaining())
 
     def _commit(self) -> bool:
         self._producer.commit_transaction()
@@ -173,4 +173,13 @@ def _delivered(producer: KafkaProducer, records: Sequence[NewRecord], deadline: 
 
 def _abandon(producer: KafkaProducer) -> None:
     """Close without waiting for what it still holds."""
-    threading.Thread(target=producer.close, kwargs={"timeout": _CLOSE_SECONDS}, name="kafka close", daemon=True).start()
+    threading.Thread(target=_close, args=(producer, _CLOSE_SECONDS), name="kafka close", daemon=True).start()
+
+
+def _close(producer: KafkaProducer, seconds: float) -> None:
+    try:
+        producer.close(timeout=seconds)
+    except KafkaError:
+        # Its caller gave up what could not be sent; kafka-python then leaves the sender running.
+        producer._sender.force_close()  # noqa: SLF001
+        producer._closed = True  # noqa: SLF001

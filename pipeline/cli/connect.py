@@ -8,11 +8,12 @@ from typing import Final
 import click
 
 from connectors.registry import open_source
-from connectors.runner import Runner
+from connectors.runner import Runner, RunnerLimits
 from pipeline.cli.assembly import Parts, log_identity
 from pipeline.cli.longlived import long_lived
 from pipeline.cli.options import configured
 from pipeline.cli.process import Pulse, attend, reporter
+from pipeline.config import SourceConfig
 from pipeline.errors import ConfigError
 from pipeline.ports import Source
 
@@ -33,7 +34,7 @@ def connect(connector: str, wanted: tuple[str, ...], config_file: Path | None, s
         limit = parts.config.pipeline.document_limit_bytes
         sources = [open_source(id, parts.config.sources[id], limit) for id in chosen]
         for source in sources:
-            process.crew.start(f"connector {source.id}", runner_of(parts, source).run)
+            process.crew.start(f"connector {source.id}", runner_of(parts, source, parts.config.sources[source.id]).run)
         report = reporter(parts.broker, parts.names, "connect", _NO_GENERATION, parts.health, parts.metrics)
         process.crew.start("pulse", Pulse([report.tick]).run)
         parts.health.set_started()
@@ -45,7 +46,7 @@ def connect(connector: str, wanted: tuple[str, ...], config_file: Path | None, s
             report.end()
 
 
-def runner_of(parts: Parts, source: Source) -> Runner:
+def runner_of(parts: Parts, source: Source, config: SourceConfig) -> Runner:
     """What publishes a source's changes."""
     return Runner(
         source=source,
@@ -56,6 +57,7 @@ def runner_of(parts: Parts, source: Source) -> Runner:
         patience=parts.patience(),
         health=parts.health,
         metrics=parts.metrics,
+        limits=RunnerLimits(rescan_seconds=config.rescan_seconds),
     )
 
 

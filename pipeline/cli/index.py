@@ -65,7 +65,7 @@ class Index:
         self.search = search_service(parts, self._live, self._model)
         self._reporter = reporter(parts.broker, parts.names, "up", self.spec.id, parts.health, parts.metrics)
         self.operations = Operations(parts, self.search, self._live, self._reporter.now)
-        self.runners = [runner_of(parts, source) for source in self.sources.values()]
+        self.runners = [runner_of(parts, source, sources[id]) for id, source in self.sources.items()]
 
     def start(self) -> None:
         """Start all threads; connectors last, so that nothing waits for its reader."""

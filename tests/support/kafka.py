@@ -19,8 +19,8 @@ from pathlib import Path
 
 VERSION = "4.3.1"
 
-_JARS = f"""<project><modelVersion>4.0.0</modelVersion><groupId>vectide</groupId><artifactId>kafka-for-tests</artifactId>
-<version>1</version><dependencies>
+_JARS = f"""<project><modelVersion>4.0.0</modelVersion>
+<groupId>vectide</groupId><artifactId>kafka-for-tests</artifactId><version>1</version><dependencies>
 <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{VERSION}</version></dependency>
 <dependency><groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId><version>2.24.3</version></dependency>
 <dependency><groupId>org.apache.logging.log4j</groupId><artifactId>log4j-core</artifactId><version>2.24.3</version></dependency>
@@ -179,9 +179,8 @@ class KafkaServer:
 
     def _answers(self) -> bool:
         """True once the broker serves clients: it registers only after its log is recovered."""
-        from kafka.errors import KafkaError
-
         from kafka import KafkaAdminClient
+        from kafka.errors import KafkaError
 
         try:
             socket.create_connection(("127.0.0.1", self.port), timeout=1).close()

@@ -11,7 +11,9 @@ _FREE_GIGABYTES = 8
 def main() -> int:
     problems = []
     if sys.version_info < (3, 11):
-        problems.append("Python 3.11 or later is needed, this is %s: make PYTHON=python3.11 ..." % sys.version.split()[0])
+        problems.append(
+            "Python 3.11 or later is needed, this is %s: make PYTHON=python3.11 ..." % sys.version.split()[0]
+        )
     try:
         import ensurepip  # noqa: F401
         import venv  # noqa: F401
