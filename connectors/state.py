@@ -20,7 +20,7 @@ from urllib.parse import quote
 import msgspec
 
 from pipeline.deadline import Deadline
-from pipeline.errors import BrokerUnavailable, Fatal, MalformedRecord, NewerSchema
+from pipeline.errors import BrokerUnavailable, Fatal, NewerSchema
 from pipeline.identity import DocumentKey
 from pipeline.ports import Broker, NewRecord, Record, TopicInfo
 
@@ -275,17 +275,19 @@ class State:
 
 
 def _decode(record: Record) -> _Entry:
+    place = f"record {record.topic}[{record.partition}]@{record.offset}"
     try:
         schema = msgspec.json.decode(record.value or b"")["schema"]
         if schema > _SCHEMA:
             raise NewerSchema(
-                f"record {record.topic}[{record.partition}]@{record.offset} has schema {schema}; this vectide knows "
-                f"up to {_SCHEMA}: upgrade",
+                f"{place} has schema {schema}; this vectide knows up to {_SCHEMA}: upgrade",
                 _UPGRADE_POLL_SECONDS,
             )
         return msgspec.json.decode(record.value or b"", type=_Entry)
     except (msgspec.MsgspecError, KeyError, TypeError) as error:
-        raise MalformedRecord(f"record {record.topic}[{record.partition}]@{record.offset}: {error}") from None
+        # Something was published, nobody knows what: it will differ from anything, and can be deleted.
+        log.warning("a record of connector state is malformed", extra={"record": place, "error": str(error)})
+        return _Entry(_SCHEMA, "", "?", "")
 
 
 def _open(path: Path | None) -> sqlite3.Connection:

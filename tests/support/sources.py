@@ -1,0 +1,158 @@
+"""A runner on an embedded broker, and the documents topic as its readers see it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from connectors.runner import Runner, RunnerLimits
+from pipeline.broker.topics import pipeline_topics
+from pipeline.codec import decode_event
+from pipeline.config import PipelineConfig
+from pipeline.naming import Names
+from pipeline.observe.health import Health
+from pipeline.observe.metrics import Metrics
+from pipeline.patience import Patience
+from pipeline.ports import Broker, Record, Source
+from pipeline.records import DocumentChanged, DocumentDeleted, DocumentEvent
+from pipeline.retry import RetryPolicy
+
+#: Nothing in these tests takes a second on an idle machine.
+PATIENCE_SECONDS = 30.0
+
+
+class Documents:
+    """The documents and connector-state topics of one pipeline."""
+
+    def __init__(self, broker: Broker, partitions: int = 3, limit_bytes: int = 1 << 20) -> None:
+        self.broker = broker
+        self.names = Names("test", "sources")
+        config = PipelineConfig(partitions=partitions, document_limit_bytes=limit_bytes)
+        broker.ensure_topics(pipeline_topics(self.names, config))
+
+    def records(self, topic: str | None = None) -> list[Record]:
+        """Everything in a topic, the documents topic if not given, partition by partition."""
+        reader = self.broker.reader(topic or self.names.documents(0))
+        found: list[Record] = []
+        while not reader.caught_up():
+            found += reader.poll(1.0, 1000)
+        reader.close()
+        return found
+
+    def events(self) -> list[DocumentEvent]:
+        """All events, partition by partition."""
+        return [event for record in self.records() if (event := decode_event(record)) is not None]
+
+    def now(self) -> dict[str, DocumentChanged]:
+        """The documents that there are, as a materialised view of the log."""
+        found: dict[str, DocumentChanged] = {}
+        for event in self.events():
+            if isinstance(event, DocumentDeleted):
+                found.pop(event.key.path, None)
+            else:
+                found[event.key.path] = event
+        return found
+
+    def texts(self) -> dict[str, str | None]:
+        """Their texts."""
+        return {path: event.text for path, event in self.now().items()}
+
+    def states(self) -> int:
+        """How many records of connector state were ever written."""
+        return sum(one.end for one in self.broker.offsets(self.names.connector_state).values())
+
+    def wait_for(self, texts: dict[str, str | None]) -> None:
+        """Until these are the documents."""
+        wait_until(lambda: self.texts() == texts, lambda: f"documents are {self.texts()}, expected {texts}")
+
+
+def wait_until(condition: Callable[[], object], why: Callable[[], str] = lambda: "condition never held") -> None:
+    """Until the condition holds; fails after a generous time."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < end, why()
+        time.sleep(0.005)
+
+
+@dataclass
+class Running:
+    """A runner in a thread."""
+
+    runner: Runner
+    health: Health
+    metrics: Metrics
+    stop: threading.Event = field(default_factory=threading.Event)
+    failure: BaseException | None = None
+    thread: threading.Thread | None = None
+
+    def run(self) -> None:
+        try:
+            self.runner.run(self.stop)
+        except BaseException as error:  # the test asks for it
+            self.failure = error
+
+    def wait_scanned(self) -> None:
+        """Until the first scan is published."""
+        wait_until(lambda: self.runner.scanned.is_set() or self.failure)
+        if self.failure is not None:
+            raise self.failure
+
+    def wait_ended(self) -> BaseException | None:
+        """Until it has ended by itself; what it failed with."""
+        assert self.thread is not None
+        self.thread.join(PATIENCE_SECONDS)
+        assert not self.thread.is_alive()
+        return self.failure
+
+    def skipped(self, reason: str) -> float:
+        """Documents left out for a reason."""
+        return self.metrics.registry.get_sample_value("vectide_source_skipped_total", {"reason": reason}) or 0.0
+
+    def published(self, kind: str) -> float:
+        """Events published."""
+        return self.metrics.registry.get_sample_value("vectide_documents_published_total", {"kind": kind}) or 0.0
+
+
+def runner(
+    source: Source, documents: Documents, state: Path | None = None, limits: RunnerLimits | None = None
+) -> Running:
+    """A runner that does not run yet."""
+    health, metrics = Health(), Metrics()
+    health.set_started()
+    patience = Patience(RetryPolicy(initial_seconds=0.01, maximum_seconds=0.1), health, metrics)
+    return Running(
+        Runner(
+            source, documents.broker, documents.names, 0, state, patience, health, metrics, limits or RunnerLimits()
+        ),
+        health,
+        metrics,
+    )
+
+
+@contextmanager
+def running(
+    source: Source, documents: Documents, state: Path | None = None, limits: RunnerLimits | None = None
+) -> Iterator[Running]:
+    """A runner at work; at the end it is stopped, and must end cleanly unless the test took its failure."""
+    one = runner(source, documents, state, limits)
+    one.thread = threading.Thread(target=one.run, daemon=True)
+    one.thread.start()
+    try:
+        yield one
+    finally:
+        one.stop.set()
+        one.thread.join(PATIENCE_SECONDS)
+        assert not one.thread.is_alive(), "the runner did not end"
+    if one.failure is not None:
+        raise one.failure
+
+
+def scanned(source: Source, documents: Documents, state: Path | None = None) -> Running:
+    """One full scan, published; then the runner is stopped."""
+    with running(source, documents, state) as one:
+        one.wait_scanned()
+    return one
