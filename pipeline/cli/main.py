@@ -73,9 +73,9 @@ def cli() -> None:
 def main() -> None:
     """The entry point: errors become one clear text on standard error and an exit code."""
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        # Out of its own mode click returns the code of an Exit that a command raised.
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
