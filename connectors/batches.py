@@ -62,8 +62,12 @@ class Batch:
         self.size += one.size - (0 if older is None else older.size)
         self._pending[one.path] = one
 
+    def get(self, path: str) -> Pending | None:
+        """The event of a document that waits here."""
+        return self._pending.get(path)
+
     def records(self) -> list[NewRecord]:
-        """All records, events in order."""
+        """All records: the events, in order, then what they make known."""
         pending = list(self)
         return [one.records[0] for one in pending] + [one.records[1] for one in pending]
 

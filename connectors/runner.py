@@ -255,16 +255,17 @@ class Runner:
             return error
 
     def _found(self, fetched: Fetched, look: Look) -> None:
-        known = self._state.get(look.path)
-        now = known_of(fetched)
+        known, now = self._known(look.path), known_of(fetched)
         if known is not None and (known.digest, known.facts) == (now.digest, now.facts):
-            self._state.note(look.path, known, fetched.revision)
+            # Only of what is in the log: a revision noted before its event could outlive it.
+            if self._batch.get(look.path) is None:
+                self._state.note(look.path, known, fetched.revision)
             return
         provenance = Provenance(self._event_time(fetched.event_time, look), traceparent(), look.backfill)
         self._add(changed(self._topic, self._state, self._key(look.path), fetched, provenance), look)
 
     def _gone(self, look: Look) -> None:
-        known = self._state.get(look.path)
+        known = self._known(look.path)
         below = next(self._state.below(look.path), None)
         if known is None and below is None:
             return
@@ -278,7 +279,7 @@ class Runner:
                 self._examine(replace(look, path=path, revision=""))
 
     def _skipped(self, skipped: Skipped, look: Look) -> None:
-        known = self._state.get(look.path)
+        known = self._known(look.path)
         if known is not None and known.published:
             self._forget(look.path, known, look)
             self._flush()
@@ -320,6 +321,11 @@ class Runner:
         earliest = min(self._scanned_at, look.noticed) if look.revision else look.noticed - _NOTICED_SECONDS
         return claimed if earliest <= claimed <= now else look.noticed
 
+    def _known(self, path: str) -> Known | None:
+        """What is published, or is about to be."""
+        pending = self._batch.get(path)
+        return self._state.get(path) if pending is None else pending.known
+
     def _key(self, path: str) -> DocumentKey:
         return DocumentKey(self._source.id, path)
 
@@ -349,14 +355,14 @@ class Runner:
             batch = Batch(one for one in batch if self._state.get(one.path) != one.known)
         assert self._publisher is not None  # just taken over
         try:
-            self._publisher.publish(batch.records(), Deadline.after(self._limits.publish_seconds))
+            written = self._publisher.publish(batch.records(), Deadline.after(self._limits.publish_seconds))
         except BrokerUnavailable:
             self._leave()
             raise
         except Poison as error:
             self._publish_apart(batch, error)
             return
-        self._state.put(batch.known())
+        self._state.put(batch.known(), written[len(batch) :])
         for one in batch:
             self._metrics.documents_published.labels(one.kind).inc()
 

@@ -22,7 +22,7 @@ import msgspec
 from pipeline.deadline import Deadline
 from pipeline.errors import BrokerUnavailable, Fatal, NewerSchema
 from pipeline.identity import DocumentKey
-from pipeline.ports import Broker, NewRecord, Record, TopicInfo
+from pipeline.ports import Broker, NewRecord, Record, TopicInfo, Written
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ CREATE TABLE IF NOT EXISTS documents (
     path BLOB PRIMARY KEY, revision TEXT NOT NULL, digest TEXT NOT NULL, facts TEXT NOT NULL,
     scan INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
 """
+_ADVANCE: Final = "INSERT INTO positions VALUES (?, ?) ON CONFLICT DO UPDATE SET next = max(next, excluded.next)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +125,7 @@ class State:
             reader.close()
         # Up to these ends everything was read, markers of transactions and foreign keys included.
         with self._transaction() as file:
-            file.executemany(
-                "INSERT INTO positions VALUES (?, ?) ON CONFLICT DO UPDATE SET next = max(next, excluded.next)",
-                [(partition, one.end) for partition, one in ranges.items()],
-            )
+            file.executemany(_ADVANCE, [(partition, one.end) for partition, one in ranges.items()])
             file.execute("UPDATE origin SET at = ?", (self._clock(),))
 
     def record(self, path: str, known: Known | None) -> NewRecord:
@@ -148,11 +146,17 @@ class State:
         ).fetchone()
         return None if row is None else Known(*row)
 
-    def put(self, entries: Mapping[str, Known | None]) -> None:
+    def put(self, entries: Mapping[str, Known | None], written: Sequence[Written] = ()) -> None:
         """Take note of what was just published, or (only here, not in the topic) of a new revision
         of the same content and of what was left out.
+
+        Args:
+            entries: by path; None: there is nothing any more.
+            written: where the records of these went. Nobody else writes this source's keys, so
+                everything before them is known, and a restart reads on behind them.
         """
         with self._transaction() as file:
+            file.executemany(_ADVANCE, [(one.partition, one.offset + 1) for one in written])
             for path, known in entries.items():
                 if known is None:
                     file.execute("DELETE FROM documents WHERE path = ?", (_bytes(path),))
@@ -250,10 +254,7 @@ class State:
                             "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, 0)",
                             (path, entry.revision, entry.digest, entry.facts),
                         )
-            file.executemany(
-                "INSERT OR REPLACE INTO positions VALUES (?, ?)",
-                [(record.partition, record.offset + 1) for record in records],
-            )
+            file.executemany(_ADVANCE, [(record.partition, record.offset + 1) for record in records])
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -102,11 +102,12 @@ class Running:
             raise self.failure
 
     def wait_ended(self) -> BaseException | None:
-        """Until it has ended by itself; what it failed with."""
+        """Until it has ended by itself; what it failed with, which the test thereby takes."""
         assert self.thread is not None
         self.thread.join(PATIENCE_SECONDS)
         assert not self.thread.is_alive()
-        return self.failure
+        failure, self.failure = self.failure, None
+        return failure
 
     def skipped(self, reason: str) -> float:
         """Documents left out for a reason."""
