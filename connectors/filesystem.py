@@ -82,6 +82,7 @@ class FilesystemSource:
         self._lock = threading.Lock()
         self._watch: Watch | None = None
         self._watched: tuple[str, int, int] | None = None
+        self._stale = False
         self._fresh: dict[str, float] = {}
         self._closed = False
 
@@ -204,11 +205,16 @@ class FilesystemSource:
         Raises:
             SourceUnavailable: there is none.
         """
-        status = self._tree.check()
+        try:
+            status = self._tree.check()
+        except SourceUnavailable:
+            self._stale = True
+            raise
         real = os.path.realpath(self._tree.root)
         place = (real, status.st_dev, status.st_ino)
         with self._lock:
-            if self._watch is None or self._watched != place:
+            # A folder that is made anew can have the number of the old one.
+            if self._watch is None or self._watched != place or self._stale:
                 if self._watch is not None:
                     self._watch.close()
                 try:
@@ -218,7 +224,7 @@ class FilesystemSource:
                 # A second one made on the way: everything may have changed in between.
                 if self._watched is not None:
                     self._watch.note_everything()
-                self._watched = place
+                self._watched, self._stale = place, False
                 if self._closed:
                     self._watch.close()
             return self._watch
@@ -241,6 +247,7 @@ class FilesystemSource:
                 }
         for name in names:
             if name == real:
+                self._stale = True
                 return False
             if name.startswith(real + "/") and not self._note(name[len(real) + 1 :], at, found):
                 return False
