@@ -107,6 +107,8 @@ class FilesystemSource:
             for folder in due:
                 del self._fresh[folder]
                 self._list(folder, time.time(), found)
+            if due:
+                watch.check(os.path.join(self._tree.root, due[-1]))
             for path, at in paths.items():
                 if not self._resolve(path, at, found):
                     return [Hint(None, at)]
@@ -257,6 +259,9 @@ class FilesystemSource:
         if self._rules.changes(path):
             return False
         if self._tree.is_folder(path):
+            if path in self._tree.unreadable:
+                self._stale = True  # it can be read now, perhaps; its watch is still missing
+                return False
             self._list(path, at, found)
             self._fresh[path] = time.monotonic() + _SETTLE_SECONDS
         elif self._rules.admits(path) or self._rules.admits_folder(path):

@@ -50,6 +50,10 @@ _HOT_DOCUMENTS: Final = 1000
 #: An event time that lies further back than this before it was noticed is that of something else:
 #: a file that was moved here keeps the time of its last edit.
 _NOTICED_SECONDS: Final = 2.0
+#: After a scan that was asked for, the next one waits for so many times as long, up to a minute:
+#: scans take a fifth of the time at most.
+_SCAN_REST: Final = 4.0
+_SCAN_REST_SECONDS: Final = 60.0
 #: How often a long scan stops for what happens meanwhile.
 _BREATH_SECONDS: Final = 0.02
 _CLOSE_SECONDS: Final = 5.0
@@ -114,6 +118,7 @@ class Runner:
         self._unreadable: set[str] = set()
         self._scan_wanted = True
         self._next_scan = 0.0
+        self._rested = 0.0
         self._scanned_at = 0.0
         self._next_breath = 0.0
 
@@ -144,7 +149,8 @@ class Runner:
 
     def _turn(self, stop: threading.Event) -> None:
         self._health.beat(self._loop)
-        if self._scan_wanted or time.monotonic() >= self._next_scan:
+        now = time.monotonic()
+        if (self._scan_wanted and now >= self._rested) or now >= self._next_scan:
             self._scan_wanted = False
             try:
                 self._patience.until_done("source", lambda: self._scan(stop), self._part)
@@ -171,9 +177,11 @@ class Runner:
                 return
         self._flush()
         self._scanned_at = started
-        self._next_scan = time.monotonic() + self._limits.rescan_seconds
+        ended, took = time.monotonic(), time.time() - started
+        self._next_scan = ended + self._limits.rescan_seconds
+        self._rested = ended + min(_SCAN_REST * max(0.0, took), _SCAN_REST_SECONDS)
         self.scanned.set()
-        log.debug("scanned", extra={"source": self._source.id, "seconds": round(time.time() - started, 3)})
+        log.debug("scanned", extra={"source": self._source.id, "seconds": round(took, 3)})
         if not first:
             self._patience.until_done("broker", self._state.refresh)
 
@@ -188,9 +196,10 @@ class Runner:
 
     def _follow(self, timeout: float) -> None:
         """Look at what may have changed, and publish what did."""
-        wake = self._looks.next()
-        if wake is not None:
-            timeout = max(0.0, min(timeout, wake - time.monotonic()))
+        wakes = [self._looks.next(), self._rested if self._scan_wanted else None]
+        for wake in wakes:
+            if wake is not None:
+                timeout = max(0.0, min(timeout, wake - time.monotonic()))
         hints = self._patience.until_done("source", lambda: self._source.hints(timeout), self._part)
         for look in self._noticed(hints):
             self._examine(look)

@@ -47,7 +47,8 @@ class Tree:
         self._rules = rules
         self._follow = follow_symlinks
         self._device: int | None = None
-        self._unreadable: set[str] = set()
+        self.unreadable: set[str] = set()
+        """Folders that the last walk had to pass over."""
         self.links: dict[str, str] = {}
         """Links that the last walk followed, and where they lead."""
 
@@ -132,7 +133,7 @@ class Tree:
         except OSError as error:
             self._pass_over(folder, error)
             return
-        self._unreadable.discard(folder)
+        self.unreadable.discard(folder)
         for entry in entries:
             try:
                 linked = entry.is_symlink()
@@ -150,8 +151,8 @@ class Tree:
             yield entry.name, is_folder, status
 
     def _pass_over(self, folder: str, error: OSError) -> None:
-        if error.errno not in _ABSENT and folder not in self._unreadable:
-            self._unreadable.add(folder)
+        if error.errno not in _ABSENT and folder not in self.unreadable:
+            self.unreadable.add(folder)
             log.warning(
                 "folder cannot be read; its documents stay as they are",
                 extra={"folder": folder, "error": error.strerror},

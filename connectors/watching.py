@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 _STEP_MS: Final = 2
 #: Longest time for which a burst is gathered.
 _DEBOUNCE_MS: Final = 20
-_POLL_SECONDS: Final = 2.0
+#: Between scans where nothing can be watched.
+POLL_SECONDS: Final = 2.0
 #: Errors of the watch that follow each other within this time wait for it.
 _RESTART_SECONDS: Final = 0.25
 #: More paths than this in hand: the whole tree counts as changed, and memory stays bounded.
@@ -48,6 +49,8 @@ class Watch:
         self._paths: dict[str, float] = {}
         self._everything: float | None = None
         self._stop = threading.Event()
+        self._interrupt = threading.Event()
+        self._polls = False
         self._notify = self._watched()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
@@ -66,30 +69,53 @@ class Watch:
             self._paths, self._everything = {}, None
             return paths, everything
 
+    def check(self, folder: str) -> None:
+        """Make sure that a folder which has just appeared can be watched: beyond the kernel's limit
+        the library leaves it out without a word. If so, the whole tree is scanned from time to time.
+        """
+        try:
+            RustNotify([folder], False, False, 0, False, False).close()
+        except (FileNotFoundError, PermissionError, NotADirectoryError):
+            pass  # gone again, or passed over by the scan, too
+        except (OSError, WatchfilesRustInternalError) as error:
+            if not self._polls:
+                self._poll(error)
+                self._interrupt.set()
+
     def close(self) -> None:
         """Stop, and wake whoever waits."""
         self._stop.set()
+        self._interrupt.set()
         with self._changed:
             self._changed.notify_all()
         if threading.current_thread() is not self._thread:
             self._thread.join(_CLOSE_SECONDS)
 
     def _run(self) -> None:
+        next_poll = 0.0
         while not self._stop.is_set():
             if self._notify is None:
-                if not self._stop.wait(_POLL_SECONDS):
-                    self.note_everything()
-                continue
-            try:
-                found = self._notify.watch(_DEBOUNCE_MS, _STEP_MS, 0, self._stop)
-            except WatchfilesRustInternalError as error:
-                log.debug("watch starts anew", extra={"root": self._root, "error": str(error)})
-                self._restart()
-                continue
-            if isinstance(found, set):
-                self._note(path for _, path in found)
+                self._stop.wait(POLL_SECONDS)
+            else:
+                self._turn(self._notify)
+            if self._polls and time.monotonic() >= next_poll:
+                next_poll = time.monotonic() + POLL_SECONDS
+                self.note_everything()
         if self._notify is not None:
             self._notify.close()
+
+    def _turn(self, notify: RustNotify) -> None:
+        # Without a time limit otherwise: at its end the library forgets what came at that moment.
+        limit_ms = int(POLL_SECONDS * 1000) if self._polls else 0
+        try:
+            found = notify.watch(_DEBOUNCE_MS, _STEP_MS, limit_ms, self._interrupt)
+        except WatchfilesRustInternalError as error:
+            log.debug("watch starts anew", extra={"root": self._root, "error": str(error)})
+            self._restart(notify)
+            return
+        self._interrupt.clear()
+        if isinstance(found, set):
+            self._note(path for _, path in found)
 
     def _note(self, paths: Iterable[str]) -> None:
         now = time.time()
@@ -107,26 +133,35 @@ class Watch:
             self._everything = self._everything or time.time()
             self._changed.notify_all()
 
-    def _restart(self) -> None:
+    def _restart(self, failed: RustNotify) -> None:
         """Everything counts as changed once the new watch is there: nothing falls between."""
-        assert self._notify is not None  # it has just failed
-        self._notify.close()
+        failed.close()
         try:
             self._notify = self._watched()
         except OSError:
-            self._notify = None  # the folder is away: the scan will say so
+            self._notify, self._polls = None, True  # the folder is away: a scan will say so
         self.note_everything()
         self._stop.wait(_RESTART_SECONDS)
 
     def _watched(self) -> RustNotify | None:
         try:
-            return RustNotify([self._root], False, False, 0, True, True)
-        except (FileNotFoundError, PermissionError, NotADirectoryError):
+            return RustNotify([self._root], False, False, 0, True, False)
+        except PermissionError:
+            # A folder further down may not be read; told to pass over it, the library passes over
+            # a reached limit as well.
+            found = RustNotify([self._root], False, False, 0, True, True)
+            self.check(self._root)
+            return found
+        except (FileNotFoundError, NotADirectoryError):
             raise
         except (OSError, WatchfilesRustInternalError) as error:
-            log.warning(
-                "cannot watch this folder: it is scanned every few seconds instead, which is slower and costs more. "
-                "Raise fs.inotify.max_user_watches (and max_user_instances) to watch it",
-                extra={"root": self._root, "seconds": _POLL_SECONDS, "error": str(error)},
-            )
+            self._poll(error)
             return None
+
+    def _poll(self, error: Exception) -> None:
+        self._polls = True
+        log.warning(
+            "this folder cannot be watched as a whole: it is scanned every few seconds as well, which is slower and "
+            "costs more. Raise fs.inotify.max_user_watches (and max_user_instances), then start again",
+            extra={"root": self._root, "seconds": POLL_SECONDS, "error": str(error)},
+        )

@@ -139,7 +139,7 @@ def decoded(data: bytes, *, declares: bool) -> tuple[str, str] | None:
 
 def _binary(sample: bytes) -> bool:
     controls = len(sample) - len(sample.translate(None, _CONTROLS))
-    if controls * 100 > _CONTROL_PERCENT * len(sample):
+    if controls * 100 > _CONTROL_PERCENT * max(len(sample), 100):
         return True
     if b"\0" not in sample:
         return False
