@@ -1,0 +1,52 @@
+"""``python -m tests.bench``: all benchmarks in one run, as tables and as build/bench.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from tests.bench import freshness, throughput
+from tests.bench.setting import machine
+from tests.support.kafka import Missing, check
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--documents", type=int, default=400)
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--edits", type=int, default=150)
+    chosen = options.parse_args()
+    try:
+        check()
+        kafka = True
+    except Missing as missing:
+        print(f"without Kafka: {missing}")
+        kafka = False
+    print(machine(), flush=True)
+    result: dict[str, Any] = {"machine": machine(), "at": time.strftime("%Y-%m-%d")}
+    result["throughput"] = throughput.measure(chosen.documents, chosen.rounds, kafka=kafka)
+    _show("throughput", result["throughput"])
+    result["freshness, ms"] = freshness.all_of(chosen.edits, kafka=kafka)
+    _show("freshness, ms from save to searchable", result["freshness, ms"])
+    Path("build").mkdir(exist_ok=True)
+    Path("build/bench.json").write_text(json.dumps(result, indent=1))
+    print("\nedits: tokens embedded against the least possible", flush=True)
+    sys.exit(subprocess.run([sys.executable, "-m", "tests.bench.edits"], check=False).returncode)
+
+
+def _show(title: str, values: dict[str, Any]) -> None:
+    print(f"\n{title}")
+    for name, value in values.items():
+        print(f"  {name:<34} {value}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

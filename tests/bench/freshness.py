@@ -1,0 +1,106 @@
+"""How fresh the index is: from the save of a file to searchable, one edit after the other."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.cli.index import Index
+from pipeline.identity import DocumentKey
+from tests.bench.setting import HASHING, MINILM, machine, running, servers, write_documents
+
+_DOCUMENTS = 100
+_WAIT_SECONDS = 30.0
+
+
+def edits(index: Index, documents: Path, count: int) -> list[float]:
+    """Milliseconds from before the write of a file until its head is of the new version."""
+    rng = random.Random(1)
+    paths = sorted(documents.iterdir())
+    found = []
+    for number in range(count):
+        path = paths[number % (len(paths) // 2)]
+        key = DocumentKey(documents.name, path.name)
+        before = index.collection.heads([key.doc])[key.doc].stamp
+        text = path.read_text() + f"\nSentence {number} of {time.time_ns()}.\n"
+        started = time.perf_counter()
+        path.write_text(text)
+        while index.collection.heads([key.doc])[key.doc].stamp == before:
+            if time.perf_counter() - started > _WAIT_SECONDS:
+                raise TimeoutError(f"{path.name} was not in step after {_WAIT_SECONDS:.0f} s")
+            time.sleep(0.0005)
+        found.append((time.perf_counter() - started) * 1000)
+        time.sleep(rng.uniform(0.02, 0.06))
+    return found
+
+
+@contextmanager
+def load_of(documents: Path, every_seconds: float) -> Iterator[None]:
+    """Somebody else edits the other half of the documents all the time."""
+    stop = threading.Event()
+    paths = sorted(documents.iterdir())[_DOCUMENTS // 2 :]
+
+    def write() -> None:
+        number = 0
+        while not stop.wait(every_seconds):
+            path = paths[number % len(paths)]
+            path.write_text(path.read_text()[-4000:] + f"\nLoad {number} of {time.time_ns()}.\n")
+            number += 1
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def measure(count: int, settings: dict[str, Any], load_seconds: float) -> dict[str, Any]:
+    """p50, p95 and p99 in milliseconds, idle and under load."""
+    with tempfile.TemporaryDirectory() as name:
+        documents = Path(name) / "docs"
+        write_documents(documents, _DOCUMENTS, seed=2)
+        with running(documents, settings) as (index, _):
+            idle = _quantiles(edits(index, documents, count))
+            with load_of(documents, load_seconds):
+                loaded = _quantiles(edits(index, documents, count))
+        return {"idle": idle, f"one other edit every {load_seconds * 1000:.0f} ms": loaded}
+
+
+def _quantiles(values: list[float]) -> dict[str, float]:
+    cuts = statistics.quantiles(values, n=100)
+    return {"p50": round(cuts[49], 1), "p95": round(cuts[94], 1), "p99": round(cuts[98], 1)}
+
+
+def all_of(count: int, *, kafka: bool = True) -> dict[str, Any]:
+    """Embedded and, with a real Kafka and a loopback Qdrant, as workers have it."""
+    result = {
+        "embedded, hashing": measure(count, HASHING, 0.03),
+        "embedded, MiniLM": measure(count, MINILM, 0.1),
+    }
+    if kafka:
+        with tempfile.TemporaryDirectory() as name, servers(Path(name)) as settings:
+            result["kafka, MiniLM"] = measure(count, {**MINILM, **settings}, 0.2)
+    return result
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--edits", type=int, default=150)
+    chosen = options.parse_args()
+    print(machine())
+    for name, value in all_of(chosen.edits).items():
+        print(f"{name:<20} {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""The embed stage over real parts: what fails is small, said, and can be replayed; what is known is not embedded."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from pipeline.broker.embedded import EmbeddedBroker
+from pipeline.broker.topics import chunks_topic, pipeline_topics
+from pipeline.codec import encode_chunked
+from pipeline.config import ModelConfig, PipelineConfig
+from pipeline.deadline import Deadline
+from pipeline.embedding.batches import embed_all
+from pipeline.embedding.loading import load
+from pipeline.embedding.recent import RecentVectors
+from pipeline.errors import Fatal, StoreUnavailable
+from pipeline.identity import DocumentKey, content_hash
+from pipeline.naming import Names
+from pipeline.observe.health import Health
+from pipeline.observe.metrics import Metrics
+from pipeline.patience import Patience
+from pipeline.points import Head, Vectors
+from pipeline.ports import CollectionSpec, NewRecord
+from pipeline.records import ChunkedDocument, ChunkSpan, Provenance
+from pipeline.retry import RetryPolicy
+from pipeline.stages import dead_letters
+from pipeline.stages.embed import EmbedLimits, EmbedStage
+from pipeline.stages.worker import Worker, WorkerLimits
+from pipeline.store.memory import MemoryCollection, MemoryStore
+
+NAMES = Names("t", "p")
+GENERATION = "g0"
+SECONDS = 30.0
+
+
+@dataclass
+class Model:
+    """The hashing embedder, which cannot take texts that hold ``poison``, and counts what it embeds."""
+
+    embedded: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.inner = load(ModelConfig(provider="hashing", name="hashing"))
+        self.spec = self.inner.spec
+        self.tokenizer = self.inner.tokenizer
+
+    def embed_documents(self, texts: Sequence[str]) -> Vectors:
+        vectors = self.inner.embed_documents(texts)
+        if any("poison" in text for text in texts):
+            vectors[[("poison" in text) for text in texts]] = np.nan
+        else:
+            self.embedded += texts
+        return vectors
+
+    def embed_query(self, text: str) -> Vectors:
+        return self.inner.embed_query(text)
+
+
+class Flaky:
+    """A collection whose requests fail as often as told."""
+
+    def __init__(self, inner: MemoryCollection) -> None:
+        self.inner = inner
+        self.failures: list[Exception] = []
+
+    def __getattr__(self, name: str) -> object:
+        found = getattr(self.inner, name)
+        if name in ("heads", "upsert_chunks", "replace_heads", "insert_heads") and self.failures:
+            raise self.failures.pop()
+        return found
+
+
+@dataclass
+class Running:
+    broker: EmbeddedBroker
+    collection: Flaky
+    model: Model
+    health: Health
+    metrics: Metrics
+    worker: Worker
+    failure: list[BaseException] = field(default_factory=list)
+    offset: int = 0
+
+    def send(self, path: str, *paragraphs: str, state: str = "chunked", version: int | None = None) -> NewRecord:
+        """One version of a document, a chunk for each paragraph."""
+        self.offset += 1
+        text = "\n\n".join(paragraphs)
+        spans, start = [], 0
+        for one in paragraphs:
+            spans.append(ChunkSpan(start, start + len(one), content_hash(one), len(one.split())))
+            start += len(one) + 2
+        document = ChunkedDocument(
+            DocumentKey("s", path), version or self.offset, GENERATION, state, Provenance(time.time()), text,  # type: ignore[arg-type]
+            tuple(spans), {}, "text/plain",
+        )  # fmt: skip
+        record = NewRecord(NAMES.chunks(GENERATION), *encode_chunked(document), partition=0)
+        self.broker.publisher("test").publish([record], Deadline.after(5))
+        return record
+
+    def head(self, path: str) -> Head | None:
+        doc = DocumentKey("s", path).doc
+        return self.collection.inner.heads([doc]).get(doc)
+
+    def until(self, true: Callable[[], bool]) -> None:
+        deadline = Deadline.after(SECONDS)
+        while not true():
+            assert not deadline.expired, "it never came true"
+            assert not self.failure, self.failure
+            time.sleep(0.005)
+
+    def until_head(self, path: str, version: int) -> Head:
+        self.until(lambda: (head := self.head(path)) is not None and head.version >= version)
+        found = self.head(path)
+        assert found is not None
+        return found
+
+    def letters(self) -> list[str]:
+        return [letter.reason for letter in dead_letters.standing(self.broker, NAMES).values()]
+
+    def lag(self) -> int:
+        return sum(self.broker.lag(NAMES.group("embed", GENERATION), NAMES.chunks(GENERATION)).values())
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    broker = EmbeddedBroker(None)
+    pipeline = PipelineConfig(prefix="t", name="p", partitions=2)
+    broker.ensure_topics([*pipeline_topics(NAMES, pipeline), chunks_topic(NAMES, GENERATION, pipeline)])
+    model, health, metrics = Model(), Health(), Metrics()
+    spec = CollectionSpec(NAMES.collection(GENERATION), GENERATION, model.spec.dimension, "cosine", "m", "c")
+    collection = Flaky(MemoryStore().create(spec))
+    stage = EmbedStage(
+        collection,  # type: ignore[arg-type]
+        lambda items: embed_all(model, items, 4096, 64),
+        broker.publisher("embed"),
+        NAMES,
+        EmbedLimits(delete_grace_seconds=0.2),
+        Patience(RetryPolicy(0.01, 0.05), health, metrics),
+        health,
+        metrics,
+        RecentVectors(1 << 20),
+    )
+    consumer = broker.consumer(NAMES.group("embed", GENERATION), [NAMES.chunks(GENERATION)], "embed")
+    worker = Worker(consumer, stage, WorkerLimits(commit_seconds=0.02, drain_seconds=5), health, metrics)
+    made = Running(broker, collection, model, health, metrics, worker)
+    health.set_started()
+    stop = threading.Event()
+
+    def run() -> None:
+        try:
+            worker.run(stop)
+        except BaseException as error:
+            made.failure.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield made
+    stop.set()
+    thread.join(SECONDS)
+    broker.close()
+
+
+def test_one_chunk_that_cannot_be_embedded_costs_one_letter_and_nothing_else(running: Running) -> None:
+    running.send("other", "a first text", "a second text")
+    record = running.send("bad", "good one", "poison here", "good two")
+    head = running.until_head("bad", 2)
+    assert head.state == "incomplete"
+    assert head.missing == (1,)
+    assert len(head.chunks) == 2, "the others are served"
+    assert running.until_head("other", 1).state == "complete"
+    running.until(lambda: running.letters() == ["embedding_failed"])
+    running.until(lambda: running.lag() == 0)
+    # Redelivered, it is not tried again
+    running.broker.publisher("test").publish([record], Deadline.after(5))
+    running.until(lambda: running.lag() == 0)
+    assert running.letters() == ["embedding_failed"]
+
+
+def test_a_replayed_letter_completes_its_document_and_undoes_nothing_newer(running: Running) -> None:
+    running.send("a", "good one", "poison here")
+    running.send("b", "poison there")
+    running.until_head("b", 2)
+    newer = running.send("b", "a newer text")
+    assert newer is not None
+    running.until_head("b", 3)
+    # The model is mended
+    running.model.embed_documents = running.model.inner.embed_documents  # type: ignore[method-assign]
+    publisher = running.broker.publisher("replay")
+    for letter in dead_letters.standing(running.broker, NAMES).values():
+        dead_letters.replay(publisher, NAMES, letter, 0, {})
+    running.until(lambda: (head := running.head("a")) is not None and head.state == "complete")
+    running.until(lambda: running.lag() == 0)
+    head = running.head("b")
+    assert head is not None
+    assert (head.version, head.state) == (3, "complete")
+    assert running.letters() == []
+
+
+def test_known_text_is_not_embedded_again(running: Running) -> None:
+    running.send("old", "the very same text", "and another")
+    running.until_head("old", 1)
+    running.send("copy", "the very same text")
+    running.until_head("copy", 2)
+    running.send("old", "the very same text", "and another", "and one more")
+    running.until_head("old", 3)
+    assert sorted(running.model.embedded) == ["and another", "and one more", "the very same text"]
+    assert running.metrics.totals()["chunks_reused"] == 3
+
+
+def test_a_delete_keeps_its_vectors_for_a_rename_and_then_its_chunks_go(running: Running) -> None:
+    running.send("old", "a text that moves")
+    running.until_head("old", 1)
+    running.send("old", state="deleted")
+    running.send("new", "a text that moves")
+    running.until_head("new", 3)
+    assert running.model.embedded == ["a text that moves"]
+    running.until(lambda: running.collection.inner.count_chunks() == 1)
+    running.until(lambda: running.lag() == 0)
+
+
+def test_an_outage_of_the_store_is_waited_out(running: Running) -> None:
+    running.collection.failures += [StoreUnavailable("away")] * 20
+    running.send("a", "a text")
+    running.until(lambda: "store" in running.health.readyz().reasons)
+    assert running.health.livez().ok
+    assert running.until_head("a", 1).state == "complete"
+    running.until(lambda: running.health.readyz().ok)
+
+
+def test_a_record_that_was_cut_off_becomes_a_letter_and_the_partition_goes_on(running: Running) -> None:
+    record = running.send("a", "x")
+    cut = NewRecord(record.topic, record.key, (record.value or b"")[:20], record.headers, 0)
+    running.broker.publisher("test").publish([cut], Deadline.after(5))
+    running.send("b", "y", version=5)
+    running.until_head("b", 5)
+    assert running.letters() == ["malformed_record"]
+
+
+def test_a_newer_schema_parks_its_partition_and_only_that(running: Running) -> None:
+    record = running.send("a", "x")
+    running.until_head("a", 1)
+    headers = tuple((name, b"9" if name == "vectide-schema" else value) for name, value in record.headers)
+    publisher = running.broker.publisher("test")
+    publisher.publish([NewRecord(record.topic, record.key, record.value, headers, 1)], Deadline.after(5))
+    running.until(lambda: "schema" in running.health.readyz().reasons)
+    running.send("b", "y")
+    running.until_head("b", 2)
+    assert running.letters() == []
+    lag = running.broker.lag(NAMES.group("embed", GENERATION), NAMES.chunks(GENERATION))
+    assert lag[1] == 1, "it waits, uncommitted"
+
+
+def test_a_fatal_error_of_the_store_stops_the_worker_with_it_uncommitted(running: Running) -> None:
+    running.collection.failures.append(Fatal("broken for good"))
+    running.send("a", "x")
+    deadline = Deadline.after(SECONDS)
+    while not running.failure:
+        assert not deadline.expired
+        time.sleep(0.01)
+    assert "broken for good" in str(running.failure[0])
+    assert running.lag() == 1
