@@ -43,7 +43,7 @@ def translated(what: str) -> Iterator[None]:
     except _LOST as error:
         raise PartitionsLost(f"{what}: {error}") from None
     except _FENCED:
-        raise Fenced(f"{what}: another process has taken over", "one writer per source: stop the other one") from None
+        raise _fenced(what) from None
     except (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError) as error:
         raise Poison("record_too_large", f"{what}: {error}") from None
     except _REFUSED as error:
@@ -51,7 +51,14 @@ def translated(what: str) -> Iterator[None]:
             f"Kafka refuses to {what}: {error}", "check kafka.sasl_*, the ACLs and the broker's version"
         ) from None
     except (errors.KafkaError, OSError, TimeoutError) as error:
+        # What the sender's thread was told first, kafka-python wraps for the next record.
+        if any(isinstance(cause, _FENCED) for cause in error.args):
+            raise _fenced(what) from None
         raise BrokerUnavailable(f"{what}: {type(error).__name__} {error}".rstrip()) from None
+
+
+def _fenced(what: str) -> Fenced:
+    return Fenced(f"{what}: another process has taken over", "one writer per source: stop the other one")
 
 
 def within(deadline: Deadline, what: str, operation: Callable[[], T]) -> T:

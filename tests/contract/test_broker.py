@@ -181,7 +181,7 @@ def test_a_second_writer_of_a_transactional_id_fences_the_first(broker: Broker, 
     first.publish([record(name, "a")], soon())
     second = broker.transactional_publisher(f"{fresh}.t")
     with pytest.raises(Fenced):
-        first.publish([record(name, "zombie")], soon())
+        first.publish([record(name, f"zombie {number}") for number in range(50)], soon())
     second.publish([record(name, "b")], soon())
     reader = broker.reader(name)
     found = []

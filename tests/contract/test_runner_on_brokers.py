@@ -1,0 +1,86 @@
+"""The runner of a source on every broker: restarts, fencing, and a broker that is killed under it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from connectors.memory import MemorySource
+from connectors.runner import RunnerLimits
+from pipeline.errors import Fenced
+from tests.contract.brokers import embedded_broker, kafka_broker
+from tests.support.kafka import KafkaServer
+from tests.support.sources import Documents, running, scanned, wait_until
+
+
+@pytest.fixture(params=["memory", "disk", pytest.param("kafka", marks=pytest.mark.kafka)])
+def documents(request: pytest.FixtureRequest, tmp_path: Path, fresh: str) -> Iterator[Documents]:
+    if request.param == "kafka":
+        broker = kafka_broker(request.getfixturevalue("kafka"))
+    else:
+        broker = embedded_broker(tmp_path / "log" if request.param == "disk" else None)
+    yield Documents(broker, pipeline=fresh)
+    broker.close()
+
+
+def reopened(source: MemorySource) -> MemorySource:
+    return MemorySource(source.id, source._documents, _revision=source._revision)
+
+
+def test_a_restart_publishes_what_changed_and_only_that(documents: Documents, tmp_path: Path) -> None:
+    """Given a cache of what was published, a lost one, and none, then each start knows what is in the log."""
+    source = MemorySource("m")
+    for number in range(40):
+        source.put(str(number), f"text {number}")
+    scanned(source, documents, tmp_path / "a")
+    assert len(documents.events()) == 40
+    for state in (tmp_path / "a", tmp_path / "b", None):
+        source = reopened(source)
+        source.put("7", f"edited with {state}")
+        scanned(source, documents, state)
+    assert len(documents.events()) == 43
+    assert documents.texts() == {path: one.text for path, one in source._documents.items()}
+
+
+def test_a_second_runner_fences_the_first(documents: Documents) -> None:
+    first, second = MemorySource("m"), MemorySource("m")
+    with running(first, documents) as one:
+        one.wait_scanned()
+        with running(second, documents) as other:
+            other.wait_scanned()
+            first.put("of the first", "x")
+            assert isinstance(one.wait_ended(), Fenced)
+            second.put("of the second", "x")
+            documents.wait_for({"of the second": "x"})
+
+
+@pytest.mark.kafka
+def test_a_broker_killed_in_the_middle_of_a_scan(kafka: KafkaServer, tmp_path: Path, fresh: str) -> None:
+    """Given a Kafka that is killed while transactions are under way and started again, then the runner
+    waits, goes on by itself, and every document is in the log once.
+    """
+    (tmp_path / "kafka").mkdir()
+    server = KafkaServer(tmp_path / "kafka")
+    server.start()
+    broker = kafka_broker(server)
+    try:
+        documents = Documents(broker, pipeline=fresh)
+        source = MemorySource("m")
+        for number in range(600):
+            source.put(str(number), f"text {number}")
+        limits = RunnerLimits(batch_documents=5, publish_seconds=3.0)
+        with running(source, documents, tmp_path / "state", limits) as one:
+            wait_until(lambda: one.published("changed") >= 50)
+            server.kill()
+            wait_until(lambda: "broker" in one.health.readyz().reasons)
+            assert not one.runner.scanned.is_set()
+            server.restart()
+            wait_until(one.runner.scanned.is_set)
+            wait_until(lambda: one.health.readyz().ok)
+        assert documents.texts() == {str(number): f"text {number}" for number in range(600)}
+        assert len(documents.events()) == 600
+    finally:
+        broker.close()
+        server.stop()
