@@ -19,7 +19,7 @@ class Patience:
     Args:
         policy: backoff between attempts.
         health: told which dependency does not answer; liveness is not touched.
-        metrics: counts retries.
+        metrics: counts errors and retries, and times each attempt.
     """
 
     def __init__(self, policy: RetryPolicy, health: Health, metrics: Metrics) -> None:
@@ -48,11 +48,20 @@ class Patience:
             Poison, Fatal, PartitionsLost: at once.
             Transient, Backpressure: only after :meth:`give_up`.
         """
+        failed = False
 
         def waiting(error: Exception) -> None:
+            nonlocal failed
+            if not failed:  # one error, however often it is tried again
+                self._metrics.errors.labels(type(error).__name__, dependency).inc()
+            failed = True
             self._health.set_ready(part or dependency, False, str(error))
             self._metrics.retries.labels(dependency).inc()
 
-        result = retry(operation, self._policy, stop=self._stop, on_retry=waiting)
+        def timed() -> T:
+            with self._metrics.dependency_request_duration_seconds.labels(dependency).time():
+                return operation()
+
+        result = retry(timed, self._policy, stop=self._stop, on_retry=waiting)
         self._health.set_ready(part or dependency, True, "")
         return result

@@ -52,7 +52,9 @@ class Metrics:
         )
         self.source_skipped = self._counter("source_skipped", "Documents that a connector left out, by why.", "reason")
         self.dead_letters = self._counter("dead_letters", "Records that failed for good.", "reason")
-        self.errors = self._counter("errors", "Errors that ended an operation.", "error_type", "dependency")
+        self.errors = self._counter(
+            "errors", "Operations that failed and were tried again, each once.", "error_type", "dependency"
+        )
         self.retries = self._counter("retries", "Attempts that were made again.", "dependency")
         self.chunks_embedded = self._counter("chunks_embedded", "Chunks embedded by the model.", "traffic")
         self.chunks_reused = self._counter(
@@ -89,7 +91,10 @@ class Metrics:
         self.batch_size_records = self._histogram("batch_size_records", "Records of one micro-batch.", _SIZES, "stage")
         self.tokens_per_batch = self._histogram("tokens_per_batch", "Padded tokens of one forward pass.", _TOKENS)
         self.dependency_request_duration_seconds = self._histogram(
-            "dependency_request_duration_seconds", "One request to a dependency.", _SECONDS, "dependency"
+            "dependency_request_duration_seconds",
+            "One attempt of an operation on a dependency.",
+            _SECONDS,
+            "dependency",
         )
         self.commit_duration_seconds = self._histogram("commit_duration_seconds", "One offset commit.", _SECONDS)
         self.search_duration_seconds = self._histogram("search_duration_seconds", "One search.", _SECONDS)
@@ -122,7 +127,13 @@ class Metrics:
         for stage in STAGES:
             for outcome in RESULTS:
                 self.records_processed.labels(stage, outcome)
-            for one in (self.records_consumed, self.inflight_records, self.stage_duration_seconds):
+            for one in (
+                self.records_consumed,
+                self.inflight_records,
+                self.stage_duration_seconds,
+                self.batch_size_records,
+                self.oldest_unprocessed_event_age_seconds,
+            ):
                 one.labels(stage)
         for reason in REASONS:
             self.dead_letters.labels(reason)
@@ -136,6 +147,7 @@ class Metrics:
             self.commits.labels(outcome)
         for dependency in DEPENDENCIES:
             self.retries.labels(dependency)
+            self.dependency_request_duration_seconds.labels(dependency)
         for kind in ("changed", "deleted"):
             self.documents_published.labels(kind)
         try:

@@ -206,6 +206,7 @@ class ChunkStage:
         self._metrics.records_processed.labels(self.name, "ok").inc(len(done) - len(letters))
         self._metrics.records_processed.labels(self.name, "dead_letter").inc(len(letters))
         self._metrics.stage_duration_seconds.labels(self.name).observe(time.monotonic() - started)
+        self._metrics.batch_size_records.labels(self.name).observe(len(batch))
         for taken in done:
             self._finished.put(taken)
 

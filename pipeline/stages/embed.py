@@ -332,6 +332,7 @@ class EmbedStage:
             self._writing = self._writing - batch.taken.keys()
             self._busy.notify_all()
         self._metrics.stage_duration_seconds.labels(self.name).observe(time.monotonic() - batch.started)
+        self._metrics.batch_size_records.labels(self.name).observe(sum(map(len, batch.taken.values())))
 
     def _letters(self, prepared: PreparedBatch, batch: _Batch) -> list[DeadLetter]:
         letters = []

@@ -159,6 +159,7 @@ class Worker:
         if now >= self._next_commit:
             self._next_commit = now + self._limits.commit_seconds
             self._settle(force=False)
+            self._age()
         self._on_tick()
 
     def _read(self) -> None:
@@ -273,6 +274,11 @@ class Worker:
             self._metrics.commits.labels("ok").inc()
             self._metrics.last_commit_timestamp_seconds.labels(self._stage.name).set_to_current_time()
             self._metrics.commit_duration_seconds.observe(time.monotonic() - started)
+
+    def _age(self) -> None:
+        waiting = [record.timestamp for record in self._window.oldest().values()]
+        age = max(0.0, time.time() - min(waiting)) if waiting else 0.0
+        self._metrics.oldest_unprocessed_event_age_seconds.labels(self._stage.name).set(age)
 
     def _reread(self, partition: TopicPartition) -> None:
         try:
