@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,10 @@ import pytest
 from connectors.memory import MemorySource
 from connectors.runner import RunnerLimits
 from pipeline.errors import BrokerUnavailable
+from pipeline.ports import Listed
 from pipeline.records import DocumentDeleted
 from tests.support.sources import Documents, runner, running, scanned, wait_until
-from tests.unit.connectors.faults import FaultyBroker, Killed, reopened
+from tests.unit.connectors.faults import FaultyBroker, Killed, Spy, reopened
 
 
 def planned(documents: Documents, plan: Callable[[bool], None]) -> FaultyBroker:
@@ -53,6 +54,29 @@ def test_kill_between_transaction_and_cache(documents: Documents, tmp_path: Path
     scanned(reopened(source), documents, tmp_path)
     assert documents.texts() == {str(name): f"text {name}" for name in range(9)}
     assert len(documents.events()) == 9
+
+
+def test_kill_before_an_event_whose_document_was_touched_meanwhile(documents: Documents, tmp_path: Path) -> None:
+    """Given a document that waits to be published and shows the same content under a new revision, when
+    the process is killed, then the cache does not believe that it was published.
+    """
+
+    class Touched(Spy):
+        def scan(self) -> Iterator[Listed]:
+            yield from super().scan()
+            source.put("doc", "text")
+            yield from super().scan()
+
+    source = MemorySource("m")
+    source.put("a document before it, published by itself", "text")
+    source.put("doc", "text")
+    broker = planned(documents, nth(2, False, Killed()))
+    one = runner(Touched(source), documents, tmp_path)
+    one.run()
+    assert isinstance(one.failure, Killed)
+    broker.plan = lambda after: None
+    scanned(reopened(source), documents, tmp_path)
+    assert "doc" in documents.texts()
 
 
 def test_kill_between_event_and_delete_of_a_rename(documents: Documents, tmp_path: Path) -> None:
