@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from connectors.extraction import VERSION, binary_suffix, extract
+from connectors.extraction import SAMPLE_BYTES, VERSION, binary, binary_suffix, extract
 from connectors.ignoring import Rules, patterns
 from connectors.settings import parse
 from connectors.tree import Tree, raise_unless_absent
@@ -156,6 +156,8 @@ class FilesystemSource:
                 return Skipped(path, revision, "special")
             if status.st_size > self._limit:
                 return self._over_limit(path, revision, status, _ends(file.fileno(), status.st_size))
+            if binary(os.pread(descriptor, SAMPLE_BYTES, 0)):
+                return Skipped(path, revision, "binary")
             data = _bytes_of(file.fileno(), self._limit + 1)
             if len(data) > self._limit:  # it grows while it is read
                 status = os.fstat(descriptor)

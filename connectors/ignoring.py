@@ -14,6 +14,9 @@ log = logging.getLogger(__name__)
 
 #: Never documents: our own state and a repository's insides.
 _ALWAYS: Final = frozenset({".vectide", ".git", ".hg", ".svn"})
+#: A folder that holds this is the state of some vectide, whatever it is called: to index it would
+#: change it, and so on for ever.
+_STATE_SIGN: Final = os.path.join("log", "log.db")
 #: What editors and downloads leave beside a file while it is saved.
 _TRANSIENT: Final = ("*~", "#*#", ".#*", "*.swp", "*.swx", "*.tmp", "*.part", "*.crdownload")
 _GITIGNORE: Final = ".gitignore"
@@ -65,6 +68,8 @@ class Rules:
             return False
         path = f"{parent}/{name}" if parent else name
         marked = path + "/" if folder else path
+        if folder and os.path.exists(os.path.join(self._root, path, _STATE_SIGN)):
+            return False
         if not folder and any(fnmatchcase(name, pattern) for pattern in _TRANSIENT):
             return False
         if self._exclude is not None and self._exclude.match_file(marked):

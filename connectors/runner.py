@@ -292,9 +292,12 @@ class Runner:
         if known is not None and known.published:
             self._forget(look.path, known, look)
             self._flush()
-        if known is None or known.published or known.revision != skipped.revision:
+        new = known is None or known.published
+        if new:
             self._metrics.source_skipped.labels(skipped.reason).inc()
-            # Only in the cache: a scan need not open it again, and losing that costs one look.
+        # Only in the cache: a scan need not open it again, and losing that costs one look. A hint of
+        # another change writes nothing: the file that changed can be the cache itself.
+        if new or look.revision:
             self._state.put({look.path: Known(skipped.revision, "", "")})
 
     def _forget(self, path: str, known: Known, look: Look) -> None:

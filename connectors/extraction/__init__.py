@@ -7,11 +7,11 @@ the same text on every machine; the file's name is never part of it, so that a r
 
 from __future__ import annotations
 
-from connectors.extraction.decoding import binary_suffix, decoded
+from connectors.extraction.decoding import SAMPLE_BYTES, binary, binary_suffix, decoded
 from connectors.extraction.formats import Extracted, format_of
 from pipeline.errors import Poison
 
-__all__ = ["VERSION", "Extracted", "binary_suffix", "extract"]
+__all__ = ["SAMPLE_BYTES", "VERSION", "Extracted", "binary", "binary_suffix", "extract"]
 
 #: Raised with any change of what some format extracts: every document is then looked at again.
 VERSION = 1

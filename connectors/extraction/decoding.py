@@ -7,7 +7,8 @@ import re
 from pathlib import PurePosixPath
 from typing import Final
 
-_SAMPLE: Final = 8192
+#: So many bytes tell whether a file is binary.
+SAMPLE_BYTES: Final = 8192
 _BOMS: Final = (
     # The longer ones first: UTF-32's begins with UTF-16's.
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -116,12 +117,12 @@ def decoded(data: bytes, *, declares: bool) -> tuple[str, str] | None:
     UTF-8; UTF-8 with replacements where most of what is not ASCII is UTF-8; Windows-1252. A NUL in
     a text becomes U+FFFD, which keeps the spans.
     """
+    if binary(data[:SAMPLE_BYTES]):
+        return None
     for mark, encoding in _BOMS:
         if data.startswith(mark):
             text = data.decode("utf-8-sig" if encoding == "utf-8" else encoding, "replace")
             return _without_nul(text), encoding
-    if _binary(data[:_SAMPLE]):
-        return None
     declared = _declared(data) if declares else None
     if declared is not None:
         return _without_nul(data.decode(declared, "replace")), declared
@@ -137,7 +138,10 @@ def decoded(data: bytes, *, declares: bool) -> tuple[str, str] | None:
     return _without_nul(data.decode("cp1252", "replace")), "windows-1252"
 
 
-def _binary(sample: bytes) -> bool:
+def binary(sample: bytes) -> bool:
+    """True if a file that begins like this is no text."""
+    if sample.startswith(tuple(mark for mark, _ in _BOMS)):
+        return False
     controls = len(sample) - len(sample.translate(None, _CONTROLS))
     if controls * 100 > _CONTROL_PERCENT * max(len(sample), 100):
         return True

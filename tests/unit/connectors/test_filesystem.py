@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from connectors.filesystem import FilesystemSource, connector
+from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.errors import SourceUnavailable, Transient
 from pipeline.ports import Fetched, Skipped, Source
 from tests.support.sources import Documents, running, scanned, wait_until
@@ -409,3 +410,31 @@ def as_root(change: Any) -> None:
         change()
     finally:
         os.seteuid(65534)
+
+
+def test_our_own_state_inside_the_folder_is_not_indexed_whatever_it_is_called(root: Path) -> None:
+    """To index it would change it, and so on for ever."""
+    (root / "a.txt").write_text("x")
+    broker = EmbeddedBroker(root / "my state" / "log")
+    (root / "my state" / "store").mkdir()
+    (root / "my state" / "store" / "config.json").write_text("{}")
+    own = Documents(broker)
+    with running(opened(root), own, root / "my state" / "connectors") as one:
+        one.wait_scanned()
+        (root / "b.txt").write_text("y")
+        own.wait_for({"a.txt": "x", "b.txt": "y"})
+    broker.close()
+    assert one.skipped("binary") == 0
+
+
+def test_a_cache_that_lies_in_the_folder_does_not_keep_itself_busy(root: Path, documents: Documents) -> None:
+    """Given files of the cache that change whenever something is noted, then they are noted once."""
+    spy = Spy(opened(root))
+    with running(spy, documents, root / "cache") as one:
+        one.wait_scanned()
+        (root / "a.txt").write_text("x")
+        documents.wait_for({"a.txt": "x"})
+        time.sleep(0.5)
+        looks = len(spy.fetched)
+        time.sleep(0.5)
+    assert len(spy.fetched) - looks < 5
