@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from connectors.filesystem import FilesystemSettings
 from connectors.registry import open_source
 from pipeline.config import SourceConfig
 from pipeline.errors import ConfigError
@@ -43,3 +44,14 @@ def test_what_is_wrong_is_named_with_its_place(settings: dict[str, object], expe
         opened(**settings)
     for part in expected:
         assert part in str(caught.value)
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "connectors.md").read_text()
+    rows = {row.split("`")[1]: row for row in text.splitlines() if row.startswith("| `")}
+    for name, field in FilesystemSettings.model_fields.items():
+        assert name in rows, name
+        if isinstance(field.default, bool):
+            assert f"`{str(field.default).lower()}`" in rows[name]
+    assert "`600`" in rows["rescan_seconds"]
+    assert SourceConfig().rescan_seconds == 600
