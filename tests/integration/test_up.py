@@ -150,3 +150,19 @@ def test_a_lost_state_folder_is_built_again(made: Deployment) -> None:
     shutil.rmtree(made.folder / ".vectide")
     made.start("up", "docs")
     made.quiet(5)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"made_by": "somebody else"}, "vectide did not make it"), ({"dimension": 64}, "dimension 64, not 256")],
+)
+def test_a_collection_that_is_not_this_index_s_is_never_written(
+    made: Deployment, change: dict[str, object], says: str
+) -> None:
+    (made.documents / "a.md").write_text("text")
+    made.start("up", "docs")
+    made.quiet(1)
+    assert made.running[-1].stop() == 0
+    (described,) = (made.folder / ".vectide" / "store").glob("*/collection.json")
+    described.write_text(json.dumps({**json.loads(described.read_text()), **change}))
+    assert says in made.ask("up", "docs", code=5)
