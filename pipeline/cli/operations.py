@@ -116,7 +116,7 @@ class Operations:
         replayed, kept = [], []
         for letter in letters:
             try:
-                dead_letters.replay(publisher, self._parts.names, letter, self._parts.config.pipeline.epoch, chunkers)
+                dead_letters.replay(publisher, self._parts.names, letter, chunkers)
                 replayed.append(letter.id)
             except (Fatal, Poison) as error:
                 kept.append({"id": letter.id, "why": str(error)})

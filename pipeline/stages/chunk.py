@@ -1,8 +1,8 @@
 """The chunk stage: document events in, chunked documents out, into the same partition number.
 
-1. Decode and cut each document. What cannot be cut becomes a dead letter *and* a failed version
-   that is sent on, so that its head advances and says so.
-2. Publish the batch; durable on return. Only then are the events finished.
+1. Decode and cut each document. What cannot be cut, or is too large once it is cut, becomes a dead
+   letter *and* a failed version that is sent on, so that its head advances and says so.
+2. Publish the batch and its letters; durable on return. Only then are the events finished.
 
 Publishing twice is harmless: the embed stage sees an equal version.
 """
@@ -12,21 +12,22 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
-from pipeline.codec import decode_event, encode_chunked
+from pipeline.codec import decode_event, encode_chunked, event_time
 from pipeline.deadline import Deadline
 from pipeline.errors import MalformedRecord, NewerSchema, Poison, Transient
-from pipeline.identity import version_of
+from pipeline.identity import DocumentKey, version_of
 from pipeline.naming import Names
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
 from pipeline.patience import Patience
 from pipeline.ports import Broker, NewRecord, Publisher, TopicPartition
-from pipeline.records import ChunkedDocument, ChunkSpan, DeadLetter, DocumentDeleted, DocumentEvent
+from pipeline.records import ChunkedDocument, ChunkSpan, DeadLetter, DocumentDeleted, DocumentEvent, Provenance
 from pipeline.specs import GenerationSpec
-from pipeline.stages.dead_letters import bury, failed_document, letter_of
+from pipeline.stages.dead_letters import bury, letter_of
 from pipeline.stages.lane import Lane
 from pipeline.stages.parking import Parking
 from pipeline.stages.window import Taken
@@ -36,9 +37,13 @@ log = logging.getLogger(__name__)
 Chunk = Callable[[str, str], Sequence[ChunkSpan]]
 """Text and media type to spans."""
 
-#: Documents chunked and published together.
+#: Documents chunked and published together, and bytes of their records: a few large ones are
+#: enough for a batch, and the first must not wait for the last.
 _BATCH: Final = 64
+_BATCH_BYTES: Final = 4 * 1024 * 1024
 _PUBLISH_SECONDS: Final = 30.0
+#: For a turn that has given up to end.
+_END_SECONDS: Final = 1.0
 _UPKEEP_SECONDS: Final = 5.0
 
 
@@ -68,10 +73,28 @@ def chunked(event: DocumentEvent, version: int, generation: str, chunk: Chunk) -
         state="chunked",
         provenance=event.provenance,
         text=event.text,
-        chunks=tuple(chunk(event.text, event.media_type)),
+        chunks=_cut(event.text, event.media_type, chunk),
         metadata=event.metadata,
         media_type=event.media_type,
     )
+
+
+def _cut(text: str, media_type: str, chunk: Chunk) -> tuple[ChunkSpan, ...]:
+    try:
+        return tuple(chunk(text, media_type))
+    except Poison:
+        raise
+    except Exception as error:
+        # Whatever a text brings out of our code or a library's: it is this document's, not the worker's.
+        raise Poison("chunking_failed", f"{type(error).__name__}: {error}") from error
+
+
+@dataclass(slots=True)
+class _Work:
+    taken: Taken
+    document: ChunkedDocument | None = None
+    """What is sent on; None for a null value, which only forgets an old delete."""
+    letter: DeadLetter | None = None
 
 
 class ChunkStage:
@@ -119,6 +142,7 @@ class ChunkStage:
         self._parking = Parking(self.name, health)
         self._held_back = ""
         self._next_upkeep = 0.0
+        self._sent = 0
         self._lane = Lane("chunk", self._turn)
 
     def start(self) -> None:
@@ -144,8 +168,8 @@ class ChunkStage:
         """Forget what waited in partitions that are not ours any more."""
         self._parking.keep(partitions)
 
-    def parked(self) -> frozenset[TopicPartition]:
-        """Partitions that wait for an upgrade."""
+    def parked(self) -> Mapping[TopicPartition, int]:
+        """Partitions that wait for an upgrade, and where."""
         return self._parking.partitions
 
     def held_back(self) -> str:
@@ -160,23 +184,30 @@ class ChunkStage:
         """Finish what was offered, as far as the deadline allows."""
         while not self._inbox.empty() and not drain.expired and not self._lane.ended:
             time.sleep(0.01)
+        self._lane.ask_to_stop()
         if not self._lane.stop(drain):
+            # An outage may hold it: what it does not publish is read again.
+            self._patience.give_up()
+        if not self._lane.stop(Deadline.after(_END_SECONDS)):
             log.warning("chunk lane did not end within the drain budget")
 
     def _turn(self) -> None:
         batch = self._gather()
         if batch:
             self._run(batch)
-        if time.monotonic() >= self._next_upkeep:
+        # Also by count: at full speed the embed stage falls behind by thousands in a few seconds.
+        if time.monotonic() >= self._next_upkeep or self._sent >= max(1, self._behind_limit // 4):
             self._next_upkeep = time.monotonic() + _UPKEEP_SECONDS
+            self._sent = 0
             self._upkeep()
 
     def _gather(self) -> list[Taken]:
         batch: list[Taken] = []
+        size = 0
         try:
-            batch.append(self._inbox.get(timeout=0.1))
-            while len(batch) < _BATCH:
-                batch.append(self._inbox.get_nowait())
+            while len(batch) < _BATCH and size < _BATCH_BYTES:
+                batch.append(self._inbox.get(timeout=0.1) if not batch else self._inbox.get_nowait())
+                size += batch[-1].size
         except queue.Empty:
             pass
         # A lost partition's records are the next owner's: nothing more is written for them.
@@ -186,56 +217,90 @@ class ChunkStage:
 
     def _run(self, batch: list[Taken]) -> None:
         started = time.monotonic()
-        out: list[NewRecord] = []
-        letters: list[DeadLetter] = []
-        done: list[Taken] = []
+        works: list[_Work] = []
         for taken in batch:
             if self._parking.holds(taken):
                 continue
             try:
-                document = self._chunked(taken, letters)
+                works.append(self._work(taken))
             except NewerSchema as error:
                 self._parking.park(taken, error)
-                continue
-            done.append(taken)
-            if document is not None:
-                out.append(self._record(taken, document))
-        self._patience.until_done("broker", lambda: self._publish(out, letters))
+        self._publish(works)
+        letters = [work.letter for work in works if work.letter is not None]
+        self._patience.until_done("broker", lambda: bury(self._publisher, self._names, letters))
         for letter in letters:
             self._metrics.dead_letters.labels(letter.reason).inc()
-        self._metrics.records_processed.labels(self.name, "ok").inc(len(done) - len(letters))
+        self._metrics.records_processed.labels(self.name, "ok").inc(len(works) - len(letters))
         self._metrics.records_processed.labels(self.name, "dead_letter").inc(len(letters))
         self._metrics.stage_duration_seconds.labels(self.name).observe(time.monotonic() - started)
         self._metrics.batch_size_records.labels(self.name).observe(len(batch))
-        for taken in done:
-            self._finished.put(taken)
+        for work in works:
+            self._finished.put(work.taken)
 
-    def _chunked(self, taken: Taken, letters: list[DeadLetter]) -> ChunkedDocument | None:
+    def _work(self, taken: Taken) -> _Work:
         record = taken.record
         version = version_of(self._epoch, record.offset)
         try:
             event = decode_event(record)
         except MalformedRecord as error:
-            letters.append(letter_of(record, self._generation, "chunk", version, error, 1))
-            return None
+            return self._failed(taken, version, error, self._unreadable(taken, version))
         if event is None:
-            return None
+            return _Work(taken)
         try:
-            return chunked(event, version, self._generation, self._chunk)
+            return _Work(taken, chunked(event, version, self._generation, self._chunk))
         except Poison as error:
-            letters.append(letter_of(record, self._generation, "chunk", version, error, 1))
-            return failed_document(event, version, self._generation, str(error))
+            return self._failed(taken, version, error, chunked(event, version, self._generation, lambda *_: ()))
 
-    def _record(self, taken: Taken, document: ChunkedDocument) -> NewRecord:
-        return NewRecord(
-            self._names.chunks(self._generation), *encode_chunked(document), partition=taken.record.partition
-        )
+    def _failed(self, taken: Taken, version: int, cause: Poison, document: ChunkedDocument | None) -> _Work:
+        """A letter, and the version without its text in place of what cannot be sent on."""
+        letter = letter_of(taken.record, self._generation, "chunk", version, cause, 1)
+        if document is not None:
+            reason = f"{letter.reason}: {letter.detail}"
+            document = replace(document, state="failed", text="", chunks=(), reason=reason)
+        return _Work(taken, document, letter)
 
-    def _publish(self, out: list[NewRecord], letters: list[DeadLetter]) -> None:
-        deadline = Deadline.after(_PUBLISH_SECONDS)
-        if out:
-            self._publisher.publish(out, deadline)
-        bury(self._publisher, self._names, letters)
+    def _unreadable(self, taken: Taken, version: int) -> ChunkedDocument | None:
+        """What is known of a record whose value cannot be read: nothing if its key cannot either."""
+        record = taken.record
+        try:
+            key = DocumentKey.from_bytes(record.key or b"")
+        except MalformedRecord:
+            return None
+        happened = event_time(record)
+        provenance = Provenance(record.timestamp if happened is None else happened)
+        return ChunkedDocument(key, version, self._generation, "failed", provenance)
+
+    def _publish(self, works: list[_Work]) -> None:
+        """All at once; if something is too large for the topic, each on its own."""
+        sent = [work for work in works if work.document is not None]
+        try:
+            self._send(sent)
+        except Poison as error:
+            if len(sent) > 1:
+                for work in sent:
+                    self._publish([work])
+                return
+            (work,) = sent
+            # Over the limit even without its text: the letter is all that can be written.
+            bare = work.document is not None and work.document.state == "failed"
+            document = None if bare else work.document
+            failed = self._failed(work.taken, version_of(self._epoch, work.taken.record.offset), error, document)
+            work.document, work.letter = failed.document, failed.letter
+            self._publish(works)
+
+    def _send(self, works: list[_Work]) -> None:
+        topic = self._names.chunks(self._generation)
+        records = [
+            # Into the partition number it was read from, so that a document's versions stay in order.
+            NewRecord(topic, *encode_chunked(work.document), partition=work.taken.record.partition)
+            for work in works
+            if work.document is not None
+        ]
+        if records:
+            self._patience.until_done(
+                "broker", lambda: self._publisher.publish(records, Deadline.after(_PUBLISH_SECONDS))
+            )
+            self._sent += len(records)
 
     def _upkeep(self) -> None:
         """See how far the embed stage is, and trim what it has committed."""

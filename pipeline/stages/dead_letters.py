@@ -7,6 +7,7 @@ null under its key says that it is resolved.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 
@@ -18,11 +19,13 @@ from pipeline.codec import (
     encode_dead_letter,
 )
 from pipeline.deadline import Deadline
-from pipeline.errors import BrokerUnavailable, Fatal, Poison
-from pipeline.identity import DocumentKey, version_of
+from pipeline.errors import BrokerUnavailable, Fatal, MalformedRecord, Poison
+from pipeline.identity import DocumentKey
 from pipeline.naming import Names
 from pipeline.ports import Broker, NewRecord, Publisher, Record
-from pipeline.records import ChunkedDocument, DeadLetter, DocumentDeleted, DocumentEvent, Origin, Stage
+from pipeline.records import ChunkedDocument, DeadLetter, DocumentEvent, Origin, Stage
+
+log = logging.getLogger(__name__)
 
 #: Kept of a cause: enough for a person, bounded for the topic.
 DETAIL_CHARACTERS = 2_000
@@ -37,7 +40,8 @@ def letter_of(record: Record, generation: str, stage: Stage, version: int, cause
         origin=Origin(record.topic, record.partition, record.offset),
         version=version,
         reason=cause.reason,
-        detail=cause.detail[:DETAIL_CHARACTERS],
+        # It may quote what was wrong with it: a lone surrogate must not keep the letter from being written.
+        detail=cause.detail[:DETAIL_CHARACTERS].encode("utf-8", "backslashreplace").decode(),
         attempts=attempts,
         failed_at=time.time(),
         record_key=record.key,
@@ -49,7 +53,7 @@ def letter_of(record: Record, generation: str, stage: Stage, version: int, cause
 def bury(publisher: Publisher, names: Names, letters: list[DeadLetter]) -> None:
     """Write dead letters; durable on return, so that the offset may be committed.
 
-    A record too large to be kept is buried without its value: its origin still names it.
+    A record too large to be kept is buried without its value and headers: its origin still names it.
 
     Raises:
         BrokerUnavailable: no answer; do not commit.
@@ -58,8 +62,13 @@ def bury(publisher: Publisher, names: Names, letters: list[DeadLetter]) -> None:
         try:
             publisher.publish([_record(names, letter)], Deadline.after(_SECONDS))
         except Poison:
-            bare = dataclasses.replace(letter, record_value=None)
+            bare = dataclasses.replace(letter, record_value=None, record_headers=())
             publisher.publish([_record(names, bare)], Deadline.after(_SECONDS))
+    if letters:
+        # One line for a batch: a poisoned stretch of the log must not flood the logs as well.
+        first = letters[0]
+        fields = {"count": len(letters), "id": first.id, "reason": first.reason, "detail": first.detail}
+        log.warning("dead letters", extra=fields)
 
 
 def standing(broker: Broker, names: Names) -> dict[str, DeadLetter]:
@@ -70,7 +79,12 @@ def standing(broker: Broker, names: Names) -> dict[str, DeadLetter]:
     """
     letters: dict[str, DeadLetter] = {}
     for record in _read(broker, names.dead_letters):
-        letter = decode_dead_letter(record)
+        try:
+            letter = decode_dead_letter(record)
+        except MalformedRecord as error:
+            # Not ours: one foreign record must not hide all letters.
+            log.warning("not a dead letter", extra={"error": str(error)})
+            continue
         if letter is None:
             letters.pop((record.key or b"").decode(errors="replace"), None)
         else:
@@ -89,7 +103,6 @@ def replay(
     publisher: Publisher,
     names: Names,
     letter: DeadLetter,
-    epoch: int,
     chunkers: Mapping[str, Callable[[DocumentEvent, int], ChunkedDocument]],
 ) -> None:
     """Run the failed stage again at the record's own version, then resolve the letter.
@@ -100,7 +113,6 @@ def replay(
         publisher: for the chunks topic.
         names: of the pipeline.
         letter: what to replay.
-        epoch: the documents topic's.
         chunkers: by generation, what makes a chunked document of an event at a version.
 
     Raises:
@@ -117,7 +129,7 @@ def replay(
         if event is None:
             resolve(publisher, names, [letter.id])
             return
-        chunked = chunkers[letter.generation](event, version_of(epoch, letter.origin.offset))
+        chunked = chunkers[letter.generation](event, letter.version)
         document = dataclasses.replace(chunked, replay=True)
     # The partition of the origin, so that it is read in order with the document's other versions.
     again = NewRecord(names.chunks(letter.generation), *encode_chunked(document), letter.origin.partition)
@@ -146,22 +158,6 @@ def describe(letter: DeadLetter) -> dict[str, object]:
         "failed_at": letter.failed_at,
         "record_bytes": len(letter.record_value or b""),
     }
-
-
-def failed_document(event: DocumentEvent, version: int, generation: str, reason: str) -> ChunkedDocument:
-    """What the chunk stage sends on for an event that it cannot chunk: the head must still advance."""
-    if isinstance(event, DocumentDeleted):
-        return ChunkedDocument(event.key, version, generation, "deleted", event.provenance)
-    return ChunkedDocument(
-        key=event.key,
-        version=version,
-        generation=generation,
-        state="failed",
-        provenance=event.provenance,
-        metadata=event.metadata,
-        media_type=event.media_type,
-        reason=reason,
-    )
 
 
 def _record(names: Names, letter: DeadLetter) -> NewRecord:

@@ -11,19 +11,18 @@ A record is finished when its effect is in the store; a delete when its chunks a
 
 from __future__ import annotations
 
-import heapq
 import logging
 import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from pipeline.codec import decode_chunked
 from pipeline.deadline import Deadline
 from pipeline.embedding.recent import RecentVectors
 from pipeline.errors import MalformedRecord, NewerSchema, Poison
+from pipeline.identity import ATTEMPTS, attempt_in
 from pipeline.naming import Names
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
@@ -32,17 +31,14 @@ from pipeline.points import Vectors
 from pipeline.ports import Collection, Publisher, TopicPartition
 from pipeline.records import ChunkedDocument, DeadLetter
 from pipeline.stages.dead_letters import bury, letter_of
+from pipeline.stages.held import HeldDeletes
 from pipeline.stages.lane import Lane
 from pipeline.stages.parking import Parking
 from pipeline.stages.repair import RepairWalk
 from pipeline.stages.window import Taken
-from pipeline.sync import Embed, Outcome, PreparedBatch, prepare, sweep_deleted, synchronise, upsert_slice, write
+from pipeline.sync import Embed, Outcome, PreparedBatch, ToEmbed, prepare, sweep_deleted, upsert_slice, write
 
 log = logging.getLogger(__name__)
-
-#: Deletes that wait for their sweep; beyond it the oldest are swept early, which costs only
-#: vectors that a later rename could have reused.
-_HELD: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +58,8 @@ class EmbedLimits:
 class _Batch:
     taken: dict[str, list[Taken]] = field(default_factory=dict)
     """By document id; several versions of a document finish together."""
+    origins: dict[tuple[str, int, bool], Taken] = field(default_factory=dict)
+    """By document id, version and whether it is a replay: for the dead letter of just that record."""
     documents: list[ChunkedDocument] = field(default_factory=list)
     prepared: PreparedBatch | None = None
     vectors: dict[str, Vectors] = field(default_factory=dict)
@@ -100,7 +98,6 @@ class EmbedStage:
         self._collection = collection
         self._siblings = siblings
         self._embed = embed
-        self._model = threading.Lock()
         self._publisher = publisher
         self._names = names
         self._limits = limits
@@ -108,13 +105,11 @@ class EmbedStage:
         self._metrics = metrics
         self._recent = recent
         self._parking = Parking(self.name, health)
-        self._repair = RepairWalk(collection)
+        self._repair = RepairWalk(collection, limits.delete_grace_seconds)
         self._inbox: queue.SimpleQueue[Taken] = queue.SimpleQueue()
         self._handover: queue.Queue[_Batch] = queue.Queue(maxsize=1)
         self._finished: queue.SimpleQueue[Taken] = queue.SimpleQueue()
-        self._held: list[tuple[float, int, str, list[Taken]]] = []
-        self._held_count = 0
-        self._sequence = 0
+        self._held = HeldDeletes()
         self._release = threading.Event()
         self._busy = threading.Condition()
         self._open = 0
@@ -131,7 +126,7 @@ class EmbedStage:
     @property
     def held(self) -> int:
         """Deletes whose sweep is not due yet."""
-        return self._held_count
+        return self._held.records
 
     def start(self) -> None:
         """Start the threads."""
@@ -155,15 +150,15 @@ class EmbedStage:
     def flush(self) -> None:
         """Make the embedded store durable; a server's writes are so already."""
         if not self._collection.flush_each_batch:
-            self._patience.until_done("store", self._collection.flush)
+            self._collection.flush()
 
     def assigned(self, partitions: frozenset[TopicPartition]) -> None:
         """Forget what waited for partitions that are not ours; look after what others left."""
         self._parking.keep(partitions)
         self._repair.hurry()
 
-    def parked(self) -> frozenset[TopicPartition]:
-        """Partitions that wait for an upgrade."""
+    def parked(self) -> Mapping[TopicPartition, int]:
+        """Partitions that wait for an upgrade, and where."""
         return self._parking.partitions
 
     def held_back(self) -> str:
@@ -181,6 +176,8 @@ class EmbedStage:
         with self._busy:
             while self._open and not drain.expired and not any(lane.ended for lane in self._lanes):
                 self._busy.wait(0.05)
+        for lane in self._lanes:
+            lane.ask_to_stop()
         self._patience.give_up()
         for lane in self._lanes:
             if not lane.stop(Deadline.after(max(1.0, drain.remaining()))):
@@ -195,7 +192,7 @@ class EmbedStage:
         # Heads must be read after an earlier version of the same document was written, or its
         # compare-and-set is lost and the work is done twice. (Correct all the same.)
         with self._busy:
-            while self._writing & batch.taken.keys():
+            while self._writing & batch.taken.keys() and not self._write_lane_ended:
                 self._busy.wait(0.1)
         prepared = self._patience.until_done(
             "store", lambda: prepare(self._collection, batch.documents, self._siblings)
@@ -207,8 +204,9 @@ class EmbedStage:
         batch.prepared = prepared
         size = self._limits.slice_chunks
         for start in range(0, len(prepared.to_embed), size):
-            items = prepared.to_embed[start : start + size]
-            vectors, failed = self._run_model(items)
+            if not any(one.live for taken in batch.taken.values() for one in taken):
+                break  # the partitions are lost: the write lane only lets go of the records
+            vectors, failed = self._run_model(prepared.to_embed[start : start + size])
             self._recent.add(vectors)
             batch.vectors.update(vectors)
             batch.failed.update(failed)
@@ -216,7 +214,16 @@ class EmbedStage:
                 self._patience.until_done("store", lambda part=vectors: upsert_slice(prepared, part))  # type: ignore[misc]
         with self._busy:
             self._writing = self._writing | batch.taken.keys()
-        self._handover.put(batch)
+        while not self._write_lane_ended:
+            try:
+                self._handover.put(batch, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    @property
+    def _write_lane_ended(self) -> bool:
+        return self._lanes[1].ended
 
     def _gather(self) -> _Batch:
         batch = _Batch()
@@ -227,12 +234,14 @@ class EmbedStage:
                 taken = self._inbox.get(block=block, timeout=0.1)
             except queue.Empty:
                 break
-            block = False
+            if block:
+                block, batch.started = False, time.monotonic()
             records += 1
             document = self._decoded(taken)
             if document is None:
                 continue
             batch.taken.setdefault(document.key.doc, []).append(taken)
+            batch.origins[document.key.doc, document.version, document.replay] = taken
             batch.documents.append(document)
             tokens += sum(chunk.tokens for chunk in document.chunks)
         return batch
@@ -253,6 +262,7 @@ class EmbedStage:
         except MalformedRecord as error:
             letter = letter_of(taken.record, self._collection.spec.generation, "embed", -1, error, 1)
             self._bury([letter])
+            self._count_letters([letter])
             self._metrics.records_processed.labels(self.name, "dead_letter").inc()
             self._finish([taken])
             return None
@@ -263,9 +273,9 @@ class EmbedStage:
             self._open -= 1
             self._busy.notify_all()
 
-    def _run_model(self, items: Sequence[object]) -> tuple[Mapping[str, Vectors], Mapping[str, str]]:
-        with self._model:
-            return self._embed(items)  # type: ignore[arg-type]
+    def _run_model(self, items: Sequence[ToEmbed]) -> tuple[Mapping[str, Vectors], Mapping[str, str]]:
+        with self._metrics.dependency_request_duration_seconds.labels("model").time():
+            return self._embed(items)
 
     # ---------------------------------------------------------------------- the write lane
 
@@ -274,7 +284,7 @@ class EmbedStage:
             batch = self._handover.get(timeout=self._until_due())
         except queue.Empty:
             self._sweep_due()
-            self._patience.until_done("store", self._repair.step)
+            self._patience.until_done("store", lambda: self._repair.step(self._held))
             return
         self._write(batch)
         self._sweep_due()
@@ -286,75 +296,70 @@ class EmbedStage:
         prepared = replace(prepared, plans=tuple(plan for plan in prepared.plans if plan.doc in live))
         # The letter first: a crash between it and the head repeats both; the other way round the
         # head would be found unchanged, and the letter never be written.
-        self._bury(self._letters(prepared, batch))
+        letters = self._letters(prepared, batch)
+        self._bury(list(letters.values()))
         outcomes = self._patience.until_done(
             "store", lambda: write(prepared, batch.vectors, batch.failed, self._limits.delete_grace_seconds)
         )
-        again = [outcome.document for outcome in outcomes if outcome.result == "again"]
-        if again:
-            outcomes = [outcome for outcome in outcomes if outcome.result != "again"]
-            outcomes += self._patience.until_done(
-                "store",
-                lambda: synchronise(
-                    self._collection, again, self._run_model, self._siblings, self._limits.delete_grace_seconds
-                ),
-            )
-        self._bury(
-            [
-                letter_of(
-                    batch.taken[outcome.document.key.doc][-1].record,
-                    outcome.document.generation,
-                    "embed",
-                    outcome.document.version,
-                    outcome.poison,
-                    1,
-                )
-                for outcome in outcomes
-                if outcome.poison is not None
-            ]
-        )
+        exhausted = {
+            outcome.document.key.doc: self._letter(batch, outcome.document, outcome.poison, ATTEMPTS)
+            for outcome in outcomes
+            if outcome.poison is not None
+        }
+        self._bury(list(exhausted.values()))
+        letters.update(exhausted)
         backfill = all(document.provenance.backfill for document in prepared.documents)
         self._metrics.tokens_embedded.labels("backfill" if backfill else "live").inc(
             sum(item.tokens for item in prepared.to_embed if item.content_hash in batch.vectors)
         )
+        again = {outcome.document.key.doc for outcome in outcomes if outcome.result == "again"}
+        self._count_letters([letter for doc, letter in letters.items() if doc not in again])
+        with self._busy:
+            self._writing = self._writing - batch.taken.keys()
+            self._busy.notify_all()
         for outcome in outcomes:
-            self._count(outcome)
             taken = batch.taken[outcome.document.key.doc]
-            # Whatever the result: a redelivered delete is unchanged, and an event that came after
-            # one is stale, but the chunks still wait for their sweep.
+            if outcome.result == "again":
+                # An older version moved the head between our reading it and our writing it: read it
+                # again. The vectors are in ``recent``, so the model is not asked twice.
+                for one in taken:
+                    self._inbox.put(one)
+                continue
+            self._count(outcome)
             if outcome.sweep_after is not None:
-                self._hold(outcome.document.key.doc, taken, outcome.sweep_after)
+                # Whatever this event was: its redelivery finds the tombstone in place, and the chunks
+                # are still there if the first to see it died before the sweep.
+                self._held.add(outcome.document.key.doc, taken, outcome.sweep_after)
             else:
                 self._finish(taken)
         for doc in batch.taken.keys() - live:
             self._finish(batch.taken[doc])
-        with self._busy:
-            self._writing = self._writing - batch.taken.keys()
-            self._busy.notify_all()
         self._metrics.stage_duration_seconds.labels(self.name).observe(time.monotonic() - batch.started)
-        self._metrics.batch_size_records.labels(self.name).observe(sum(map(len, batch.taken.values())))
 
-    def _letters(self, prepared: PreparedBatch, batch: _Batch) -> list[DeadLetter]:
-        letters = []
+    def _letters(self, prepared: PreparedBatch, batch: _Batch) -> dict[str, DeadLetter]:
+        letters = {}
         for plan in prepared.plans if batch.failed else ():
             causes = [
                 f"chunk {index}: {batch.failed[span.content_hash]}"
                 for index, _, span in plan.needed
                 if span.content_hash in batch.failed
             ]
-            if causes:
-                record = batch.taken[plan.doc][-1].record
+            if causes and plan.stamp is not None:
                 cause = Poison("embedding_failed", "; ".join(causes))
-                document = plan.document
-                letters.append(letter_of(record, document.generation, "embed", document.version, cause, 1))
+                letters[plan.doc] = self._letter(batch, plan.document, cause, attempt_in(plan.stamp) + 1)
         return letters
+
+    def _letter(self, batch: _Batch, document: ChunkedDocument, cause: Poison, attempts: int) -> DeadLetter:
+        record = batch.origins[document.key.doc, document.version, document.replay].record
+        return letter_of(record, document.generation, "embed", document.version, cause, attempts)
 
     def _bury(self, letters: list[DeadLetter]) -> None:
         if letters:
             self._patience.until_done("broker", lambda: bury(self._publisher, self._names, letters))
-            for letter in letters:
-                self._metrics.dead_letters.labels(letter.reason).inc()
-                log.warning("dead letter", extra={"id": letter.id, "reason": letter.reason, "detail": letter.detail})
+
+    def _count_letters(self, letters: Sequence[DeadLetter]) -> None:
+        for letter in letters:
+            self._metrics.dead_letters.labels(letter.reason).inc()
 
     def _count(self, outcome: Outcome) -> None:
         metrics, document = self._metrics, outcome.document
@@ -370,36 +375,15 @@ class EmbedStage:
             latency = max(0.0, time.time() - document.provenance.event_time)
             metrics.end_to_end_latency_seconds.labels(traffic).observe(latency)
 
-    # ------------------------------------------------------------- deletes and their sweeps
-
-    def _hold(self, doc: str, taken: list[Taken], seconds: float) -> None:
-        self._sequence += 1
-        heapq.heappush(self._held, (time.monotonic() + seconds, self._sequence, doc, taken))
-        self._held_count += len(taken)
-
     def _until_due(self) -> float:
-        if self._release.is_set():
-            return 0.01
-        if not self._held:
-            return 0.1
-        return min(0.1, max(0.001, self._held[0][0] - time.monotonic()))
+        return 0.01 if self._release.is_set() else max(0.001, self._held.seconds(0.1))
 
     def _sweep_due(self) -> None:
-        now = time.monotonic()
-        due: list[tuple[float, int, str, list[Taken]]] = []
-        while (
-            self._held
-            and len(due) < 256
-            and (self._held[0][0] <= now or self._release.is_set() or len(self._held) > _HELD)
-        ):
-            due.append(heapq.heappop(self._held))
-        if not due:
-            return
-        docs = [doc for _, _, doc, taken in due if any(one.live for one in taken)]
+        due = self._held.due(early=self._release.is_set())
+        docs = [doc for doc, taken in due if any(one.live for one in taken)]
         if docs:
             self._patience.until_done("store", lambda: sweep_deleted(self._collection, docs))
-        for _, _, _, taken in due:
-            self._held_count -= len(taken)
+        for _, taken in due:
             self._finish(taken)
 
     def _finish(self, taken: Sequence[Taken]) -> None:

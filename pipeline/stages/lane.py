@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
 from pipeline.deadline import Deadline
+from pipeline.errors import Backpressure, Transient
+
+log = logging.getLogger(__name__)
 
 
 class Lane:
@@ -37,9 +41,13 @@ class Lane:
         """True once no further turn will be taken."""
         return not self._thread.is_alive()
 
+    def ask_to_stop(self) -> None:
+        """Take no further turn; an outage that the present one waits out is then no failure."""
+        self._stop.set()
+
     def stop(self, deadline: Deadline) -> bool:
         """Take no further turn; False if the present one did not end in time."""
-        self._stop.set()
+        self.ask_to_stop()
         if self._thread.ident is not None:
             self._thread.join(min(deadline.remaining(), threading.TIMEOUT_MAX))
         return not self._thread.is_alive()
@@ -48,5 +56,10 @@ class Lane:
         try:
             while not self._stop.is_set():
                 self._turn()
+        except (Transient, Backpressure) as error:
+            if self._stop.is_set():
+                log.info("gave up what is read again", extra={"error": str(error)})
+            else:
+                self._failure = error
         except BaseException as error:
             self._failure = error

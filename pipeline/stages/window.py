@@ -1,10 +1,15 @@
-"""Which offsets may be committed: the contiguous prefix whose effects are durable. Pure."""
+"""What is in flight: which offsets may be committed, and how much memory it holds. Pure.
+
+An offset may be committed when everything before it is done, that is durable. A record stops
+holding memory earlier: when its effect is applied, when its partition is lost, or when its
+partition is parked.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.ports import Record, TopicPartition
 
@@ -15,6 +20,8 @@ class Lease:
 
     partition: TopicPartition
     lost: bool = False
+    first: int | None = None
+    """The offset of the first record that was read under it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -23,7 +30,12 @@ class Taken:
 
     record: Record
     lease: Lease
+    size: int = 0
+    """Bytes that it holds while it waits."""
+    waiting: bool = True
+    """Until its effect is applied."""
     done: bool = False
+    """Its effect is durable."""
 
     @property
     def live(self) -> bool:
@@ -43,11 +55,23 @@ class Window:
     def __init__(self) -> None:
         self._flights: dict[TopicPartition, _Flight] = {}
         self._in_flight = 0
+        self._waiting = 0
+        self._waiting_bytes = 0
 
     @property
     def in_flight(self) -> int:
         """Records that were taken and are not done, over all partitions."""
         return self._in_flight
+
+    @property
+    def waiting(self) -> int:
+        """Records whose effect is not applied yet."""
+        return self._waiting
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that these hold."""
+        return self._waiting_bytes
 
     def assign(self, partitions: Iterable[TopicPartition]) -> None:
         """Start a lease for each partition that has none."""
@@ -61,23 +85,42 @@ class Window:
             flight = self._flights.pop(partition, None)
             if flight is not None:
                 flight.lease.lost = True
-                self._in_flight -= sum(not taken.done for taken in flight.taken)
+                for taken in flight.taken:
+                    self._drop(taken)
 
     def take(self, record: Record) -> Taken:
         """Account for a record, in the order in which it was read."""
         self.assign([record.at])
         flight = self._flights[record.at]
-        taken = Taken(record, flight.lease)
+        if flight.lease.first is None:
+            flight.lease.first = record.offset
+        taken = Taken(record, flight.lease, len(record.value or b"") + len(record.key or b""))
         flight.taken.append(taken)
         self._in_flight += 1
+        self._waiting += 1
+        self._waiting_bytes += taken.size
         return taken
+
+    def applied(self, taken: Taken) -> None:
+        """The record's effect is there, not yet durable: it waits for nothing but its commit."""
+        if taken.waiting:
+            taken.waiting = False
+            self._waiting -= 1
+            self._waiting_bytes -= taken.size
+        # Behind a record that takes long there may be thousands of these: they keep no bytes.
+        taken.record = replace(taken.record, key=None, value=None, headers=())
 
     def done(self, taken: Taken) -> None:
         """The record's effect is durable. Of a lost lease: ignored."""
         if taken.lease.lost or taken.done:
             return
-        taken.done = True
-        self._in_flight -= 1
+        self._drop(taken)
+
+    def park(self, partition: TopicPartition, offset: int) -> None:
+        """Forget what was read from ``offset`` on; it will be read again."""
+        flight = self._flights.get(partition)
+        while flight is not None and flight.taken and flight.taken[-1].record.offset >= offset:
+            self._drop(flight.taken.pop())
 
     def committable(self) -> dict[TopicPartition, int | None]:
         """For each partition the offset to commit: the first that is not done.
@@ -92,10 +135,23 @@ class Window:
             result[partition] = flight.taken[0].record.offset if flight.taken else None
         return result
 
-    def oldest(self) -> dict[TopicPartition, Record]:
-        """The first record that is not done, of each partition that has one."""
-        return {
-            partition: next(taken.record for taken in flight.taken if not taken.done)
-            for partition, flight in self._flights.items()
-            if any(not taken.done for taken in flight.taken)
-        }
+    def first(self, partition: TopicPartition) -> int | None:
+        """The first offset that was read under the present lease; None if nothing was."""
+        flight = self._flights.get(partition)
+        return None if flight is None else flight.lease.first
+
+    def oldest(self) -> Record | None:
+        """Of the records not done, the one that has been in the log for longest."""
+        fronts = [
+            next((taken.record for taken in flight.taken if not taken.done), None) for flight in self._flights.values()
+        ]
+        return min((record for record in fronts if record is not None), key=lambda one: one.timestamp, default=None)
+
+    def _drop(self, taken: Taken) -> None:
+        if taken.waiting:
+            taken.waiting = False
+            self._waiting -= 1
+            self._waiting_bytes -= taken.size
+        if not taken.done:
+            taken.done = True
+            self._in_flight -= 1

@@ -15,12 +15,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.deadline import Deadline
-from pipeline.errors import BrokerUnavailable, PartitionsLost
+from pipeline.errors import Backpressure, BrokerUnavailable, PartitionsLost, Transient
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
 from pipeline.ports import Consumer, TopicPartition
@@ -50,7 +50,12 @@ class Stage(Protocol):
         ...
 
     def flush(self) -> None:
-        """On return, what :meth:`finished` has reported survives a power cut."""
+        """On return, what :meth:`finished` has reported survives a power cut. Does not wait out an
+        outage: the worker polls on and asks again.
+
+        Raises:
+            Transient, Backpressure: it may not survive; nothing of it may be committed.
+        """
         ...
 
     @property
@@ -67,8 +72,10 @@ class Stage(Protocol):
         """Records that are applied but for a delayed sweep; bounded by the stage."""
         ...
 
-    def parked(self) -> frozenset[TopicPartition]:
-        """Partitions from which nothing more should be read until the process is upgraded."""
+    def parked(self) -> Mapping[TopicPartition, int]:
+        """Partitions from which nothing more should be read until the process is upgraded, and the
+        offset of the record that waits: what is behind it was put aside.
+        """
         ...
 
     def held_back(self) -> str:
@@ -116,14 +123,15 @@ class Worker:
         self._metrics = metrics
         self._on_tick = on_tick
         self._window = Window()
-        self._bytes = 0
         self._paused = False
         self._parked: frozenset[TopicPartition] = frozenset()
         self._applied: list[Taken] = []
         self._committed: dict[TopicPartition, int] = {}
         self._next_commit = 0.0
-        self._next_flush = 0.0
-        self._commit_failing_since: float | None = None
+        self._flush_at = 0.0
+        self._commit_failing = False
+        self._poll_loop = f"{stage.name}.poll"
+        self._commit_loop = f"{stage.name}.commit"
 
     @property
     def in_flight(self) -> int:
@@ -146,15 +154,18 @@ class Worker:
         finally:
             if not drained:
                 self._stage.stop(Deadline.after(0.0))
+            for loop in (self._poll_loop, self._commit_loop):
+                self._health.end(loop)
             self._consumer.close(Deadline.after(self._limits.commit_timeout_seconds))
 
     def step(self) -> None:
         """One turn of the loop."""
-        self._health.beat(f"{self._stage.name}.poll")
+        self._health.beat(self._poll_loop)
         self._stage.raise_failure()
         self._read()
         self._collect()
         self._throttle()
+        self._park()
         now = time.monotonic()
         if now >= self._next_commit:
             self._next_commit = now + self._limits.commit_seconds
@@ -168,11 +179,10 @@ class Worker:
         try:
             polled = self._consumer.poll(timeout, self._limits.poll_records)
         except BrokerUnavailable as error:
-            self._health.set_ready("broker", False, str(error))
+            self._health.set_ready(f"broker.{self._poll_loop}", False, str(error))
             time.sleep(min(1.0, self._limits.poll_seconds))
             return
-        if self._commit_failing_since is None:
-            self._health.set_ready("broker", True, "")
+        self._health.set_ready(f"broker.{self._poll_loop}", True, "")
         if polled.revoked:
             self._forget(polled.revoked)
         if polled.assigned:
@@ -195,115 +205,131 @@ class Worker:
                 self._consumer.pause(assignment)
         if polled.records:
             self._metrics.records_consumed.labels(self._stage.name).inc(len(polled.records))
-            taken = [self._window.take(record) for record in polled.records]
-            self._bytes += sum(_size(one) for one in taken)
-            self._stage.offer(taken)
+            self._stage.offer([self._window.take(record) for record in polled.records])
 
     def _collect(self) -> None:
+        if not self._applied:
+            # Gather from the first unflushed effect on: a lone edit does not flush at once, and the
+            # one behind it does not wait for that flush.
+            self._flush_at = time.monotonic() + self._stage.flush_seconds
         for taken in self._stage.finished():
-            self._bytes -= _size(taken)
+            self._window.applied(taken)
             if taken.live:
                 self._applied.append(taken)
 
     def _throttle(self) -> None:
         limits = self._limits
         why = self._stage.held_back()
-        # Applied but not yet flushed records hold no memory to speak of: they are not counted.
-        waiting = self._window.in_flight - len(self._applied) - self._stage.held
-        full = waiting >= limits.in_flight_records or self._bytes >= limits.in_flight_bytes
+        waiting = self._window.waiting - self._stage.held
+        size = self._window.waiting_bytes
+        full = waiting >= limits.in_flight_records or size >= limits.in_flight_bytes
         # Resume well below the limit, so that pausing does not flutter.
-        drained = waiting < limits.in_flight_records // 2 and self._bytes < limits.in_flight_bytes // 2
+        drained = waiting < max(1, limits.in_flight_records // 2) and size < max(1, limits.in_flight_bytes // 2)
         if not self._paused and (full or why):
             self._consumer.pause(self._consumer.assignment())
             self._paused = True
         elif self._paused and drained and not why:
-            self._consumer.resume(self._consumer.assignment())
             self._paused = False
-            self._parked = frozenset()
-        parked = self._stage.parked()
-        if parked != self._parked and not self._paused:
-            self._consumer.pause(parked & self._consumer.assignment())
-            self._parked = parked
-        self._metrics.paused_partitions.set(len(self._consumer.assignment()) if self._paused else 0)
+            self._resume(self._consumer.assignment())
+        self._metrics.paused_partitions.set(len(self._consumer.assignment()) if self._paused else len(self._parked))
         self._metrics.inflight_records.labels(self._stage.name).set(self._window.in_flight)
+
+    def _park(self) -> None:
+        """Pause what waits for an upgrade, and go back to the record that does."""
+        parked = self._stage.parked()
+        held = self._consumer.assignment()
+        for at in held & (parked.keys() - self._parked):
+            self._consumer.pause([at])
+            # What was read behind it holds memory and would be committed over: forget it.
+            self._consumer.seek(at, parked[at])
+            self._window.park(at, parked[at])
+        self._parked = held & parked.keys()
+
+    def _resume(self, partitions: Iterable[TopicPartition]) -> None:
+        if not self._paused:
+            self._consumer.resume(frozenset(partitions) - self._parked)
 
     def _settle(self, *, force: bool) -> None:
         """Flush, then commit what was applied before the flush."""
-        now = time.monotonic()
-        if self._applied and (force or now >= self._next_flush):
-            applied, self._applied = self._applied, []
+        if self._applied and (force or time.monotonic() >= self._flush_at):
+            part = f"store.{self._stage.name}.flush"
             try:
                 self._stage.flush()
-            except BaseException:
-                self._applied = applied + self._applied
-                raise
-            self._next_flush = time.monotonic() + self._stage.flush_seconds
-            for taken in applied:
-                self._window.done(taken)
+            except (Transient, Backpressure) as error:
+                # Applied, and not committed: polling goes on, and the next turn asks again.
+                self._health.set_ready(part, False, str(error))
+            else:
+                self._health.set_ready(part, True, "")
+                for taken in self._applied:
+                    self._window.done(taken)
+                self._applied.clear()
         self._commit()
 
     def _commit(self) -> None:
-        offsets = {}
-        for partition, offset in self._window.committable().items():
-            if partition not in self._consumer.assignment():
-                continue
-            target = self._consumer.position(partition) if offset is None else offset
-            if target > self._committed.get(partition, -1):
-                offsets[partition] = target
-        self._health.beat(f"{self._stage.name}.commit")
-        if not offsets:
-            return
+        self._health.beat(self._commit_loop)
         started = time.monotonic()
+        offsets: dict[TopicPartition, int] = {}
         try:
-            self._consumer.commit(offsets, Deadline.after(self._limits.commit_timeout_seconds))
+            held = self._consumer.assignment()
+            for partition, offset in self._window.committable().items():
+                if partition not in held:
+                    continue
+                target = self._consumer.position(partition) if offset is None else offset
+                if target > self._committed.get(partition, -1):
+                    offsets[partition] = target
+            if offsets:
+                self._consumer.commit(offsets, Deadline.after(self._limits.commit_timeout_seconds))
         except PartitionsLost as error:
             log.warning("partitions lost", extra={"stage": self._stage.name, "error": str(error)})
             self._metrics.commits.labels("lost").inc()
-            self._forget(frozenset(offsets))
-            # What is still ours is read again from its committed offset: at least once.
-            for partition in frozenset(offsets) & self._consumer.assignment():
-                self._reread(partition)
+            self._reread(frozenset(offsets))
         except BrokerUnavailable as error:
             # Not lost: the same prefix is committed by the next turn, or read again by the next owner.
-            self._commit_failing_since = self._commit_failing_since or started
-            self._health.set_ready("broker", False, f"commit: {error}")
+            if not self._commit_failing:
+                log.warning("offsets not committed", extra={"stage": self._stage.name, "error": str(error)})
+            self._commit_failing = True
+            self._health.set_ready(f"broker.{self._commit_loop}", False, str(error))
             self._metrics.commits.labels("failed").inc()
         else:
-            self._commit_failing_since = None
+            self._commit_failing = False
+            self._health.set_ready(f"broker.{self._commit_loop}", True, "")
+            if not offsets:
+                return
             self._committed.update(offsets)
             self._metrics.commits.labels("ok").inc()
             self._metrics.last_commit_timestamp_seconds.labels(self._stage.name).set_to_current_time()
             self._metrics.commit_duration_seconds.observe(time.monotonic() - started)
 
     def _age(self) -> None:
-        waiting = [record.timestamp for record in self._window.oldest().values()]
-        age = max(0.0, time.time() - min(waiting)) if waiting else 0.0
+        oldest = self._window.oldest()
+        age = 0.0 if oldest is None else max(0.0, time.time() - oldest.timestamp)
         self._metrics.oldest_unprocessed_event_age_seconds.labels(self._stage.name).set(age)
 
-    def _reread(self, partition: TopicPartition) -> None:
-        try:
-            committed = self._consumer.committed([partition]).get(partition)
-        except BrokerUnavailable:
-            return
-        if committed is not None:
-            self._consumer.seek(partition, committed)
+    def _reread(self, partitions: frozenset[TopicPartition]) -> None:
+        """Forget partitions that may be lost; of those that are still ours, read again what is not
+        known to be committed. Only what this worker knows counts: asking the broker could fail, and
+        what was forgotten and not read again would be committed over.
+        """
+        starts = {at: self._committed.get(at, self._window.first(at)) for at in partitions}
+        self._forget(partitions)
+        for at in partitions & self._consumer.assignment():
+            start = starts[at]
+            if start is not None:
+                self._consumer.seek(at, start)
+        self._resume(partitions & self._consumer.assignment())
 
     def _forget(self, partitions: frozenset[TopicPartition]) -> None:
         self._window.revoke(partitions)
         self._applied = [taken for taken in self._applied if taken.live]
+        self._parked -= partitions
         for partition in partitions:
             self._committed.pop(partition, None)
 
     def _drain(self) -> None:
         """Finish what is in flight within the drain budget, commit it, and read nothing new."""
-        deadline = Deadline.after(self._limits.drain_seconds)
-        self._stage.stop(deadline)
+        self._stage.stop(Deadline.after(self._limits.drain_seconds))
         self._collect()
         try:
             self._stage.raise_failure()
         finally:
             self._settle(force=True)
-
-
-def _size(taken: Taken) -> int:
-    return len(taken.record.value or b"") + len(taken.record.key or b"")

@@ -192,7 +192,7 @@ def test_a_replayed_letter_completes_its_document_and_undoes_nothing_newer(runni
     running.model.embed_documents = running.model.inner.embed_documents  # type: ignore[method-assign]
     publisher = running.broker.publisher("replay")
     for letter in dead_letters.standing(running.broker, NAMES).values():
-        dead_letters.replay(publisher, NAMES, letter, 0, {})
+        dead_letters.replay(publisher, NAMES, letter, {})
     running.until(lambda: (head := running.head("a")) is not None and head.state == "complete")
     running.until(lambda: running.lag() == 0)
     head = running.head("b")
@@ -247,7 +247,7 @@ def test_a_newer_schema_parks_its_partition_and_only_that(running: Running) -> N
     headers = tuple((name, b"9" if name == "vectide-schema" else value) for name, value in record.headers)
     publisher = running.broker.publisher("test")
     publisher.publish([NewRecord(record.topic, record.key, record.value, headers, 1)], Deadline.after(5))
-    running.until(lambda: "schema" in running.health.readyz().reasons)
+    running.until(lambda: "schema.embed" in running.health.readyz().reasons)
     running.send("b", "y")
     running.until_head("b", 2)
     assert running.letters() == []
