@@ -7,13 +7,14 @@ number; a change of meaning raises it, keeps the old decoder, and makes older wo
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+import math
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from pipeline.errors import MalformedRecord, NewerSchema, Poison
-from pipeline.identity import DocumentKey, MetadataValue
+from pipeline.identity import MAX_EPOCH, OFFSET_BITS, DocumentKey, Metadata, MetadataValue
 from pipeline.ports import Headers, Record
 from pipeline.records import (
     ChunkedDocument,
@@ -59,21 +60,28 @@ class _Changed(msgspec.Struct, omit_defaults=True):
     size: int = 0
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+#: What a content hash is made of: point ids are made from its bytes.
+_Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+#: What a stamp can hold.
+_Version = Annotated[int, msgspec.Meta(ge=0, lt=MAX_EPOCH << OFFSET_BITS)]
+
+
 class _Section(msgspec.Struct, array_like=True):
     headings: tuple[str, ...]
     context: str
 
 
 class _Span(msgspec.Struct, array_like=True):
-    start: int
-    end: int
-    hash: str
-    tokens: int
-    section: int
+    start: _Count
+    end: _Count
+    hash: _Hash
+    tokens: _Count
+    section: _Count
 
 
 class _Chunked(msgspec.Struct, omit_defaults=True):
-    version: int
+    version: _Version
     state: ChunkedState
     text: str = ""
     sections: list[_Section] = []
@@ -111,7 +119,8 @@ def encode_event(event: DocumentEvent) -> Encoded:
     """A document event as a record of the documents topic.
 
     Raises:
-        Poison: a text or a metadata value is not valid Unicode (a lone surrogate).
+        Poison: a text or a metadata value is not valid Unicode (a lone surrogate), or a number of
+            the metadata cannot be written as JSON.
     """
     kind: Literal["changed", "deleted"]
     if isinstance(event, DocumentDeleted):
@@ -123,7 +132,7 @@ def encode_event(event: DocumentEvent) -> Encoded:
                 text=event.text,
                 media_type=event.media_type,
                 digest=event.digest,
-                metadata=dict(event.metadata),
+                metadata=_metadata(event.metadata),
                 omitted=event.omitted,
                 size=event.size,
             )
@@ -143,7 +152,7 @@ def decode_event(record: Record) -> DocumentEvent | None:
     kind, headers = _open(record, "changed", "deleted")
     key = _key(record)
     if kind == "deleted":
-        return DocumentDeleted(key, _provenance(headers))
+        return DocumentDeleted(key, _provenance(record, headers))
     wire = _decode(_changed_v1.decode, record)
     return DocumentChanged(
         key=key,
@@ -151,14 +160,18 @@ def decode_event(record: Record) -> DocumentEvent | None:
         metadata=wire.metadata,
         media_type=wire.media_type,
         digest=wire.digest,
-        provenance=_provenance(headers),
+        provenance=_provenance(record, headers),
         omitted=wire.omitted,
         size=wire.size,
     )
 
 
 def encode_chunked(document: ChunkedDocument) -> Encoded:
-    """A chunked document as a record of a chunks topic."""
+    """A chunked document as a record of a chunks topic.
+
+    Raises:
+        Poison: as :func:`encode_event`.
+    """
     sections: dict[tuple[tuple[str, ...], str], int] = {}
     spans = []
     for chunk in document.chunks:
@@ -170,7 +183,7 @@ def encode_chunked(document: ChunkedDocument) -> Encoded:
         text=document.text,
         sections=[_Section(headings, context) for headings, context in sections],
         chunks=spans,
-        metadata=dict(document.metadata),
+        metadata=_metadata(document.metadata),
         media_type=document.media_type,
         reason=document.reason,
         replay=document.replay,
@@ -201,7 +214,7 @@ def decode_chunked(record: Record) -> ChunkedDocument:
             )
             for span in wire.chunks
         )
-    except (KeyError, IndexError, UnicodeDecodeError) as error:
+    except (KeyError, IndexError, UnicodeDecodeError, AttributeError) as error:
         raise MalformedRecord(f"{_place(record)}: {type(error).__name__} {error}") from None
     if any(not 0 <= chunk.start <= chunk.end <= len(wire.text) for chunk in chunks):
         raise MalformedRecord(f"{_place(record)}: a chunk's span lies outside the text")
@@ -210,7 +223,7 @@ def decode_chunked(record: Record) -> ChunkedDocument:
         version=wire.version,
         generation=generation,
         state=wire.state,
-        provenance=_provenance(headers),
+        provenance=_provenance(record, headers),
         text=wire.text,
         chunks=chunks,
         metadata=wire.metadata,
@@ -270,9 +283,10 @@ def event_time(record: Record) -> float | None:
     for name, value in record.headers:
         if name == EVENT_TIME:
             try:
-                return float(value)
-            except ValueError:
+                time = float(value)
+            except (ValueError, TypeError):
                 return None
+            return time if math.isfinite(time) else None
     return None
 
 
@@ -294,7 +308,7 @@ def _open(record: Record, *kinds: str) -> tuple[str, dict[str, bytes]]:
     try:
         kind = headers[KIND].decode()
         schema = int(headers[SCHEMA])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, AttributeError, TypeError):  # the last two: a header of null
         raise MalformedRecord(f"{_place(record)} lacks the headers {KIND} and {SCHEMA}") from None
     # The number first: a later version may have kinds that we have never heard of.
     if schema > SCHEMAS.get(kind, max(SCHEMAS.values())):
@@ -308,15 +322,23 @@ def _open(record: Record, *kinds: str) -> tuple[str, dict[str, bytes]]:
     return kind, headers
 
 
-def _provenance(headers: dict[str, bytes]) -> Provenance:
-    try:
-        return Provenance(
-            event_time=float(headers[EVENT_TIME]),
-            traceparent=headers.get(TRACEPARENT, b"").decode("ascii", "ignore"),
-            backfill=headers.get(TRAFFIC) == b"backfill",
-        )
-    except (KeyError, ValueError):
-        raise MalformedRecord(f"header {EVENT_TIME} is missing or not a number") from None
+def _provenance(record: Record, headers: Mapping[str, bytes]) -> Provenance:
+    time = event_time(record)
+    if time is None:
+        raise MalformedRecord(f"{_place(record)}: header {EVENT_TIME} is missing or not a number")
+    return Provenance(
+        event_time=time,
+        traceparent=(headers.get(TRACEPARENT) or b"").decode("ascii", "ignore"),
+        backfill=headers.get(TRAFFIC) == b"backfill",
+    )
+
+
+def _metadata(metadata: Metadata) -> dict[str, MetadataValue]:
+    for name, value in metadata.items():
+        # JSON has no NaN: it would be written as null, which no decoder takes.
+        if isinstance(value, float) and not math.isfinite(value):
+            raise Poison("bad_metadata", f"metadata {name!r} is {value}")
+    return dict(metadata)
 
 
 def _key(record: Record) -> DocumentKey:
@@ -330,12 +352,14 @@ def _encode(wire: Any) -> bytes:
         return _encoder.encode(wire)
     except UnicodeEncodeError as error:
         raise Poison("not_unicode", f"a text or metadata value cannot be encoded as UTF-8: {error}") from None
+    except (OverflowError, TypeError) as error:
+        raise Poison("bad_metadata", f"a metadata value cannot be written as JSON: {error}") from None
 
 
 def _decode(decode: Callable[[bytes], _T], record: Record) -> _T:
     try:
         return decode(record.value or b"")
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedRecord(f"{_place(record)}: {error}") from None
 
 

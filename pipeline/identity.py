@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, TypeAlias
 
-from pipeline.errors import MalformedRecord
+from pipeline.errors import MalformedRecord, Poison
 
 #: Offsets below an epoch: 2**40 records in one partition of one documents topic.
 OFFSET_BITS: Final = 40
@@ -22,6 +23,9 @@ ATTEMPTS: Final = 64
 BUCKETS: Final = 65_536
 
 _NAMESPACE: Final = uuid.UUID("5b6d6c1e-1d0c-5a2f-9c59-0f5f2a1d7e31")
+
+_ESCAPED: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
+_BROKEN: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 Scalar: TypeAlias = str | int | float | bool
 MetadataValue: TypeAlias = Scalar | list[str]
@@ -40,9 +44,13 @@ class DocumentKey:
     path: str
 
     def to_bytes(self) -> bytes:
-        """The key of its records: 4 bytes of length, the source, the path (both UTF-8)."""
-        source = self.source.encode("utf-8", "surrogateescape")
-        return len(source).to_bytes(4, "big") + source + self.path.encode("utf-8", "surrogateescape")
+        """The key of its records: 4 bytes of length, the source, the path (both UTF-8).
+
+        Raises:
+            Poison: it has a surrogate that stands for no byte; nothing on disk is called so.
+        """
+        source, path = _bytes(self.source), _bytes(self.path)
+        return len(source).to_bytes(4, "big") + source + path
 
     @classmethod
     def from_bytes(cls, data: bytes) -> DocumentKey:
@@ -174,17 +182,17 @@ def _escape(text: str) -> str:
 
 
 def _unescape(text: str) -> str:
-    out = bytearray()
-    data = text.encode("utf-8", "surrogateescape")
-    index = 0
-    while index < len(data):
-        if data[index] == 0x25:
-            try:
-                out.append(int(data[index + 1 : index + 3].decode("ascii"), 16))
-            except (ValueError, UnicodeDecodeError):
-                raise MalformedRecord(f"document key {text!r} has a broken %-escape") from None
-            index += 3
-        else:
-            out.append(data[index])
-            index += 1
-    return out.decode("utf-8", "surrogateescape")
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise MalformedRecord(f"document key {text!r}: {error}") from None
+    if _BROKEN.search(data):
+        raise MalformedRecord(f"document key {text!r} has a broken %-escape")
+    return _ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), data).decode("utf-8", "surrogateescape")
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise Poison("not_unicode", f"document key {text!r}: {error}") from None
