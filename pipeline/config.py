@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
+import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -23,7 +25,12 @@ PREFIX: Final = "VECTIDE_"
 #: Names of the environment that are ours but no configuration: where the file is, and the tests' own.
 _NOT_KEYS: Final = ("VECTIDE_CONFIG", "VECTIDE_TEST_", "VECTIDE_SIM_", "VECTIDE_CACHE", "VECTIDE_BENCH_")
 
-Seconds = Annotated[float, Field(gt=0)]
+#: Keys of a connector's own settings, and of options passed through, that `config check` must not show.
+_SECRET: Final = re.compile(r"pass(word|wd|phrase)?$|secret|token$|api_?key$|credential", re.IGNORECASE)
+_USERINFO: Final = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]*@")
+_MASK: Final = "**********"
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 
 
@@ -63,8 +70,10 @@ class ModelConfig(Section):
     document_prompt: str | None = Field(None, description="put before documents; the model's own if not given")
     query_prompt: str | None = Field(None, description="put before queries; the model's own if not given")
     normalize: bool = Field(True, description="vectors of length 1")
-    distance: Distance = "cosine"
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    distance: Distance = Field("cosine", description="how vectors are compared")
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="the model's arithmetic; vectors are stored as float32"
+    )
     device: str | None = Field(None, description="`cuda`, `cpu`, ...; chosen if not given; not part of the fingerprint")
     threads: Count | None = Field(
         None, description="torch's threads; all cores if not given; not part of the fingerprint"
@@ -82,20 +91,28 @@ class ChunkingConfig(Section):
 class KafkaConfig(Section):
     """Used when `broker = "kafka"`."""
 
-    bootstrap_servers: str = "127.0.0.1:9092"
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: str | None = None
-    sasl_username: str | None = None
-    sasl_password: SecretStr | None = None
-    sasl_password_file: Path | None = None
-    ssl_cafile: Path | None = None
-    ssl_certfile: Path | None = None
-    ssl_keyfile: Path | None = None
-    ssl_check_hostname: bool = True
+    bootstrap_servers: str = Field("127.0.0.1:9092", description="`host:port`, several with commas")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="of all listed servers"
+    )
+    sasl_mechanism: str | None = Field(
+        None, description="`PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512`, ...; with a SASL protocol"
+    )
+    sasl_username: str | None = Field(None, description="with a SASL protocol")
+    sasl_password: SecretStr | None = Field(None, description="better given as a file")
+    sasl_password_file: Path | None = Field(None, description="file that holds the password")
+    ssl_cafile: Path | None = Field(None, description="certificates to trust; the system's if not given")
+    ssl_certfile: Path | None = Field(None, description="the client's certificate, where servers ask for one")
+    ssl_keyfile: Path | None = Field(None, description="the client's key")
+    ssl_check_hostname: bool = Field(True, description="refuse a certificate of another host")
     replication_factor: Count | None = Field(None, description="min(3, brokers) if not given")
-    session_timeout_seconds: Seconds = 45.0
-    max_poll_interval_seconds: Seconds = 300.0
-    request_timeout_seconds: Seconds = 30.0
+    session_timeout_seconds: Seconds = Field(
+        45.0, description="without a heartbeat for so long, a worker loses its partitions"
+    )
+    max_poll_interval_seconds: Seconds = Field(
+        300.0, description="without a poll for so long, a worker leaves its group"
+    )
+    request_timeout_seconds: Seconds = Field(30.0, description="of one request")
     options: dict[str, Any] = Field(
         default_factory=dict, description="further kafka-python client options, as they are"
     )
@@ -104,15 +121,15 @@ class KafkaConfig(Section):
 class QdrantConfig(Section):
     """Used when `store = "qdrant"`."""
 
-    url: str = "http://127.0.0.1:6333"
+    url: str = Field("http://127.0.0.1:6333", description="of the server, or of the load balancer before a cluster")
     grpc: bool = Field(False, description="use gRPC for points")
-    grpc_port: Count = 6334
-    api_key: SecretStr | None = None
-    api_key_file: Path | None = None
-    ca_file: Path | None = None
-    timeout_seconds: Seconds = 20.0
-    shard_number: Count | None = None
-    replication_factor: Count = 1
+    grpc_port: Count = Field(6334, description="used with `grpc`")
+    api_key: SecretStr | None = Field(None, description="better given as a file")
+    api_key_file: Path | None = Field(None, description="file that holds the key")
+    ca_file: Path | None = Field(None, description="certificates to trust; the system's if not given")
+    timeout_seconds: Seconds = Field(20.0, description="of one request")
+    shard_number: Count | None = Field(None, description="of new collections; the server's choice if not given")
+    replication_factor: Count = Field(1, description="of new collections")
 
 
 class SourceConfig(BaseModel):
@@ -120,7 +137,7 @@ class SourceConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    connector: str = "filesystem"
+    connector: str = Field("filesystem", description="which connector reads it; see docs/connectors.md")
     rescan_seconds: Seconds = Field(600.0, description="between two full scans, the safety net under watching")
 
     @property
@@ -132,9 +149,9 @@ class SourceConfig(BaseModel):
 class WorkConfig(Section):
     """Bounds of both stages."""
 
-    in_flight_records: Count = 1024
-    in_flight_bytes: Count = 64 * 1024 * 1024
-    commit_seconds: Seconds = 0.5
+    in_flight_records: Count = Field(1024, description="records read and not applied; beyond it reading pauses")
+    in_flight_bytes: Count = Field(64 * 1024 * 1024, description="bytes of these; beyond it reading pauses")
+    commit_seconds: Seconds = Field(0.5, description="between two commits")
     drain_seconds: Seconds = Field(20.0, description="how long a stopping worker may finish its batches")
 
 
@@ -150,50 +167,58 @@ class EmbedConfig(Section):
     batch_tokens: Count = Field(4096, description="padded tokens of one forward pass")
     batch_items: Count = Field(64, description="most texts of one forward pass")
     gather_tokens: Count = Field(16_384, description="tokens gathered over documents before batches are cut")
-    gather_documents: Count = 128
+    gather_documents: Count = Field(128, description="documents gathered before batches are cut")
     slice_chunks: Count = Field(512, description="chunks of a big document written before the rest is embedded")
-    delete_grace_seconds: Annotated[float, Field(ge=0)] = Field(
+    delete_grace_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         10.0, description="how long a deleted document's vectors can be reused by a rename"
     )
     flush_seconds: Seconds = Field(3.0, description="between two flushes of the embedded store")
-    recent_vectors_bytes: Count = 32 * 1024 * 1024
+    recent_vectors_bytes: Count = Field(
+        32 * 1024 * 1024, description="vectors kept for reuse before they can be read from the store"
+    )
 
 
 class RetryConfig(Section):
     """Backoff of transient errors. A long-lived worker waits without end."""
 
-    initial_seconds: Seconds = 0.1
-    maximum_seconds: Seconds = 10.0
+    initial_seconds: Seconds = Field(0.1, description="before the first further attempt; doubled from then on")
+    maximum_seconds: Seconds = Field(10.0, description="between two attempts")
 
 
 class HttpConfig(Section):
     """Health, metrics and search."""
 
-    host: str = "127.0.0.1"
+    host: str = Field("127.0.0.1", description="address to listen on")
     port: Annotated[int, Field(ge=0, lt=65536)] = Field(0, description="0: any free one")
     token: SecretStr | None = Field(None, description="needed for search and status when host is not loopback")
-    token_file: Path | None = None
+    token_file: Path | None = Field(None, description="file that holds the token")
 
 
 class LogConfig(Section):
     """Logs go to standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["json", "text"] = "json"
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    format: Literal["json", "text"] = Field(
+        "json", description="lines for people are used on a terminal whatever this says"
+    )
 
 
 class Config(Section):
     """Everything."""
 
-    broker: Literal["embedded", "kafka"] = "embedded"
-    store: Literal["embedded", "qdrant"] = "embedded"
+    broker: Literal["embedded", "kafka"] = Field(
+        "embedded", description="where the log is; `embedded` is a file, for one process"
+    )
+    store: Literal["embedded", "qdrant"] = Field(
+        "embedded", description="where vectors are; `embedded` is a folder, for one process"
+    )
     state: Path = Field(Path(".vectide"), description="folder of the embedded log and store, and of connectors")
     pipeline: PipelineConfig = PipelineConfig()
     model: ModelConfig = ModelConfig()
     chunking: ChunkingConfig = ChunkingConfig()
     kafka: KafkaConfig = KafkaConfig()
     qdrant: QdrantConfig = QdrantConfig()
-    sources: dict[str, SourceConfig] = Field(default_factory=dict)
+    sources: dict[str, SourceConfig] = Field(default_factory=dict, description="what is kept in step, by name")
     work: WorkConfig = WorkConfig()
     chunk: ChunkConfig = ChunkConfig()
     embed: EmbedConfig = EmbedConfig()
@@ -223,7 +248,7 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ, **overr
     origin: dict[str, str] = {}
     if path is not None:
         try:
-            tree = tomllib.loads(path.read_text())
+            tree = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}", "give the right file with --config") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -243,9 +268,24 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ, **overr
 
 
 def effective(config: Config) -> dict[str, Any]:
-    """The whole tree as plain values, secrets as ``********``."""
-    dumped: dict[str, Any] = config.model_dump(mode="json")
-    return dumped
+    """The whole tree as plain values, secrets masked: those of connectors by the names of their keys,
+    and passwords in addresses.
+    """
+    masked: dict[str, Any] = _masked(config.model_dump(mode="json"))
+    return masked
+
+
+def _masked(value: Any, key: str = "") -> Any:
+    match value:
+        case dict():
+            return {name: _masked(inner, str(name)) for name, inner in value.items()}
+        case list():
+            return [_masked(inner, key) for inner in value]
+        case str() if value and _SECRET.search(key):
+            return _MASK
+        case str():
+            return _USERINFO.sub(rf"\1:{_MASK}@", value)
+    return value
 
 
 def _with_secret_files(config: Config) -> Config:
@@ -255,11 +295,12 @@ def _with_secret_files(config: Config) -> Config:
         path: Path | None = getattr(table, f"{secret}_file")
         if path is not None:
             try:
-                value = SecretStr(path.read_text().strip())
-            except OSError as error:
-                raise ConfigError(
-                    f"{section}.{secret}_file: {path}: {error.strerror}", "mount the secret there"
-                ) from None
+                value = SecretStr(path.read_text(encoding="utf-8").strip())
+            except (OSError, UnicodeDecodeError) as error:
+                why = error.strerror if isinstance(error, OSError) else "not a text"
+                raise ConfigError(f"{section}.{secret}_file: {path}: {why}", "mount the secret there") from None
+            if not value.get_secret_value():
+                raise ConfigError(f"{section}.{secret}_file: {path} is empty", "mount the secret there")
             changes[section] = table.model_copy(update={secret: value})
     return config.model_copy(update=changes)
 
@@ -275,12 +316,28 @@ def _put(tree: dict[str, Any], keys: list[str], value: Any) -> None:
 
 def _from_text(keys: list[str], text: str) -> Any:
     """Lists and tables are written as in TOML; everything else is a string that pydantic converts."""
-    if text.startswith(("[", "{")):
+    if text.startswith(("[", "{")) and _takes_tables(keys):
         try:
             return tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{PREFIX}{'__'.join(keys).upper()}: {error}", "write the value as in TOML") from None
     return text
+
+
+def _takes_tables(keys: list[str]) -> bool:
+    """Whether a key can hold a list or a table: a password that begins with a bracket is a text."""
+    model: Any = Config
+    for place, key in enumerate(keys):
+        field = model.model_fields.get(key)
+        if field is None:
+            return True  # a connector's own, or unknown and refused later
+        if typing.get_origin(field.annotation) is dict:
+            return True
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            model = field.annotation
+        else:
+            return place < len(keys) - 1
+    return True
 
 
 def _explained(error: ValidationError, path: Path | None, origin: Mapping[str, str]) -> ConfigError:

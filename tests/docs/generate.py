@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import types
 import typing
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
-from pipeline.config import PREFIX, Config
+from pipeline.config import PREFIX, Config, SourceConfig
 from pipeline.observe.metrics import Metrics
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -56,9 +57,10 @@ def config() -> str:
         "",
         "## [sources.NAME]",
         "",
-        "One table for each source; `NAME` is the source id of its document keys. `connector` names the connector,",
-        "`rescan_seconds` the time between two full scans; the other keys are the connector's own:",
-        "[connectors.md](connectors.md).",
+        "One table for each source; `NAME` is the source id of its document keys. Further keys are the connector's",
+        "own: [connectors.md](connectors.md).",
+        "",
+        *_table(SourceConfig.model_fields.items(), "sources__NAME"),
     ]
     return "\n".join(lines) + "\n"
 
@@ -68,19 +70,41 @@ def _section(annotation: Any) -> type[BaseModel] | None:
 
 
 def _table(fields: Any, section: str) -> list[str]:
-    lines = ["| key | default | environment | meaning |", "|---|---|---|---|"]
+    lines = ["| key | type | default | environment | meaning |", "|---|---|---|---|---|"]
     for name, field in fields:
         variable = PREFIX + (f"{section}__{name}" if section else name).upper()
-        text = field.description or ""
-        choices = _choices(field.annotation)
-        lines.append(f"| `{name}` | `{_shown(field)}` | `{variable}` | {'; '.join(filter(None, (text, choices)))} |")
+        kind = ", ".join([_type(field.annotation), *_limits(field.metadata)])
+        lines.append(f"| `{name}` | {kind} | `{_shown(field)}` | `{variable}` | {field.description or ''} |")
     return lines
 
 
-def _choices(annotation: Any) -> str:
-    if typing.get_origin(annotation) is typing.Literal:
-        return " or ".join(f"`{one}`" for one in typing.get_args(annotation))
-    return ""
+_TYPES = {
+    str: "text", int: "integer", float: "number", bool: "true or false",
+    SecretStr: "secret", Path: "path", Any: "any value",
+}  # fmt: skip
+
+
+def _type(annotation: Any) -> str:
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return " or ".join(f"`{one}`" for one in inner)
+    if origin is typing.Annotated:
+        return ", ".join([_type(inner[0]), *_limits(inner[1].metadata)])
+    if origin is dict:
+        return f"table of {'tables' if _section(inner[1]) else _type(inner[1])}"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type(one) for one in inner if one is not type(None))
+    return _TYPES[annotation]
+
+
+def _limits(constraints: list[Any]) -> list[str]:
+    words = {"gt": "over", "ge": "from", "lt": "below", "le": "up to"}
+    return [
+        f"{word} {getattr(one, name)}"
+        for one in constraints
+        for name, word in words.items()
+        if getattr(one, name, None) is not None
+    ]
 
 
 def _shown(field: Any) -> str:
