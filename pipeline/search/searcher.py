@@ -11,6 +11,7 @@ A deleted or re-permissioned document is therefore gone with its head, whatever 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,31 +133,39 @@ class Searcher:
         limit = top * _OVERSAMPLE
         for _ in range(_ROUNDS):
             found = search(limit, without)
-            heads = self._collection.heads(list(dict.fromkeys(chunk.doc for chunk in found)), where)
-            dropped = []
+            docs = list(dict.fromkeys(chunk.doc for chunk in found))
+            heads = self._collection.heads(docs, where)
+            # A head without a list (deleted, or never readable) refuses as one that is not there.
+            listed = {
+                doc: (head, {chunk.id: chunk for chunk in head.chunks}) for doc, head in heads.items() if head.chunks
+            }
             for chunk in found:
-                head = heads.get(chunk.doc)
-                listed = _listed(head, chunk.id)
-                if head is None or head.state == "deleted" or listed is None:
-                    dropped.append(chunk.doc)
-                    continue
-                hits.setdefault(chunk.doc if by_document else chunk.id, _hit(chunk, head, listed))
+                head, chunks = listed.get(chunk.doc, (None, {}))
+                if head is not None and chunk.id in chunks:
+                    hits.setdefault(chunk.doc if by_document else chunk.id, _hit(chunk, head, chunks[chunk.id]))
             exhausted = len(found) < limit
             if len(hits) >= top or exhausted:
-                return _best(hits, top), len(hits) >= top or exhausted
+                return self._best(hits, top), True
             # A document is left out only if its head refused it; one stale chunk of a live document
-            # must not hide its others, so then (and for grouping) more is asked for instead.
-            refused = [doc for doc in dropped if doc not in heads]
-            grouped = [chunk.doc for chunk in found] if by_document else []
+            # must not hide its others, so then more is asked for instead.
+            refused = [doc for doc in docs if doc not in listed]
+            grouped = [doc for doc in docs if doc in hits] if by_document else []
             without = list(dict.fromkeys([*without, *refused, *grouped]))
             limit = min(2 * limit, MAX_TOP * _OVERSAMPLE)
-        return _best(hits, top), False
+        return self._best(hits, top), False
+
+    def _best(self, hits: Mapping[str, Hit], top: int) -> list[Hit]:
+        """Rounds find in their own order; a distance is the better the smaller it is."""
+        nearer = -1 if self._collection.spec.distance == "euclid" else 1
+        return sorted(hits.values(), key=lambda hit: -nearer * hit.score)[:top]
 
     def _check(self, top: int, where: Where | None) -> None:
         if not 1 <= top <= MAX_TOP:
             raise ConfigError(f"top = {top} is out of range", f"ask for 1 to {MAX_TOP} hits")
         declared = self._collection.spec.filter_fields
-        for name in where or ():
+        for name, values in (where or {}).items():
+            if not values:
+                raise ConfigError(f"filter {name!r} has no value", "leave it out to match every document")
             if name not in declared:
                 raise ConfigError(
                     f"{name!r} is not a declared filter field (declared: {', '.join(sorted(declared)) or 'none'})",
@@ -195,21 +204,21 @@ def _typed(name: str, value: Any, kind: str) -> str | int | float | bool:
     try:
         match kind:
             case "integer":
-                return int(value)
+                number = int(value)
+                if not -(1 << 63) <= number < 1 << 63:  # the store keeps integers in 64 bits
+                    raise ValueError
+                return number
             case "float":
-                return float(value)
+                real = float(value)
+                if not math.isfinite(real):
+                    raise ValueError
+                return real
             case "bool":
                 return {"true": True, "false": False}[str(value).lower()]
             case _:
                 return str(value)
     except (ValueError, KeyError):
         raise ConfigError(f"filter {name}={value} does not fit the field's type {kind}") from None
-
-
-def _listed(head: Head | None, chunk_id: str) -> ListedChunk | None:
-    if head is None:
-        return None
-    return next((listed for listed in head.chunks if listed.id == chunk_id), None)
 
 
 def _hit(chunk: ScoredChunk, head: Head, listed: ListedChunk) -> Hit:
@@ -225,7 +234,3 @@ def _hit(chunk: ScoredChunk, head: Head, listed: ListedChunk) -> Hit:
         state=head.state,
         version=head.content_version,
     )
-
-
-def _best(hits: Mapping[str, Hit], top: int) -> list[Hit]:
-    return sorted(hits.values(), key=lambda hit: -hit.score)[:top]
