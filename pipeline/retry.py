@@ -55,17 +55,24 @@ def retry(
             return min(max(error.retry_after, policy.initial_seconds), 6 * policy.maximum_seconds)
         return backoff(state)
 
+    present: list[Exception] = []
+
     def before_sleep(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, Exception):
+            present[:] = [error]
             on_retry(error)
+
+    def sleep(seconds: float) -> None:
+        if stop.wait(seconds):
+            raise present[0]
 
     budget = tenacity.stop_never if policy.budget_seconds is None else tenacity.stop_before_delay(policy.budget_seconds)
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_passes),
         wait=wait,
         stop=tenacity.stop_any(tenacity.stop_when_event_set(stop), budget),
-        sleep=tenacity.sleep_using_event(stop),
+        sleep=sleep,
         before_sleep=before_sleep,
         reraise=True,
     )

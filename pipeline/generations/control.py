@@ -21,7 +21,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from pipeline.deadline import Deadline
-from pipeline.errors import Fenced, LogDiverged, MalformedRecord, NewerSchema
+from pipeline.errors import BrokerUnavailable, Fenced, LogDiverged, MalformedRecord, NewerSchema, VectideError
 from pipeline.naming import Names
 from pipeline.ports import Broker, NewRecord, Reader, Record
 from pipeline.specs import GenerationSpec
@@ -121,16 +121,26 @@ class Control:
         """Read what was written since; the first call reads everything that is there.
 
         Raises:
-            BrokerUnavailable: no answer; call again.
+            BrokerUnavailable: no answer, or not to the end in time; call again.
             NewerSchema: a later vectide wrote here: upgrade this process.
+            MalformedRecord: somebody else wrote here.
         """
         deadline = Deadline.after(_READ_SECONDS)
         if self._reader is None:
+            self._state = ControlState()
             self._reader = self._broker.reader(self._names.control)
         records = self._reader.poll(timeout, 500)
-        while records or (not self._reader.caught_up() and not deadline.expired):
-            for record in records:
-                self._state = apply(self._state, record)
+        while records or not self._reader.caught_up():
+            if deadline.expired:
+                # Half of the truth is none: a founder would take it for an empty topic.
+                raise BrokerUnavailable(f"{self._names.control} was not read to its end in {_READ_SECONDS:.0f} s")
+            try:
+                for record in records:
+                    self._state = apply(self._state, record)
+            except VectideError:
+                # What comes after it has been read, and must not be missed by the next call.
+                self.close()
+                raise
             records = self._reader.poll(0.05 if not self._reader.caught_up() else 0.0, 500)
         return self._state
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,12 @@ class Verdict:
     ok: bool
     reasons: dict[str, str]
     """What is wrong, by part; empty if nothing is."""
+
+
+class _Progress(NamedTuple):
+    place: object
+    since: float
+    seen: float
 
 
 class Health:
@@ -33,7 +40,7 @@ class Health:
         self._lock = threading.Lock()
         self._beats: dict[str, float] = {}
         self._parts: dict[str, str] = {}
-        self._progress: dict[str, tuple[object, float]] = {}
+        self._progress: dict[str, _Progress] = {}
         self._started = False
 
     def beat(self, loop: str) -> None:
@@ -48,11 +55,19 @@ class Health:
             self._progress.pop(loop, None)
 
     def progress(self, loop: str, place: object, *, behind: bool) -> None:
-        """Where a loop is. Behind, and at the same place for ten limits: stuck without an error."""
+        """Where a loop is. Behind, and at the same place for ten limits: stuck without an error.
+
+        An outage does not count, whether it is known (not ready) or only silent (nobody could say
+        where the loop is): a restart would not end it.
+        """
+        now = time.monotonic()
         with self._lock:
             before = self._progress.get(loop)
-            if before is None or before[0] != place or not behind:
-                self._progress[loop] = (place, time.monotonic())
+            excused = not behind or bool(self._parts)
+            if before is None or before.place != place or excused or now - before.seen > self._limit:
+                self._progress[loop] = _Progress(place, now, now)
+            else:
+                self._progress[loop] = _Progress(place, before.since, now)
 
     def set_ready(self, part: str, ok: bool, why: str) -> None:
         """A part (broker, store, schema, ...) can or cannot work."""
@@ -75,9 +90,10 @@ class Health:
                 for loop, beat in self._beats.items()
                 if now - beat > self._limit
             }
-            for loop, (place, since) in self._progress.items():
-                if now - since > 10 * self._limit:
-                    stuck[loop] = f"behind, and at {place} for {now - since:.0f} s"
+            for loop, progress in self._progress.items():
+                seconds = progress.seen - progress.since
+                if seconds > 10 * self._limit:
+                    stuck[loop] = f"behind, and at {progress.place} for {seconds:.0f} s"
         return Verdict(not stuck, stuck)
 
     def readyz(self) -> Verdict:

@@ -21,6 +21,7 @@ from pipeline.observe.metrics import Metrics
 #: A query is at most a long paragraph.
 _BODY_LIMIT: Final = 64 * 1024
 _THREADS: Final = 4
+_END_SECONDS: Final = 5.0
 _CONNECTIONS: Final = 64
 
 Route = Callable[[Mapping[str, Any]], Any]
@@ -64,7 +65,8 @@ class HttpServer:
         try:
             self._server = waitress.server.create_server(
                 self._application,
-                host=host,
+                # A name with two addresses would give two listeners, on different ports if any will do.
+                host="127.0.0.1" if host == "localhost" else host,
                 port=port,
                 threads=_THREADS,
                 connection_limit=_CONNECTIONS,
@@ -77,6 +79,8 @@ class HttpServer:
                 f"http: cannot listen on {host}:{port}: {error.strerror}",
                 "another process has that port: set http.port to a free one, or to 0 for any",
             ) from None
+        except ValueError:
+            raise ConfigError(f"http.host = {host!r} is no address of this machine", "use 127.0.0.1") from None
         self.port = int(self._server.effective_port)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
@@ -94,6 +98,8 @@ class HttpServer:
         self._closing.set()
         self._server.close()
         self._server.task_dispatcher.shutdown(cancel_pending=True, timeout=1)
+        if self._thread.ident is not None:
+            self._thread.join(_END_SECONDS)
 
     def _serve(self) -> None:
         try:
@@ -131,7 +137,7 @@ class HttpServer:
             if not isinstance(arguments, dict):
                 raise ValueError("the body is not a JSON object")
             return _Answer("200 OK", json.dumps(route(arguments)).encode())
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             return _error("400 Bad Request", f"{type(error).__name__}: {error}")
         except (ConfigError, Poison) as error:
             return _error("400 Bad Request", str(error))

@@ -31,7 +31,21 @@ RESULTS: Final = (
     "exhausted",
     "dead_letter",
 )
-REASONS: Final = ("malformed_record", "embedding_failed", "bad_vector", "attempts_exhausted", "not_unicode")
+REASONS: Final = (
+    "malformed_record",
+    "not_unicode",
+    "bad_metadata",
+    "record_too_large",
+    "chunking_failed",
+    "embedding_failed",
+    "bad_vector",
+    "too_long",
+    "attempts_exhausted",
+)
+#: Why a connector leaves a document out.
+SKIPPED: Final = ("special", "binary", "unreadable")
+#: Errors that are waited out.
+PASSING: Final = ("Transient", "BrokerUnavailable", "StoreUnavailable", "StoreBusy", "NewerSchema")
 TRAFFIC: Final = ("live", "backfill")
 DEPENDENCIES: Final = ("broker", "store", "model", "source")
 
@@ -133,6 +147,7 @@ class Metrics:
                 self.stage_duration_seconds,
                 self.batch_size_records,
                 self.oldest_unprocessed_event_age_seconds,
+                self.last_commit_timestamp_seconds,
             ):
                 one.labels(stage)
         for reason in REASONS:
@@ -147,9 +162,15 @@ class Metrics:
             self.commits.labels(outcome)
         for dependency in DEPENDENCIES:
             self.retries.labels(dependency)
+            for error in PASSING:
+                self.errors.labels(error, dependency)
             self.dependency_request_duration_seconds.labels(dependency)
         for kind in ("changed", "deleted"):
             self.documents_published.labels(kind)
+        for reason in SKIPPED:
+            self.source_skipped.labels(reason)
+        for complete in ("true", "false"):
+            self.searches.labels(complete)
         try:
             self.build_info.labels(version("vectide")).set(1)
         except PackageNotFoundError:

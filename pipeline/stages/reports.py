@@ -19,7 +19,7 @@ import msgspec
 from pipeline.deadline import Deadline
 from pipeline.errors import BrokerUnavailable, VectideError
 from pipeline.naming import Names
-from pipeline.ports import Broker, NewRecord, Publisher
+from pipeline.ports import Broker, NewRecord, Publisher, Record
 
 log = logging.getLogger(__name__)
 
@@ -116,8 +116,18 @@ def read_reports(broker: Broker, names: Names) -> list[WorkerReport]:
             if deadline.expired:
                 raise BrokerUnavailable(f"{names.reports} could not be read to its end in time")
             for record in reader.poll(0.2, 500):
-                if record.value is not None:
-                    reports[record.key] = msgspec.json.decode(record.value, type=WorkerReport)
+                report = _decoded(record)
+                if report is not None:
+                    reports[record.key] = report
     finally:
         reader.close()
     return sorted(reports.values(), key=lambda report: report.started)
+
+
+def _decoded(record: Record) -> WorkerReport | None:
+    try:
+        return None if record.value is None else msgspec.json.decode(record.value, type=WorkerReport)
+    except msgspec.MsgspecError as error:
+        # A later vectide's, in a rolling upgrade: what it says is of its own process only.
+        log.debug("report not understood", extra={"error": str(error)})
+        return None
