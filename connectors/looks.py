@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import heapq
+import time
 from dataclasses import dataclass
 from typing import Final
 
 #: Beyond this many, a scan is cheaper and bounds the memory.
 _LIMIT: Final = 10_000
+#: An event time that lies further back than this before it was noticed is that of something else:
+#: a file that was moved here keeps the time of its last edit.
+_NOTICED_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,19 @@ class Look:
     held: float = 0.0
     """Seconds for which it was held back because the document changes too fast."""
     backfill: bool = False
+
+    def event_time(self, claimed: float, scanned: float) -> float:
+        """When the change happened, for measuring freshness: the source's word, where it can be so.
+
+        Args:
+            claimed: by the source, in seconds since 1970.
+            scanned: when the last scan began. What only a later one finds can have happened since.
+        """
+        now = time.time()
+        if self.backfill:
+            return claimed if 0 < claimed <= now else self.noticed
+        earliest = min(scanned, self.noticed) if self.revision else self.noticed - _NOTICED_SECONDS
+        return claimed if earliest <= claimed <= now else self.noticed
 
 
 class Looks:

@@ -47,9 +47,6 @@ _UNREADABLE_SECONDS: Final = (0.05, 0.5, 2.0, 10.0, 30.0)
 #: as long, up to the second figure: a file that grows for minutes is not published 500 times a second.
 _HOT_SECONDS: Final = (0.02, 1.0)
 _HOT_DOCUMENTS: Final = 1000
-#: An event time that lies further back than this before it was noticed is that of something else:
-#: a file that was moved here keeps the time of its last edit.
-_NOTICED_SECONDS: Final = 2.0
 #: After a scan that was asked for, the next one waits for so many times as long, up to a minute:
 #: scans take a fifth of the time at most.
 _SCAN_REST: Final = 4.0
@@ -270,7 +267,7 @@ class Runner:
             if self._batch.get(look.path) is None:
                 self._state.note(look.path, known, fetched.revision)
             return
-        provenance = Provenance(self._event_time(fetched.event_time, look), traceparent(), look.backfill)
+        provenance = Provenance(look.event_time(fetched.event_time, self._scanned_at), traceparent(), look.backfill)
         self._add(changed(self._topic, self._state, self._key(look.path), fetched, provenance), look)
 
     def _gone(self, look: Look) -> None:
@@ -323,15 +320,6 @@ class Runner:
                 self._unreadable.add(look.path)
         if look.tries < len(_UNREADABLE_SECONDS):
             self._later(replace(look, tries=look.tries + 1), time.monotonic() + _UNREADABLE_SECONDS[look.tries])
-
-    def _event_time(self, claimed: float, look: Look) -> float:
-        """When the change happened, for measuring freshness: the source's word, where it can be so."""
-        now = time.time()
-        if look.backfill:
-            return claimed if 0 < claimed <= now else look.noticed
-        # What only a later scan has found can have happened any time since the one before.
-        earliest = min(self._scanned_at, look.noticed) if look.revision else look.noticed - _NOTICED_SECONDS
-        return claimed if earliest <= claimed <= now else look.noticed
 
     def _known(self, path: str) -> Known | None:
         """What is published, or is about to be."""
