@@ -114,7 +114,7 @@ class KafkaConfig(Section):
     )
     request_timeout_seconds: Seconds = Field(30.0, description="of one request")
     options: dict[str, Any] = Field(
-        default_factory=dict, description="further kafka-python client options, as they are"
+        default_factory=dict, repr=False, description="further kafka-python client options, as they are"
     )
 
 

@@ -6,9 +6,12 @@ probes and metrics never do, for those who ask them have no secret.
 
 from __future__ import annotations
 
+import errno
 import hmac
 import ipaddress
 import json
+import os
+import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +26,7 @@ _BODY_LIMIT: Final = 64 * 1024
 _THREADS: Final = 4
 _END_SECONDS: Final = 5.0
 _CONNECTIONS: Final = 64
+_BACKLOG: Final = 64
 
 Route = Callable[[Mapping[str, Any]], Any]
 """Takes the JSON body (an empty mapping for GET), returns what becomes the JSON answer."""
@@ -62,26 +66,18 @@ class HttpServer:
         self._health = health
         self._metrics = metrics
         self._routes = dict(routes or {})
-        try:
-            self._server = waitress.server.create_server(
-                self._application,
-                # A name with two addresses would give two listeners, on different ports if any will do.
-                host="127.0.0.1" if host == "localhost" else host,
-                port=port,
-                threads=_THREADS,
-                connection_limit=_CONNECTIONS,
-                max_request_body_size=_BODY_LIMIT,
-                ident=None,
-                clear_untrusted_proxy_headers=True,
-            )
-        except OSError as error:
-            raise ConfigError(
-                f"http: cannot listen on {host}:{port}: {error.strerror}",
-                "another process has that port: set http.port to a free one, or to 0 for any",
-            ) from None
-        except ValueError:
-            raise ConfigError(f"http.host = {host!r} is no address of this machine", "use 127.0.0.1") from None
-        self.port = int(self._server.effective_port)
+        # A socket of our own: the server's constructor leaves descriptors behind where it cannot listen.
+        self._socket = _listening(host, port)
+        self._server = waitress.server.create_server(
+            self._application,
+            sockets=[self._socket],
+            threads=_THREADS,
+            connection_limit=_CONNECTIONS,
+            max_request_body_size=_BODY_LIMIT,
+            ident=None,
+            clear_untrusted_proxy_headers=True,
+        )
+        self.port = int(self._socket.getsockname()[1])
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
 
@@ -145,6 +141,20 @@ class HttpServer:
             return _error("503 Service Unavailable", str(error))
         except VectideError as error:
             return _error("500 Internal Server Error", str(error))
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        # One family: a name with two addresses would give two listeners, on different ports if any will do.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(f"http.host = {host!r} is no address of this machine", "use 127.0.0.1") from None
+        raise ConfigError(
+            f"http: cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}",
+            "another process has that port: set http.port to a free one, or to 0 for any",
+        ) from None
 
 
 def _probe(verdict: Verdict) -> _Answer:

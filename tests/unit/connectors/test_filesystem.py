@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import tempfile
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import pytest
 
 from connectors.filesystem import FilesystemSource, connector
 from pipeline.broker.embedded import EmbeddedBroker
-from pipeline.errors import SourceUnavailable, Transient
+from pipeline.errors import SourceUnavailable
 from pipeline.ports import Fetched, Skipped, Source
 from tests.support.sources import Documents, running, scanned, wait_until
 from tests.unit.connectors.faults import Spy
@@ -347,69 +346,6 @@ def test_another_file_system_in_the_place_of_the_root_is_not_it(
         list(source.scan())
     with pytest.raises(SourceUnavailable, match="mounted"):
         source.fetch("a.txt")
-
-
-@pytest.fixture
-def unprivileged() -> Iterator[Path]:
-    """A folder that root can leave to nobody: permissions mean nothing to root."""
-    folder = Path(tempfile.mkdtemp(prefix="vectide-test-"))
-    folder.chmod(0o755)
-    root_user = os.geteuid() == 0
-    try:
-        if root_user:
-            os.seteuid(65534)
-        yield folder
-    finally:
-        if root_user:
-            os.seteuid(0)
-        shutil.rmtree(folder)
-
-
-def test_what_may_not_be_read_stays_as_it_was(unprivileged: Path, documents: Documents) -> None:
-    """Given a file and a folder whose permissions go, then their documents stay, live and over a
-    restart, and are followed again when they are back.
-    """
-    folder = unprivileged / "root"
-    as_root(lambda: (folder / "dir").mkdir(parents=True))
-    for path in ("dir/in.txt", "file.txt"):
-        rewrite(folder / path, "1")
-    with running(opened(folder), documents) as one:
-        one.wait_scanned()
-        chmod(folder / "dir", 0o000)
-        chmod(folder / "file.txt", 0o000)
-        wait_until(lambda: one.skipped("unreadable") >= 1)
-    again = scanned(opened(folder), documents)
-    assert documents.texts() == {"dir/in.txt": "1", "file.txt": "1"}
-    assert again.published("deleted") == 0
-    with pytest.raises(Transient, match="Permission denied"):
-        opened(folder).fetch("dir/in.txt")
-    with running(opened(folder), documents) as one:
-        one.wait_scanned()
-        chmod(folder / "dir", 0o755)
-        chmod(folder / "file.txt", 0o644)
-        rewrite(folder / "file.txt", "2")
-        rewrite(folder / "dir" / "in.txt", "2")
-        documents.wait_for({"dir/in.txt": "2", "file.txt": "2"})
-
-
-def chmod(path: Path, mode: int) -> None:
-    as_root(lambda: path.chmod(mode))
-
-
-def rewrite(path: Path, text: str) -> None:
-    as_root(lambda: path.write_text(text))
-
-
-def as_root(change: Any) -> None:
-    """Root is who owns the files."""
-    if os.getuid() != 0:
-        change()
-        return
-    os.seteuid(0)
-    try:
-        change()
-    finally:
-        os.seteuid(65534)
 
 
 def test_our_own_state_inside_the_folder_is_not_indexed_whatever_it_is_called(root: Path) -> None:

@@ -1,0 +1,124 @@
+"""The configuration as a user meets it: precedence, mistakes that are named, secrets that stay secret."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import effective, load
+from pipeline.errors import ConfigError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "vectide.toml"
+
+
+def test_defaults_are_whole() -> None:
+    config = load(None, {})
+    assert (config.broker, config.store, config.sources) == ("embedded", "embedded", {})
+
+
+def test_an_override_wins_over_the_environment_and_that_over_the_file(file: Path) -> None:
+    file.write_text("[pipeline]\nname = 'file'\npartitions = 3\n[work]\ncommit_seconds = 2\n")
+    environment = {"VECTIDE_PIPELINE__NAME": "environment", "VECTIDE_PIPELINE__PARTITIONS": "4"}
+    config = load(file, environment, pipeline__name="override", http__port=None)
+    assert (config.pipeline.name, config.pipeline.partitions, config.work.commit_seconds) == ("override", 4, 2.0)
+
+
+def test_lists_and_tables_in_the_environment_are_written_as_in_toml() -> None:
+    environment = {
+        "VECTIDE_PIPELINE__FILTER_FIELDS": '{tenant = "tenant"}',
+        "VECTIDE_SOURCES__DOCS__INCLUDE": '["*.md"]',
+        "VECTIDE_SOURCES__DOCS__PATH": "/docs",
+    }
+    config = load(None, environment)
+    assert config.pipeline.filter_fields == {"tenant": "tenant"}
+    assert config.sources["docs"].settings == {"include": ["*.md"], "path": "/docs"}
+
+
+def test_a_password_that_begins_with_a_bracket_is_a_text() -> None:
+    config = load(None, {"VECTIDE_HTTP__TOKEN": "[x"})
+    assert config.http.token is not None
+    assert config.http.token.get_secret_value() == "[x"
+
+
+def test_names_of_the_environment_that_are_no_keys_are_left_alone() -> None:
+    load(None, {"VECTIDE_CONFIG": "x", "VECTIDE_TEST_SEED": "1", "HOME": "/"})
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[kafka]\nbootstrap_server = 'x'", "did you mean 'kafka.bootstrap_servers'?"),
+        ("brokr = 'kafka'", "did you mean 'broker'?"),
+        ("[pipeline]\nzzz = 1", "unknown key 'pipeline.zzz'; see docs/config.md"),
+        ("[pipeline]\npartitions = 0", "pipeline.partitions"),
+        ("[pipeline]\nepoch = 16", "pipeline.epoch"),
+        ("[work]\ncommit_seconds = inf", "work.commit_seconds"),
+        ("broker = 'kafka'", 'set store = "qdrant"'),
+        ("[pipeline\n", "line 1"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named_with_the_file(file: Path, text: str, told: str) -> None:
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(file, {})
+    assert str(file) in str(caught.value)
+    assert told in str(caught.value)
+
+
+def test_a_mistake_in_the_environment_is_named_with_the_variable() -> None:
+    with pytest.raises(ConfigError, match=r"VECTIDE_KAFKA__BOOTSTRAP_SERVER: unknown key .*bootstrap_servers"):
+        load(None, {"VECTIDE_KAFKA__BOOTSTRAP_SERVER": "x"})
+    with pytest.raises(ConfigError, match="VECTIDE_PIPELINE__FILTER_FIELDS"):
+        load(None, {"VECTIDE_PIPELINE__FILTER_FIELDS": "{"})
+
+
+def test_every_mistake_is_told_at_once(file: Path) -> None:
+    file.write_text("brokr = 1\n[http]\nport = 70000\n")
+    with pytest.raises(ConfigError) as caught:
+        load(file, {})
+    assert "brokr" in str(caught.value)
+    assert "http.port" in str(caught.value)
+
+
+def test_a_file_that_is_not_there_or_no_text_is_named(file: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load(file, {})
+    file.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match=r"vectide\.toml"):
+        load(file, {})
+
+
+def test_secrets_come_from_files_and_are_never_shown(file: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2\n")
+    file.write_text(
+        f"[kafka]\nsasl_password_file = '{secret}'\n[qdrant]\napi_key = 'hunter2'\n[http]\ntoken = 'hunter2'\n"
+        "[kafka.options]\nssl_password = 'hunter2'\n"
+        "[sources.db]\nconnector = 'x'\ndsn = 'postgres://me:hunter2@host/db'\npassword = 'hunter2'\n"
+    )
+    config = load(file, {})
+    assert config.kafka.sasl_password is not None
+    assert config.kafka.sasl_password.get_secret_value() == "hunter2"
+    assert "hunter2" not in json.dumps(effective(config))
+    assert "hunter2" not in repr(config.kafka)
+
+
+def test_a_secret_in_a_wrong_place_is_not_shown_by_the_error(file: Path) -> None:
+    file.write_text("[http]\nport = 'hunter2'\n")
+    with pytest.raises(ConfigError) as caught:
+        load(file, {})
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff\xfe"])
+def test_a_secret_s_file_that_is_missing_empty_or_no_text_is_named(tmp_path: Path, content: bytes | None) -> None:
+    secret = tmp_path / "secret"
+    if content is not None:
+        secret.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"qdrant\.api_key_file"):
+        load(None, {"VECTIDE_QDRANT__API_KEY_FILE": str(secret)})
