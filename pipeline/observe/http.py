@@ -149,12 +149,12 @@ def _listening(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-            raise ConfigError(f"http.host = {host!r} is no address of this machine", "use 127.0.0.1") from None
-        raise ConfigError(
-            f"http: cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}",
-            "another process has that port: set http.port to a free one, or to 0 for any",
-        ) from None
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise ConfigError(
+                f"http: cannot listen on {host}:{port}: {os.strerror(error.errno)}",
+                "another process has that port: set http.port to a free one, or to 0 for any",
+            ) from None
+        raise ConfigError(f"http.host = {host!r} is no address of this machine", "use 127.0.0.1") from None
 
 
 def _probe(verdict: Verdict) -> _Answer:
