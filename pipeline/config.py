@@ -164,8 +164,10 @@ class ChunkConfig(Section):
 class EmbedConfig(Section):
     """The embed stage."""
 
-    batch_tokens: Count = Field(4096, description="padded tokens of one forward pass")
-    batch_items: Count = Field(64, description="most texts of one forward pass")
+    batch_tokens: Count | None = Field(
+        None, description="padded tokens of one forward pass; what suits the model's device if not given"
+    )
+    batch_items: Count = Field(128, description="most texts of one forward pass")
     gather_tokens: Count = Field(16_384, description="tokens gathered over documents before batches are cut")
     gather_documents: Count = Field(128, description="documents gathered before batches are cut")
     slice_chunks: Count = Field(512, description="chunks of a big document written before the rest is embedded")

@@ -484,6 +484,11 @@ class Embedder(Protocol):
         """The tokenizer of the model."""
         ...
 
+    @property
+    def batch_tokens(self) -> int:
+        """Padded tokens of a forward pass that suit the model's device; any other number works too."""
+        ...
+
     def embed_documents(self, texts: Sequence[str]) -> Vectors:
         """float32 [len(texts), dimension], in order, the document prompt applied.
 

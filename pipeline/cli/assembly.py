@@ -154,7 +154,7 @@ def loaded(parts: Parts, spec: ModelSpec) -> Embedder:
         ConfigError: it is not on this machine.
         FingerprintMismatch: the files on this machine are of another model.
     """
-    return SharedEmbedder(load(config_of(spec, parts.config.model), spec))
+    return SharedEmbedder(lambda: load(config_of(spec, parts.config.model), spec))
 
 
 def collection_of(parts: Parts, spec: GenerationSpec) -> Collection:

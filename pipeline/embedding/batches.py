@@ -55,7 +55,7 @@ def cut(lengths: Sequence[int], budget: int, most: int) -> list[list[int]]:
 def embed_all(
     embedder: Embedder,
     items: Sequence[Item],
-    budget: int,
+    budget: int | None,
     most: int,
     observe: Callable[[int], None] = lambda padded: None,
 ) -> tuple[dict[str, Vectors], dict[str, str]]:
@@ -64,7 +64,7 @@ def embed_all(
     Args:
         embedder: the model.
         items: what to embed, each content hash once.
-        budget: padded tokens of a forward pass.
+        budget: padded tokens of a forward pass; what suits the model's device if None.
         most: texts of a forward pass.
         observe: told the padded tokens of each pass.
 
@@ -73,7 +73,7 @@ def embed_all(
     """
     vectors: dict[str, Vectors] = {}
     failed: dict[str, str] = {}
-    for batch in cut([item.tokens for item in items], budget, most):
+    for batch in cut([item.tokens for item in items], budget or embedder.batch_tokens, most):
         chosen = [items[index] for index in batch]
         observe(len(chosen) * max(1, chosen[0].tokens))
         _embed(embedder, chosen, vectors, failed)

@@ -20,6 +20,7 @@ from pipeline.specs import ModelSpec
 
 #: Takes the place of the weights' hash; raise it when a vector would change.
 HASHING_VERSION: Final = "hashing-1"
+_BATCH_TOKENS: Final = 16_384
 _WORD: Final = re.compile(r"\w+")
 
 
@@ -39,6 +40,11 @@ class HashingEmbedder:
     def tokenizer(self) -> Tokenizer:
         """Words."""
         return self._tokenizer
+
+    @property
+    def batch_tokens(self) -> int:
+        """Nothing is padded."""
+        return _BATCH_TOKENS
 
     def embed_documents(self, texts: Sequence[str]) -> Vectors:
         """float32 [n, dimension]."""

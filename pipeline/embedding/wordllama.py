@@ -6,12 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from pipeline.points import Vectors
 from pipeline.ports import Tokenizer
 from pipeline.specs import ModelSpec
+
+_BATCH_TOKENS: Final = 16_384
 
 
 class WordLlamaEmbedder:
@@ -38,6 +41,11 @@ class WordLlamaEmbedder:
     def tokenizer(self) -> Tokenizer:
         """Of the model."""
         return self._tokenizer
+
+    @property
+    def batch_tokens(self) -> int:
+        """Nothing is padded."""
+        return _BATCH_TOKENS
 
     def embed_documents(self, texts: Sequence[str]) -> Vectors:
         """float32 [n, dimension]."""

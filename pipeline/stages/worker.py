@@ -175,7 +175,7 @@ class Worker:
 
     def _read(self) -> None:
         # A short poll while work is in flight: its completion must not wait for the poll to end.
-        timeout = 0.02 if self._window.in_flight else self._limits.poll_seconds
+        timeout = 0.05 if self._window.in_flight else self._limits.poll_seconds
         try:
             polled = self._consumer.poll(timeout, self._limits.poll_records)
         except BrokerUnavailable as error:

@@ -48,6 +48,7 @@ class Model:
         self.inner = load(ModelConfig(provider="hashing", name="hashing"))
         self.spec = self.inner.spec
         self.tokenizer = self.inner.tokenizer
+        self.batch_tokens = self.inner.batch_tokens
 
     def embed_documents(self, texts: Sequence[str]) -> Vectors:
         vectors = self.inner.embed_documents(texts)
