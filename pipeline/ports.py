@@ -133,6 +133,10 @@ class Consumer(Protocol):
         """
         ...
 
+    def joined(self) -> bool:
+        """True while the group counts this member, which may hold no partition: ``poll`` joins."""
+        ...
+
     def assignment(self) -> frozenset[TopicPartition]:
         """The partitions that this member holds, as of the last poll."""
         ...

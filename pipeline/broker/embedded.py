@@ -222,6 +222,9 @@ class _EmbeddedConsumer:
                     return Polled(records, assigned, revoked)
                 self._log.changed.wait(deadline.remaining())
 
+    def joined(self) -> bool:
+        return True
+
     def assignment(self) -> frozenset[TopicPartition]:
         return frozenset(self._positions)
 

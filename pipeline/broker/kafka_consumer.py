@@ -70,6 +70,10 @@ class KafkaGroupConsumer:
         records = [_record(one) for batch in found.values() for one in batch]
         return Polled(records, frozenset(assigned), frozenset(revoked))
 
+    def joined(self) -> bool:
+        """True between the group's answer to joining and its word that this member is out."""
+        return bool(self._consumer.group_metadata().generation_id >= 0)
+
     def assignment(self) -> frozenset[TopicPartition]:
         """The partitions that this member holds."""
         return frozenset(TopicPartition(*one) for one in self._consumer.assignment())

@@ -182,7 +182,10 @@ class Worker:
             self._health.set_ready(f"broker.{self._poll_loop}", False, str(error))
             time.sleep(min(1.0, self._limits.poll_seconds))
             return
-        self._health.set_ready(f"broker.{self._poll_loop}", True, "")
+        # A poll that only waits for the group to form succeeds as well.
+        joined = self._consumer.joined()
+        why = "" if joined else "this worker has not joined its group yet"
+        self._health.set_ready(f"broker.{self._poll_loop}", joined, why)
         if polled.revoked:
             self._forget(polled.revoked)
         if polled.assigned:

@@ -171,30 +171,34 @@ def unbroken_edits(index: Index, texts: list[Text], edits: int, rng: random.Rand
 
 def history(index: Index, repository: Path, commits: int) -> Tally:
     """A repository's Markdown, reStructuredText and Python files, commit by commit; the first
-    commit's files are there at the start. Least possible: the tokens of added lines.
+    commit's files are there at the start. Least possible: the tokens of lines that no file which
+    the commit touches had before it, so that a move or a rename is worth nothing.
     """
-    tally = {"history": Tally()}
+    sums = Tally()
     for number, commit in enumerate(_git(repository, "rev-list", "--reverse", "--no-merges", "HEAD").split()[:commits]):
         index.spent()
-        documents, least = [], 0
-        for status, path in _changed(repository, commit):
+        changes = list(_changed(repository, commit))
+        before: set[str] = set()
+        for status, path in changes if number else ():
+            if status != "A":
+                before.update(_git(repository, "show", f"{commit}^:{path}").splitlines())
+        documents, fresh = [], dict.fromkeys(())
+        for status, path in changes:
             if status == "D":
                 index.delete(path, sweep=False)
-            else:
-                text = _git(repository, "show", f"{commit}:{path}")
-                documents += index.put((path, text, _MEDIA_TYPES[Path(path).suffix]))
-                if number and status != "A":
-                    least += _count(index, _added_lines(repository, commit, path))
+                continue
+            text = _git(repository, "show", f"{commit}:{path}")
+            documents += index.put((path, text, _MEDIA_TYPES[Path(path).suffix]))
+            fresh |= dict.fromkeys(line for line in text.splitlines() if line not in before)
         if number and documents:
             tokens, chunks = index.spent()
-            sums = tally["history"]
             sums.edits += 1
             sums.tokens += tokens
             sums.chunks += chunks
-            sums.least += least
+            sums.least += _count(index, "\n".join(fresh))
             sums.document_tokens += sum(span.tokens for document in documents for span in document.chunks)
             sums.document_chunks += sum(len(document.chunks) for document in documents)
-    return tally["history"]
+    return sums
 
 
 def _changed(repository: Path, commit: str) -> Iterator[tuple[str, str]]:
@@ -207,11 +211,6 @@ def _changed(repository: Path, commit: str) -> Iterator[tuple[str, str]]:
     for status, path in sorted(pairs, key=lambda pair: (pair[0] == "D", pair[1])):
         if Path(path).suffix in _MEDIA_TYPES:
             yield status, path
-
-
-def _added_lines(repository: Path, commit: str, path: str) -> str:
-    diff = _git(repository, "show", "--format=", "--unified=0", "--no-color", commit, "--", path)
-    return "\n".join(line[1:] for line in diff.splitlines() if line.startswith("+") and not line.startswith("+++"))
 
 
 def _git(repository: Path, *arguments: str) -> str:

@@ -117,6 +117,20 @@ def test_members_share_the_partitions_and_each_record_is_read_once(broker: Broke
     one.close(soon())
 
 
+def test_a_member_without_a_partition_has_joined_all_the_same(broker: Broker, fresh: str) -> None:
+    name = topic(broker, f"{fresh}.a", partitions=1)
+    members = [broker.consumer(f"{fresh}.g", [name], client) for client in ("one", "two")]
+
+    def settled() -> bool:
+        for member in members:
+            member.poll(0.1, 10)
+        return all(member.joined() for member in members) and sum(len(one.assignment()) for one in members) == 1
+
+    until(settled)
+    for member in members:
+        member.close(soon())
+
+
 def test_a_member_cannot_commit_what_belongs_to_another(broker: Broker, fresh: str) -> None:
     name = topic(broker, f"{fresh}.a", partitions=2)
     one = broker.consumer(f"{fresh}.g", [name], "c1")

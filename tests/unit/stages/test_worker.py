@@ -84,6 +84,10 @@ class Watched:
         self.inner = inner
         self.refusals: list[Exception] = []
         self.paused: set[TopicPartition] = set()
+        self.member = True
+
+    def joined(self) -> bool:
+        return self.member
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.inner, name)
@@ -288,3 +292,13 @@ def test_a_commit_that_says_lost_reads_again_from_what_is_known_to_be_committed(
     bench.stage.finish(1)
     bench.steps()
     assert bench.committed == {0: 2}
+
+
+def test_a_worker_is_ready_once_it_has_joined_its_group(bench: Bench) -> None:
+    bench.health.set_started()
+    bench.consumer.member = False
+    bench.steps(1)
+    assert bench.health.readyz().reasons == {"broker.embed.poll": "this worker has not joined its group yet"}
+    bench.consumer.member = True
+    bench.steps(1)
+    assert bench.health.readyz().ok

@@ -1,0 +1,69 @@
+"""Dead letters as a topic: each once, foreign records passed over, resolved for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.broker.embedded import EmbeddedBroker
+from pipeline.broker.topics import pipeline_topics
+from pipeline.config import PipelineConfig
+from pipeline.deadline import Deadline
+from pipeline.errors import Poison
+from pipeline.identity import DocumentKey
+from pipeline.naming import Names
+from pipeline.ports import NewRecord, Record
+from pipeline.stages.dead_letters import DETAIL_CHARACTERS, bury, describe, letter_of, resolve, standing
+
+NAMES = Names("t", "p")
+RECORD = Record("topic", 2, 7, DocumentKey("s", "größe").to_bytes(), b"value", (("h", b"1"),))
+
+
+@pytest.fixture
+def broker() -> Iterator[EmbeddedBroker]:
+    broker = EmbeddedBroker(None)
+    broker.ensure_topics(pipeline_topics(NAMES, PipelineConfig(prefix="t", name="p")))
+    yield broker
+    broker.close()
+
+
+def test_burying_twice_leaves_one_letter_with_everything_that_a_person_needs(broker: EmbeddedBroker) -> None:
+    letter = letter_of(RECORD, "g1", "embed", 42, Poison("bad", "why"), 3)
+    publisher = broker.publisher("test")
+    bury(publisher, NAMES, [letter])
+    bury(publisher, NAMES, [letter])
+    assert standing(broker, NAMES) == {letter.id: letter}
+    described = describe(letter)
+    assert described.pop("failed_at") == letter.failed_at
+    assert described == {
+        "id": "g1/embed/topic/2/7", "key": "s:größe", "generation": "g1", "stage": "embed", "topic": "topic",
+        "partition": 2, "offset": 7, "version": 42, "reason": "bad", "detail": "why", "attempts": 3, "record_bytes": 5,
+    }  # fmt: skip
+
+
+def test_a_resolved_letter_is_gone_and_others_stay(broker: EmbeddedBroker) -> None:
+    first = letter_of(RECORD, "g1", "embed", 1, Poison("bad", ""), 1)
+    second = letter_of(RECORD, "g1", "chunk", 1, Poison("bad", ""), 1)
+    publisher = broker.publisher("test")
+    bury(publisher, NAMES, [first, second])
+    resolve(publisher, NAMES, [first.id])
+    assert list(standing(broker, NAMES)) == [second.id]
+
+
+def test_a_foreign_record_hides_no_letter(broker: EmbeddedBroker) -> None:
+    publisher = broker.publisher("test")
+    publisher.publish([NewRecord(NAMES.dead_letters, b"x", b"not ours")], Deadline.after(5))
+    bury(publisher, NAMES, [letter_of(RECORD, "g1", "embed", 1, Poison("bad", ""), 1)])
+    assert len(standing(broker, NAMES)) == 1
+
+
+def test_a_cause_is_bounded_and_any_text_can_be_one() -> None:
+    letter = letter_of(RECORD, "g1", "embed", 1, Poison("bad", "\ud800" + "x" * 10_000), 1)
+    assert letter.detail.startswith("\\ud800x")
+    assert len(letter.detail) <= DETAIL_CHARACTERS + 5
+
+
+def test_a_letter_without_a_readable_key_is_described_all_the_same() -> None:
+    bare = Record("topic", 0, 0, None, None)
+    assert describe(letter_of(bare, "g1", "chunk", 1, Poison("bad", ""), 1))["key"] == ""

@@ -1,0 +1,65 @@
+"""Reports: the last of each worker, counters as they are, and silence where the broker is away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from pipeline.broker.embedded import EmbeddedBroker
+from pipeline.broker.topics import pipeline_topics
+from pipeline.config import PipelineConfig
+from pipeline.deadline import Deadline
+from pipeline.errors import BrokerUnavailable
+from pipeline.naming import Names
+from pipeline.ports import NewRecord, Written
+from pipeline.stages.reports import Reporter, read_reports
+
+NAMES = Names("t", "p")
+
+
+@pytest.fixture
+def broker() -> Iterator[EmbeddedBroker]:
+    broker = EmbeddedBroker(None)
+    broker.ensure_topics(pipeline_topics(NAMES, PipelineConfig(prefix="t", name="p")))
+    yield broker
+    broker.close()
+
+
+def test_each_worker_s_last_report_is_what_counts(broker: EmbeddedBroker) -> None:
+    counters = {"chunks_embedded": 1.0}
+    ready = [(False, "store: away")]
+    one, two = (
+        Reporter(broker.publisher(role), NAMES, role, "g", lambda: counters, lambda: ready[0])
+        for role in ("chunk", "embed")
+    )
+    one.tick()
+    two.tick()
+    (first, second) = read_reports(broker, NAMES)
+    assert first.worker != second.worker, "two in one process are told apart"
+    assert {first.role, second.role} == {"chunk", "embed"}
+    assert (first.ready, first.why, first.counters, first.ended) == (False, "store: away", counters, False)
+    counters["chunks_embedded"], ready[0] = 2.0, (True, "")
+    one.tick()
+    assert [report.counters for report in read_reports(broker, NAMES)] == [{"chunks_embedded": 1.0}] * 2, "not yet due"
+    one.now()
+    two.end()
+    by_role = {report.role: report for report in read_reports(broker, NAMES)}
+    assert (by_role["chunk"].counters, by_role["chunk"].ready) == ({"chunks_embedded": 2.0}, True)
+    assert (by_role["chunk"].ended, by_role["embed"].ended) == (False, True)
+
+
+def test_a_broker_that_is_away_does_not_stop_a_worker() -> None:
+    class Away:
+        def publish(self, records: Sequence[NewRecord], deadline: Deadline) -> list[Written]:
+            raise BrokerUnavailable("away")
+
+        def close(self, deadline: Deadline) -> None: ...
+
+    Reporter(Away(), NAMES, "chunk", "g", dict, lambda: (True, "")).now()
+
+
+def test_a_later_version_s_report_hides_no_other(broker: EmbeddedBroker) -> None:
+    Reporter(broker.publisher("r"), NAMES, "chunk", "g", dict, lambda: (True, "")).now()
+    broker.publisher("x").publish([NewRecord(NAMES.reports, b"w", b'{"shape": "new"}')], Deadline.after(5))
+    assert [report.role for report in read_reports(broker, NAMES)] == ["chunk"]
