@@ -17,16 +17,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from connectors.batches import Batch, Pending, changed, deleted, known_of, traceparent, without_text
 from connectors.looks import Look, Looks
 from connectors.state import Known, State
 from pipeline.deadline import Deadline
-from pipeline.errors import Backpressure, BrokerUnavailable, Poison, SourceUnavailable, Transient
+from pipeline.errors import Backpressure, Poison, SourceUnavailable, Transient
 from pipeline.identity import DocumentKey, content_hash
 from pipeline.naming import Names
 from pipeline.observe.health import Health
@@ -34,6 +34,8 @@ from pipeline.observe.metrics import Metrics
 from pipeline.patience import Patience
 from pipeline.ports import Broker, Fetched, Hint, Skipped, Source, TransactionalPublisher
 from pipeline.records import Provenance
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +131,7 @@ class Runner:
         self._patience.give_up_with(stop)
         self._state = State(self._broker, self._state_topic, self._source.id, self._directory)
         try:
-            self._patience.until_done("broker", self._take_over)
+            self._until_done("broker", self._take_over)
             while not stop.is_set():
                 self._turn(stop)
         except (Transient, Backpressure):
@@ -142,6 +144,15 @@ class Runner:
             self._leave()
             self._state.close()
 
+    def _until_done(self, dependency: str, operation: Callable[[], T], part: str = "") -> T:
+        """Wait out outages; the loop is alive as long as attempts come back."""
+
+        def attempt() -> T:
+            self._health.beat(self._loop)
+            return operation()
+
+        return self._patience.until_done(dependency, attempt, part)
+
     # ----------------------------------------------------------------------- the loop
 
     def _turn(self, stop: threading.Event) -> None:
@@ -150,7 +161,7 @@ class Runner:
         if (self._scan_wanted and now >= self._rested) or now >= self._next_scan:
             self._scan_wanted = False
             try:
-                self._patience.until_done("source", lambda: self._scan(stop), self._part)
+                self._until_done("source", lambda: self._scan(stop), self._part)
             except (Transient, Backpressure):
                 self._scan_wanted = True
                 raise
@@ -180,7 +191,7 @@ class Runner:
         self.scanned.set()
         log.debug("scanned", extra={"source": self._source.id, "seconds": round(took, 3)})
         if not first:
-            self._patience.until_done("broker", self._state.refresh)
+            self._until_done("broker", self._state.refresh)
 
     def _breathe(self, stop: threading.Event) -> bool:
         """Live changes do not wait for the end of a long scan; True if it is time to stop."""
@@ -197,7 +208,7 @@ class Runner:
         for wake in wakes:
             if wake is not None:
                 timeout = max(0.0, min(timeout, wake - time.monotonic()))
-        hints = self._patience.until_done("source", lambda: self._source.hints(timeout), self._part)
+        hints = self._until_done("source", lambda: self._source.hints(timeout), self._part)
         for look in self._noticed(hints):
             self._examine(look)
         for look in self._looks.due(time.monotonic()):
@@ -232,7 +243,7 @@ class Runner:
 
     def _examine(self, look: Look) -> None:
         """Fetch one document and put what differs into the batch."""
-        found = self._patience.until_done("source", lambda: self._fetch(look.path), self._part)
+        found = self._until_done("source", lambda: self._fetch(look.path), self._part)
         if not isinstance(found, Transient):
             self._unreadable.discard(look.path)
         match found:
@@ -265,7 +276,7 @@ class Runner:
         if known is not None and (known.digest, known.facts) == (now.digest, now.facts):
             # Only of what is in the log: a revision noted before its event could outlive it.
             if self._batch.get(look.path) is None:
-                self._state.note(look.path, known, fetched.revision)
+                self._until_done("state", lambda: self._state.note(look.path, known, fetched.revision))
             return
         provenance = Provenance(look.event_time(fetched.event_time, self._scanned_at), traceparent(), look.backfill)
         self._add(changed(self._topic, self._state, self._key(look.path), fetched, provenance), look)
@@ -295,11 +306,12 @@ class Runner:
         # Only in the cache: a scan need not open it again, and losing that costs one look. A hint of
         # another change writes nothing: the file that changed can be the cache itself.
         if new or look.revision:
-            self._state.put({look.path: Known(skipped.revision, "", "")})
+            left = Known(skipped.revision, "", "")
+            self._until_done("state", lambda: self._state.put({look.path: left}))
 
     def _forget(self, path: str, known: Known, look: Look) -> None:
         if not known.published:
-            self._state.put({path: None})
+            self._until_done("state", lambda: self._state.put({path: None}))
             return
         provenance = Provenance(look.noticed, traceparent(), look.backfill)
         self._add(deleted(self._topic, self._state, self._key(path), provenance), look)
@@ -345,7 +357,7 @@ class Runner:
             self._hot = {path: one for path, one in self._hot.items() if sum(one) > now}
         if len(self._batch):
             batch, self._batch = self._batch, Batch()
-            self._patience.until_done("broker", lambda: self._publish(batch))
+            self._until_done("broker", lambda: self._publish(batch))
 
     def _publish(self, batch: Batch) -> None:
         """One transaction. Repeated after a failure, it leaves out what was written after all."""
@@ -356,13 +368,14 @@ class Runner:
         assert self._publisher is not None  # just taken over
         try:
             written = self._publisher.publish(batch.records(), Deadline.after(self._limits.publish_seconds))
-        except BrokerUnavailable:
+            self._state.put(batch.known(), written[len(batch) :])
+        except Transient:
+            # Written or not: the next attempt takes over and reads what there is.
             self._leave()
             raise
         except Poison as error:
             self._publish_apart(batch, error)
             return
-        self._state.put(batch.known(), written[len(batch) :])
         for one in batch:
             self._metrics.documents_published.labels(one.kind).inc()
 

@@ -20,7 +20,7 @@ from urllib.parse import quote
 import msgspec
 
 from pipeline.deadline import Deadline
-from pipeline.errors import BrokerUnavailable, Fatal, NewerSchema
+from pipeline.errors import BrokerUnavailable, Fatal, NewerSchema, Transient
 from pipeline.identity import DocumentKey
 from pipeline.ports import Broker, NewRecord, Record, TopicInfo, Written
 
@@ -103,6 +103,7 @@ class State:
 
         Raises:
             BrokerUnavailable: no answer; call again.
+            Transient: the cache cannot be written; call again.
             NewerSchema: a later vectide wrote here: upgrade this process.
             Fatal: there is no such topic.
         """
@@ -265,9 +266,10 @@ class State:
         except sqlite3.OperationalError as error:
             if self._file.in_transaction:
                 self._file.execute("ROLLBACK")
-            raise Fatal(
-                f"the cache of connector state of source {self._source!r} cannot be written: {error}",
-                "make room on the disk of the state folder; the cache can be deleted at any time",
+            # Waited out: where the log is embedded, it is on the same disk and waits as well.
+            raise Transient(
+                f"the cache of connector state of source {self._source!r} cannot be written: {error}; "
+                "make room on the disk of the state folder (the cache can be deleted at any time)"
             ) from None
         except BaseException:
             if self._file.in_transaction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -9,6 +10,8 @@ from typing import TypeVar
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
 from pipeline.retry import RetryPolicy, retry
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -54,6 +57,7 @@ class Patience:
             nonlocal failed
             if not failed:  # one error, however often it is tried again
                 self._metrics.errors.labels(type(error).__name__, dependency).inc()
+                log.warning("waiting", extra={"for": part or dependency, "error": str(error)})
             failed = True
             self._health.set_ready(part or dependency, False, str(error))
             self._metrics.retries.labels(dependency).inc()
@@ -64,4 +68,6 @@ class Patience:
 
         result = retry(timed, self._policy, stop=self._stop, on_retry=waiting)
         self._health.set_ready(part or dependency, True, "")
+        if failed:
+            log.info("goes on", extra={"after": part or dependency})
         return result

@@ -12,6 +12,7 @@ record, more than could have been handed out and lost.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sqlite3
 import threading
@@ -28,6 +29,8 @@ import msgspec
 from pipeline.broker.partitioner import partition_of
 from pipeline.errors import BrokerUnavailable, Fatal, Poison, StateInUse, TopicMismatch
 from pipeline.ports import Headers, NewRecord, OffsetRange, Record, TopicInfo, TopicSpec, Written
+
+log = logging.getLogger(__name__)
 
 #: Skipped after an unclean end, per partition.
 SKIPPED_OFFSETS: Final = 1 << 20
@@ -341,8 +344,11 @@ class EmbeddedLog:
             self._closed = True
             # Partitions that still owe a skip stay unclean, or their offsets could be reused.
             if not self._unskipped:
-                with _transaction(self._log) as file:
-                    file.execute("INSERT OR REPLACE INTO meta VALUES ('end', 'clean')")
+                try:
+                    with _transaction(self._log) as file:
+                        file.execute("INSERT OR REPLACE INTO meta VALUES ('end', 'clean')")
+                except BrokerUnavailable as error:
+                    log.warning("not closed cleanly: the next open skips offsets", extra={"error": str(error)})
             self._log.close()
             self._transient.close()
             self.changed.notify_all()

@@ -15,6 +15,8 @@ COMPACTION_LAG_SECONDS: Final = 7 * DAY_SECONDS
 DEAD_LETTER_RETENTION_SECONDS: Final = 30 * DAY_SECONDS
 #: The last report of a worker stays this long after its end.
 REPORT_RETENTION_SECONDS: Final = 7 * DAY_SECONDS
+#: A worker writes 720 reports an hour, and `status` reads all that are not compacted.
+REPORT_COMPACTION_LAG_SECONDS: Final = 600.0
 
 #: One byte of text as JSON takes at most six: a control character becomes ``\u0000``.
 _JSON_GROWTH: Final = 6
@@ -56,7 +58,14 @@ def pipeline_topics(names: Names, pipeline: PipelineConfig) -> list[TopicSpec]:
         # One partition: its order is the order of transitions. Each has a key of its own, so
         # compaction keeps them all.
         TopicSpec(names.control, 1, "compact", _SMALL_BYTES),
-        TopicSpec(names.reports, 1, "compact,delete", _SMALL_BYTES, retention_seconds=REPORT_RETENTION_SECONDS),
+        TopicSpec(
+            names.reports,
+            1,
+            "compact,delete",
+            _SMALL_BYTES,
+            retention_seconds=REPORT_RETENTION_SECONDS,
+            max_compaction_lag_seconds=REPORT_COMPACTION_LAG_SECONDS,
+        ),
     ]
 
 

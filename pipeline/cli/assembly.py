@@ -18,7 +18,7 @@ from pipeline.embedding.loading import load
 from pipeline.embedding.models import config_of, tokenizer_of
 from pipeline.embedding.recent import RecentVectors
 from pipeline.embedding.shared import SharedEmbedder
-from pipeline.errors import ConfigError, Fatal, FingerprintMismatch
+from pipeline.errors import CollectionMissing, ConfigError, Fatal, FingerprintMismatch
 from pipeline.generations.control import Control, ControlState, LogIdentity, check_log, found
 from pipeline.naming import Names
 from pipeline.observe.health import Health
@@ -162,7 +162,19 @@ def collection_of(parts: Parts, spec: GenerationSpec) -> Collection:
 
     Raises:
         FingerprintMismatch, ForeignCollection: a collection of that name is not this generation's.
+        CollectionMissing: it was there, and is gone.
     """
+    names = parts.names
+    name = names.collection(spec.id)
+    groups = [names.group(stage, spec.id) for stage in ("chunk", "embed")]
+    if name not in parts.store.names(name) and any(parts.broker.committed(groups[1], names.chunks(spec.id)).values()):
+        # An empty one in its place would stay empty: what is committed is not read again.
+        remedy = (
+            f"delete the state folder {parts.config.state}: everything is built again from the sources"
+            if parts.config.broker == "embedded"
+            else f"stop its workers and delete the consumer groups {' and '.join(groups)}: the log fills it again"
+        )
+        raise CollectionMissing(f"collection {name} was filled before, and is gone", f"restore it; or {remedy}")
     return parts.store.create(
         CollectionSpec(
             name=parts.names.collection(spec.id),

@@ -91,17 +91,16 @@ def _first_of_each(parts: Parts, topic: str, starts: dict[int, int]) -> Iterable
     if not starts:
         return []
     until = time.monotonic() + _READ_SECONDS
-    for partition, start in starts.items():
-        # Every other partition starts at its end, so that one poll is enough.
-        ends = {other: bounds.end for other, bounds in parts.broker.offsets(topic).items()}
-        reader = parts.broker.reader(topic, {**ends, partition: start})
-        try:
-            while partition not in found and time.monotonic() < until and not reader.caught_up():
-                for record in reader.poll(0.2, 1):
-                    if record.partition == partition:
-                        found.setdefault(partition, record)
-        finally:
-            reader.close()
+    # Every other partition starts at its end.
+    ends = {partition: bounds.end for partition, bounds in parts.broker.offsets(topic).items()}
+    reader = parts.broker.reader(topic, {**ends, **starts})
+    try:
+        while found.keys() != starts.keys() and time.monotonic() < until and not reader.caught_up():
+            for record in reader.poll(0.2, 500):
+                if record.partition in starts:
+                    found.setdefault(record.partition, record)
+    finally:
+        reader.close()
     return found.values()
 
 

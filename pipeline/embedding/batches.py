@@ -11,12 +11,13 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.errors import BadVector, Poison, Transient
+from pipeline.errors import BadVector, Fatal, Poison, Transient
 from pipeline.points import Vectors
 from pipeline.ports import Embedder
 
 #: A norm of 1 may be off by this much in float32 (and in half precision, rounded to float32).
 _NORM_TOLERANCE = 1e-2
+_PROBE = "a text that any model can take"
 
 
 class Item(Protocol):
@@ -69,7 +70,8 @@ def embed_all(
         observe: told the padded tokens of each pass.
 
     Raises:
-        Fatal: the model is broken.
+        Fatal: the model is broken: it fails on any text.
+        Transient: it cannot work now, not even on one text.
     """
     vectors: dict[str, Vectors] = {}
     failed: dict[str, str] = {}
@@ -94,6 +96,22 @@ def check(vectors: Vectors, count: int, dimension: int, *, normalized: bool) -> 
         raise BadVector("the model gave a vector whose length is not 1")
 
 
+def _probe(embedder: Embedder) -> None:
+    """A text is only to blame if another one succeeds: a device that failed must not turn the whole
+    backlog into dead letters.
+    """
+    try:
+        found = embedder.embed_documents([_PROBE])
+        check(found, 1, embedder.spec.dimension, normalized=embedder.spec.normalize)
+    except Transient:
+        raise
+    except Exception as error:
+        raise Fatal(
+            f"model {embedder.spec.name} fails on any text: {type(error).__name__}: {error}"[:500],
+            "look at its device and its files; nothing that waits for it was given up",
+        ) from error
+
+
 def _embed(embedder: Embedder, items: Sequence[Item], vectors: dict[str, Vectors], failed: dict[str, str]) -> None:
     spec = embedder.spec
     try:
@@ -102,6 +120,9 @@ def _embed(embedder: Embedder, items: Sequence[Item], vectors: dict[str, Vectors
     except (Poison, Transient, ValueError, RuntimeError, IndexError) as error:
         # Model code raises what it likes; halving finds the one text that it cannot take.
         if len(items) == 1:
+            if isinstance(error, Transient):
+                raise  # nothing smaller could be tried: wait
+            _probe(embedder)
             failed[items[0].content_hash] = f"{type(error).__name__}: {error}"[:500]
             return
         middle = len(items) // 2

@@ -128,7 +128,8 @@ class Searcher:
         where: Where | None,
         by_document: bool,
     ) -> tuple[list[Hit], bool]:
-        hits: dict[str, Hit] = {}
+        hits: dict[str, tuple[ScoredChunk, Hit]] = {}
+        replaced: set[str] = set()
         without: list[str] = []
         limit = top * _OVERSAMPLE
         for _ in range(_ROUNDS):
@@ -139,12 +140,26 @@ class Searcher:
             listed = {
                 doc: (head, {chunk.id: chunk for chunk in head.chunks}) for doc, head in heads.items() if head.chunks
             }
+            # A later look at a head counts: what it lists no more is no hit any more.
+            hits = {
+                name: (chunk, hit)
+                for name, (chunk, hit) in hits.items()
+                if chunk.doc not in docs or (chunk.doc in listed and chunk.id in listed[chunk.doc][1])
+            }
+            unlisted = set()
             for chunk in found:
                 head, chunks = listed.get(chunk.doc, (None, {}))
                 if head is not None and chunk.id in chunks:
-                    hits.setdefault(chunk.doc if by_document else chunk.id, _hit(chunk, head, chunks[chunk.id]))
+                    name = chunk.doc if by_document else chunk.id
+                    hits.setdefault(name, (chunk, _hit(chunk, head, chunks[chunk.id])))
+                elif head is not None:
+                    unlisted.add(chunk.id)
             exhausted = len(found) < limit
-            if len(hits) >= top or exhausted:
+            # A head that was replaced between the search and the look at it lists chunks that only a
+            # later search finds. One more look tells: what is unlisted again was left by a dead writer.
+            moved = bool(unlisted - replaced)
+            replaced |= unlisted
+            if (len(hits) >= top or exhausted) and not moved:
                 return self._best(hits, top), True
             # A document is left out only if its head refused it; one stale chunk of a live document
             # must not hide its others, so then more is asked for instead.
@@ -154,10 +169,10 @@ class Searcher:
             limit = min(2 * limit, MAX_TOP * _OVERSAMPLE)
         return self._best(hits, top), False
 
-    def _best(self, hits: Mapping[str, Hit], top: int) -> list[Hit]:
+    def _best(self, hits: Mapping[str, tuple[ScoredChunk, Hit]], top: int) -> list[Hit]:
         """Rounds find in their own order; a distance is the better the smaller it is."""
         nearer = -1 if self._collection.spec.distance == "euclid" else 1
-        return sorted(hits.values(), key=lambda hit: -nearer * hit.score)[:top]
+        return sorted((hit for _, hit in hits.values()), key=lambda hit: -nearer * hit.score)[:top]
 
     def _check(self, top: int, where: Where | None) -> None:
         if not 1 <= top <= MAX_TOP:

@@ -36,7 +36,7 @@ from pipeline.stages.lane import Lane
 from pipeline.stages.parking import Parking
 from pipeline.stages.repair import RepairWalk
 from pipeline.stages.window import Taken
-from pipeline.sync import Embed, Outcome, PreparedBatch, ToEmbed, prepare, sweep_deleted, upsert_slice, write
+from pipeline.sync import Embed, Outcome, PreparedBatch, prepare, sweep_deleted, upsert_slice, write
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +206,8 @@ class EmbedStage:
         for start in range(0, len(prepared.to_embed), size):
             if not any(one.live for taken in batch.taken.values() for one in taken):
                 break  # the partitions are lost: the write lane only lets go of the records
-            vectors, failed = self._run_model(prepared.to_embed[start : start + size])
+            items = prepared.to_embed[start : start + size]
+            vectors, failed = self._patience.until_done("model", lambda items=items: self._embed(items))  # type: ignore[misc]
             self._recent.add(vectors)
             batch.vectors.update(vectors)
             batch.failed.update(failed)
@@ -272,10 +273,6 @@ class EmbedStage:
         with self._busy:
             self._open -= 1
             self._busy.notify_all()
-
-    def _run_model(self, items: Sequence[ToEmbed]) -> tuple[Mapping[str, Vectors], Mapping[str, str]]:
-        with self._metrics.dependency_request_duration_seconds.labels("model").time():
-            return self._embed(items)
 
     # ---------------------------------------------------------------------- the write lane
 

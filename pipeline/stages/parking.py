@@ -40,11 +40,11 @@ class Parking:
             return {at: place.offset for at, place in self._parked.items() if not place.lease.lost}
 
     def holds(self, taken: Taken) -> bool:
-        """True for a record behind the one that parked its partition."""
+        """True for the record that parked its partition, and for those behind it."""
         with self._lock:
             place = self._parked.get(taken.record.at)
             # Under a new lease everything from the commit on is read again, what is fine included.
-            return place is not None and place.lease is taken.lease
+            return place is not None and place.lease is taken.lease and taken.record.offset >= place.offset
 
     def park(self, taken: Taken, why: NewerSchema) -> None:
         """Stop this partition here; the process is not ready until it is upgraded."""

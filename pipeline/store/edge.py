@@ -33,6 +33,10 @@ from pipeline.store.edge_filters import edge_filter, field_index
 from pipeline.store.payload import VECTOR, Payload
 
 _DISTANCES: Final = {"cosine": "Cosine", "dot": "Dot", "euclid": "Euclid"}
+#: The engine maps sparse files of 32 MiB into memory and fills them later: where the disk has no
+#: page left then, the kernel kills the process (SIGBUS). So it must never come to that.
+_RESERVE_BYTES: Final = 128 * 1024 * 1024
+_FULL_SECONDS: Final = 5.0
 
 
 class EdgeStore:
@@ -181,6 +185,7 @@ class EdgeEngine:
         import qdrant_edge
 
         self._edge = qdrant_edge
+        self._folder = folder
         self._writing = threading.Lock()
         self._dropped = False
         try:
@@ -191,7 +196,10 @@ class EdgeEngine:
                     f"{folder} is open in another process",
                     "stop that process, or ask it over its loopback endpoint",
                 ) from None
-            raise Fatal(f"{folder} cannot be opened: {error}", "restore it, or delete it and sync again") from None
+            raise Fatal(
+                f"{folder} cannot be opened: {error}",
+                "restore it, or delete the whole state folder: everything is built again from the sources",
+            ) from None
 
     def upsert(
         self, points: Sequence[tuple[str, Vectors | None, Payload]], condition: Filter | None, mode: Mode
@@ -293,6 +301,13 @@ class EdgeEngine:
             yield
 
     def _update(self, operation: Callable[[], Any]) -> None:
+        free = shutil.disk_usage(self._folder).free
+        if free < _RESERVE_BYTES:
+            raise StoreBusy(
+                f"the embedded store's disk is full: {free >> 20} MiB are free for {self._folder}, "
+                f"{_RESERVE_BYTES >> 20} MiB must be",
+                _FULL_SECONDS,
+            )
         with self._writing, self._called():
             self._shard.update(operation())
 

@@ -39,11 +39,10 @@ def test_a_full_disk_is_waited_out(tmp_path: Path, small_disk: Path) -> None:
         up = made.start("up", "docs", "--state", str(small_disk))
         time.sleep(1)
         ballast = small_disk / "ballast"
-        with ballast.open("wb") as file:
+        with ballast.open("wb", buffering=0) as file:
             try:
                 while True:
                     file.write(b"\0" * 4096)
-                    file.flush()
             except OSError:
                 pass
         for number in range(200):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.config import ModelConfig
 from pipeline.embedding.batches import check, cut, embed_all
 from pipeline.embedding.loading import load
-from pipeline.errors import BadVector, Fatal, Transient
+from pipeline.errors import BadVector, Fatal, Poison, Transient
 from pipeline.points import Vectors
 from pipeline.sync import ToEmbed
 
@@ -56,7 +56,7 @@ class Choosy:
 @given(
     st.integers(1, 40),
     st.sets(st.integers(0, 39), max_size=4),
-    st.sampled_from([None, RuntimeError("x"), Transient("out of memory"), IndexError("y")]),
+    st.sampled_from([None, RuntimeError("x"), Poison("too_long", "z"), IndexError("y")]),
 )
 def test_only_the_guilty_fail(count: int, bad: set[int], error: Exception | None) -> None:
     texts = [f"text number {number}" for number in range(count)]
@@ -77,6 +77,33 @@ def test_the_budget_of_the_device_is_taken_where_none_is_given() -> None:
     embed_all(embedder, [ToEmbed(str(n), f"text {n}", 10) for n in range(25)], None, 64, padded.append)
     assert embedder.calls == [10, 10, 5]
     assert padded == [100, 100, 50]
+
+
+def test_a_device_that_failed_blames_no_text() -> None:
+    """Given a model that fails on whatever it gets, then nothing becomes a dead letter."""
+
+    class Broken(Choosy):
+        def embed_documents(self, texts: Sequence[str]) -> Vectors:
+            raise RuntimeError("device-side assert")
+
+    with pytest.raises(Fatal, match=r"fails on any text.*device-side assert"):
+        embed_all(Broken(frozenset(), None), [ToEmbed(str(n), f"text {n}", 3) for n in range(9)], None, 8)
+
+
+def test_a_device_without_memory_for_one_text_is_waited_for() -> None:
+    with pytest.raises(Transient):
+        embed_all(Choosy(frozenset({"a"}), Transient("out of memory")), [ToEmbed("a", "a", 1)], None, 8)
+
+
+def test_a_smaller_batch_may_fit_the_memory() -> None:
+    class Small(Choosy):
+        def embed_documents(self, texts: Sequence[str]) -> Vectors:
+            if len(texts) > 2:
+                raise Transient("out of memory")
+            return super().embed_documents(texts)
+
+    vectors, failed = embed_all(Small(frozenset(), None), [ToEmbed(str(n), f"t {n}", 3) for n in range(9)], None, 8)
+    assert (len(vectors), failed) == (9, {})
 
 
 def test_a_broken_model_is_not_halved() -> None:
