@@ -71,17 +71,20 @@ class Index:
         """Start all threads; connectors last, so that nothing waits for its reader."""
         parts, names = self.parts, self.parts.names
         publisher = parts.broker.publisher("chunk")
-        self.crew.start("chunk-worker", chunk_worker(parts, self.spec, publisher).run)
-        self.crew.start("embed-worker", embed_worker(parts, self.spec, self.embedder, publisher).run)
+        chunks = chunk_worker(parts, self.spec, publisher)
+        embeds = embed_worker(parts, self.spec, self.embedder, publisher)
+        self.crew.start("chunk-worker", chunks.run)
+        self.crew.start("embed-worker", embeds.run)
         for runner in self.runners:
             self.crew.start("connector", runner.run)
-        groups = (
-            ("chunk", names.documents(parts.config.pipeline.epoch)),
-            ("embed", names.chunks(self.spec.id)),
-        )
+        documents = names.documents(parts.config.pipeline.epoch)
+        chunk_group, embed_group = names.group("chunk", self.spec.id), names.group("embed", self.spec.id)
+        health, metrics = parts.health, parts.metrics
         samplers = [
-            LagSampler(parts.broker, f"{names.root}{stage}.{self.spec.id}", topic, parts.health, parts.metrics).tick
-            for stage, topic in groups
+            LagSampler(parts.broker, chunk_group, documents, lambda: chunks.moving, health, metrics).tick,
+            LagSampler(
+                parts.broker, embed_group, names.chunks(self.spec.id), lambda: embeds.moving, health, metrics
+            ).tick,
         ]
         self.crew.start("pulse", Pulse([self._reporter.tick, *samplers]).run)
         parts.metrics.generation_info.labels(self.spec.id, self.spec.model.name).set(1)

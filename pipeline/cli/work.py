@@ -47,7 +47,12 @@ def _work(stage: Stage, config_file: Path | None, state: Path | None, make: Make
         worker = process.patience.until_done("store", lambda: make(parts, spec))
         report = reporter(parts.broker, parts.names, stage, spec.id, parts.health, parts.metrics)
         lag = LagSampler(
-            parts.broker, parts.names.group(stage, spec.id), _topic(parts, stage, spec), parts.health, parts.metrics
+            parts.broker,
+            parts.names.group(stage, spec.id),
+            _topic(parts, stage, spec),
+            lambda: worker.moving,
+            parts.health,
+            parts.metrics,
         )
         process.crew.start(f"{stage}-worker", worker.run)
         process.crew.start("pulse", Pulse([report.tick, lag.tick]).run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Final
 
 from pipeline.errors import Fatal, Transient
@@ -20,13 +21,26 @@ class LagSampler:
     """Samples one group on one topic.
 
     Behind and at the same committed offsets for very long is a stall without an error, which
-    :meth:`Health.progress` turns into a failed liveness probe.
+    :meth:`Health.progress` turns into a failed liveness probe: of the partitions that this process
+    should be working on, for a restart cures no other.
+
+    Args:
+        moving: the partitions that this process reads, and that wait for nothing.
     """
 
-    def __init__(self, broker: Broker, group: str, topic: str, health: Health, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        group: str,
+        topic: str,
+        moving: Callable[[], frozenset[int]],
+        health: Health,
+        metrics: Metrics,
+    ) -> None:
         self._broker = broker
         self._group = group
         self._topic = topic
+        self._moving = moving
         self._health = health
         self._metrics = metrics
         self._next = 0.0
@@ -38,10 +52,12 @@ class LagSampler:
         self._next = time.monotonic() + _EVERY_SECONDS
         try:
             lag = self._broker.lag(self._group, self._topic)
-            place = sorted(self._broker.committed(self._group, self._topic).items())
+            committed = self._broker.committed(self._group, self._topic)
         except (Transient, Fatal) as error:
             log.debug("lag not sampled", extra={"error": str(error)})
             return
         for partition, records in lag.items():
             self._metrics.consumer_lag_records.labels(self._topic, str(partition)).set(records)
-        self._health.progress(self._group, place, behind=any(lag.values()))
+        moving = sorted(self._moving())
+        place = [(partition, committed.get(partition, -1)) for partition in moving]
+        self._health.progress(self._group, place, behind=any(lag.get(partition, 0) for partition in moving))

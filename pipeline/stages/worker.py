@@ -125,6 +125,7 @@ class Worker:
         self._window = Window()
         self._paused = False
         self._parked: frozenset[TopicPartition] = frozenset()
+        self._moving: frozenset[int] = frozenset()
         self._applied: list[Taken] = []
         self._committed: dict[TopicPartition, int] = {}
         self._next_commit = 0.0
@@ -137,6 +138,11 @@ class Worker:
     def in_flight(self) -> int:
         """Records taken and not yet done."""
         return self._window.in_flight
+
+    @property
+    def moving(self) -> frozenset[int]:
+        """Partitions whose committed offsets should advance: held, and neither parked nor held back."""
+        return self._moving
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set, then drain, commit and leave the group.
@@ -171,6 +177,8 @@ class Worker:
             self._next_commit = now + self._limits.commit_seconds
             self._settle(force=False)
             self._age()
+            working = frozenset() if self._stage.held_back() else self._consumer.assignment() - self._parked
+            self._moving = frozenset(at.partition for at in working)
         self._on_tick()
 
     def _read(self) -> None:

@@ -166,3 +166,20 @@ def test_a_collection_that_is_not_this_index_s_is_never_written(
     (described,) = (made.folder / ".vectide" / "store").glob("*/collection.json")
     described.write_text(json.dumps({**json.loads(described.read_text()), **change}))
     assert says in made.ask("up", "docs", code=5)
+
+
+def test_a_collection_that_is_gone_is_said_and_never_replaced_by_an_empty_one(made: Deployment) -> None:
+    """Given a filled store whose folder was deleted, then `up` stops with what to do, and that works."""
+    (made.documents / "tide.md").write_text("# Tide\n\nThe lighthouse keeper records the tide.\n")
+    up = made.start("up", "docs")
+    made.quiet(1)
+    time.sleep(1)
+    assert up.stop() == 0
+    shutil.rmtree(made.folder / ".vectide" / "store")
+    told = made.ask("up", "docs", code=5)
+    assert "was filled before, and is gone" in told
+    assert "delete the state folder" in told
+    shutil.rmtree(made.folder / ".vectide")
+    up = made.start("up", "docs")
+    made.quiet(1)
+    assert up.stop() == 0

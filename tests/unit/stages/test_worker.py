@@ -258,8 +258,10 @@ def test_a_stage_too_far_ahead_is_not_read_for(bench: Bench) -> None:
     bench.send(2)
     bench.steps()
     assert bench.read() == []
+    assert bench.worker.moving == set()
     bench.stage.why_held_back = ""
     bench.steps()
+    assert bench.worker.moving == {0, 1}
     assert bench.read() == [0, 1]
 
 
@@ -274,6 +276,7 @@ def test_a_parked_partition_waits_at_its_record_while_the_other_goes_on(bench: B
     bench.steps()
     assert bench.committed == {0: 1, 1: 2}, "never beyond the record that waits"
     assert bench.worker.in_flight == 0, "what was read behind it holds no memory"
+    assert bench.worker.moving == {1}
 
 
 def test_a_commit_that_says_lost_reads_again_from_what_is_known_to_be_committed(bench: Bench) -> None:

@@ -1,0 +1,57 @@
+"""The watchdog of a worker that stands still: a restart must be able to cure what it fails for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.broker.embedded import EmbeddedBroker
+from pipeline.deadline import Deadline
+from pipeline.observe.health import Health
+from pipeline.observe.metrics import Metrics
+from pipeline.ports import NewRecord, TopicSpec
+from pipeline.stages import lag
+from pipeline.stages.lag import LagSampler
+
+LIMIT = 0.05
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedBroker]:
+    monkeypatch.setattr(lag, "_EVERY_SECONDS", 0.0)
+    broker = EmbeddedBroker(None)
+    broker.ensure_topics([TopicSpec("t", 2, "delete", 1 << 20)])
+    broker.consumer("g", ["t"], "one").poll(1.0, 10)
+    records = [NewRecord("t", b"k", b"v", partition=0)] * 500
+    broker.publisher("test").publish(records, Deadline.after(5))
+    yield broker
+    broker.close()
+
+
+def watched(broker: EmbeddedBroker, health: Health, *moving: int) -> bool:
+    """Alive, after more than ten limits of sampling?"""
+    sampler = LagSampler(broker, "g", "t", lambda: frozenset(moving), health, Metrics())
+    end = time.monotonic() + 15 * LIMIT
+    while time.monotonic() < end:
+        sampler.tick()
+        time.sleep(LIMIT / 10)
+    return health.livez().ok
+
+
+def test_a_partition_of_ours_that_stands_still_fails_liveness(broker: EmbeddedBroker) -> None:
+    health = Health(LIMIT)
+    assert not watched(broker, health, 0, 1)
+    assert "behind" in health.livez().reasons["g"]
+
+
+def test_another_s_partition_and_one_that_waits_do_not(broker: EmbeddedBroker) -> None:
+    assert watched(broker, Health(LIMIT), 1)
+    assert watched(broker, Health(LIMIT))
+
+
+def test_an_outage_that_is_known_does_not(broker: EmbeddedBroker) -> None:
+    health = Health(LIMIT)
+    health.set_ready("store", False, "away")
+    assert watched(broker, health, 0, 1)
