@@ -24,6 +24,7 @@ from pipeline.errors import (
     StateInUse,
     StoreBusy,
     StoreUnavailable,
+    VectideError,
 )
 from pipeline.points import Vectors
 from pipeline.ports import CollectionSpec
@@ -301,14 +302,14 @@ class EdgeEngine:
             yield
 
     def _update(self, operation: Callable[[], Any]) -> None:
-        free = shutil.disk_usage(self._folder).free
-        if free < _RESERVE_BYTES:
-            raise StoreBusy(
-                f"the embedded store's disk is full: {free >> 20} MiB are free for {self._folder}, "
-                f"{_RESERVE_BYTES >> 20} MiB must be",
-                _FULL_SECONDS,
-            )
         with self._writing, self._called():
+            free = shutil.disk_usage(self._folder).free
+            if free < _RESERVE_BYTES:
+                raise StoreBusy(
+                    f"the embedded store's disk is full: {free >> 20} MiB are free for {self._folder}, "
+                    f"{_RESERVE_BYTES >> 20} MiB must be",
+                    _FULL_SECONDS,
+                )
             self._shard.update(operation())
 
 
@@ -317,8 +318,8 @@ def _translated() -> Iterator[None]:
     """The engine raises plain exceptions; all of ours have a class that decides what happens."""
     try:
         yield
-    except (TypeError, ValueError):
-        raise  # a mistake of ours, not of the store
+    except (TypeError, ValueError, VectideError):
+        raise  # a mistake of ours, or said already
     except Exception as error:
         if "No space left" in str(error):
             raise StoreBusy(f"the embedded store's disk is full: {error}", 5.0) from None

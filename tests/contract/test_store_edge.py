@@ -150,7 +150,7 @@ def test_a_damaged_shard_is_fatal_and_says_what_to_do(tmp_path: Path) -> None:
     store.close()
     for path in (tmp_path / SPEC.name / "shard").rglob("*.json"):
         path.write_text("no json")
-    with pytest.raises(Fatal, match="sync again"):
+    with pytest.raises(Fatal, match="built again from the sources"):
         EdgeStore(tmp_path).open(SPEC.name)
 
 
