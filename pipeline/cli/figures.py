@@ -33,7 +33,7 @@ def figures(parts: Parts, live: GenerationSpec | None) -> dict[str, Any]:
         "lag": sum(lag.values()),
         "lag_by_stage": lag,
         "oldest_unprocessed_event_age_seconds": oldest,
-        "dead_letters": len(dead_letters.standing(parts.broker, parts.names)),
+        "dead_letters": dead_letters.count(parts.broker, parts.names),
         **counters,
         "generation": None if live is None else _described(live),
         "workers": [_worker(report) for report in reports if not _gone(report)],

@@ -72,24 +72,30 @@ def bury(publisher: Publisher, names: Names, letters: list[DeadLetter]) -> None:
 
 
 def standing(broker: Broker, names: Names) -> dict[str, DeadLetter]:
-    """All unresolved dead letters by id. The topic is compacted and bounded, so this fits in memory.
+    """All unresolved dead letters by id, with their records: as large as those are.
 
     Raises:
         BrokerUnavailable: no answer.
     """
     letters: dict[str, DeadLetter] = {}
-    for record in _read(broker, names.dead_letters):
-        try:
-            letter = decode_dead_letter(record)
-        except MalformedRecord as error:
-            # Not ours: one foreign record must not hide all letters.
-            log.warning("not a dead letter", extra={"error": str(error)})
-            continue
+    for id, letter in _letters(broker, names):
         if letter is None:
-            letters.pop((record.key or b"").decode(errors="replace"), None)
+            letters.pop(id, None)
         else:
-            letters[letter.id] = letter
+            letters[id] = letter
     return letters
+
+
+def count(broker: Broker, names: Names) -> int:
+    """How many dead letters are unresolved; their records are not kept in memory.
+
+    Raises:
+        BrokerUnavailable: no answer.
+    """
+    ids: set[str] = set()
+    for id, letter in _letters(broker, names):
+        (ids.discard if letter is None else ids.add)(id)
+    return len(ids)
 
 
 def resolve(publisher: Publisher, names: Names, ids: list[str]) -> None:
@@ -176,13 +182,29 @@ def _original(letter: DeadLetter) -> Record:
     )
 
 
+def _letters(broker: Broker, names: Names) -> Iterator[tuple[str, DeadLetter | None]]:
+    """Ids in the log's order with their letters; None: resolved."""
+    for record in _read(broker, names.dead_letters):
+        try:
+            letter = decode_dead_letter(record)
+        except MalformedRecord as error:
+            # Not ours: one foreign record must not hide all letters.
+            log.warning("not a dead letter", extra={"error": str(error)})
+            continue
+        yield (record.key or b"").decode(errors="replace") if letter is None else letter.id, letter
+
+
 def _read(broker: Broker, topic: str) -> Iterator[Record]:
-    deadline = Deadline.after(_SECONDS)
+    # Without a record for so long, it stands still; reading many letters may take its time.
+    stalled = Deadline.after(_SECONDS)
     reader = broker.reader(topic)
     try:
         while not reader.caught_up():
-            if deadline.expired:
-                raise BrokerUnavailable(f"{topic} could not be read to its end within {_SECONDS:.0f} s")
-            yield from reader.poll(0.2, 500)
+            records = reader.poll(0.2, 100)
+            if records:
+                stalled = Deadline.after(_SECONDS)
+            elif stalled.expired and not reader.caught_up():
+                raise BrokerUnavailable(f"no records of {topic} for {_SECONDS:.0f} s")
+            yield from records
     finally:
         reader.close()

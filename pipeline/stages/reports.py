@@ -109,13 +109,16 @@ def read_reports(broker: Broker, names: Names) -> list[WorkerReport]:
         BrokerUnavailable: no answer.
     """
     reports: dict[bytes | None, WorkerReport] = {}
-    deadline = Deadline.after(_READ_SECONDS)
+    stalled = Deadline.after(_READ_SECONDS)
     reader = broker.reader(names.reports)
     try:
         while not reader.caught_up():
-            if deadline.expired:
-                raise BrokerUnavailable(f"{names.reports} could not be read to its end in time")
-            for record in reader.poll(0.2, 500):
+            records = reader.poll(0.2, 500)
+            if records:
+                stalled = Deadline.after(_READ_SECONDS)
+            elif stalled.expired and not reader.caught_up():
+                raise BrokerUnavailable(f"no records of {names.reports} for {_READ_SECONDS:.0f} s")
+            for record in records:
                 report = _decoded(record)
                 if report is not None:
                     reports[record.key] = report

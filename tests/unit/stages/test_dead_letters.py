@@ -14,7 +14,7 @@ from pipeline.errors import Poison
 from pipeline.identity import DocumentKey
 from pipeline.naming import Names
 from pipeline.ports import NewRecord, Record
-from pipeline.stages.dead_letters import DETAIL_CHARACTERS, bury, describe, letter_of, resolve, standing
+from pipeline.stages.dead_letters import DETAIL_CHARACTERS, bury, count, describe, letter_of, resolve, standing
 
 NAMES = Names("t", "p")
 RECORD = Record("topic", 2, 7, DocumentKey("s", "größe").to_bytes(), b"value", (("h", b"1"),))
@@ -34,6 +34,7 @@ def test_burying_twice_leaves_one_letter_with_everything_that_a_person_needs(bro
     bury(publisher, NAMES, [letter])
     bury(publisher, NAMES, [letter])
     assert standing(broker, NAMES) == {letter.id: letter}
+    assert count(broker, NAMES) == 1
     described = describe(letter)
     assert described.pop("failed_at") == letter.failed_at
     assert described == {
@@ -49,13 +50,14 @@ def test_a_resolved_letter_is_gone_and_others_stay(broker: EmbeddedBroker) -> No
     bury(publisher, NAMES, [first, second])
     resolve(publisher, NAMES, [first.id])
     assert list(standing(broker, NAMES)) == [second.id]
+    assert count(broker, NAMES) == 1
 
 
 def test_a_foreign_record_hides_no_letter(broker: EmbeddedBroker) -> None:
     publisher = broker.publisher("test")
     publisher.publish([NewRecord(NAMES.dead_letters, b"x", b"not ours")], Deadline.after(5))
     bury(publisher, NAMES, [letter_of(RECORD, "g1", "embed", 1, Poison("bad", ""), 1)])
-    assert len(standing(broker, NAMES)) == 1
+    assert len(standing(broker, NAMES)) == count(broker, NAMES) == 1
 
 
 def test_a_cause_is_bounded_and_any_text_can_be_one() -> None:
