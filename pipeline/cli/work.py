@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.assembly import Parts, chunk_worker, embed_worker, founded, loaded
+from pipeline.cli.assembly import Parts, chunk_worker, collection_of, embed_worker, founded, loaded
 from pipeline.cli.longlived import long_lived
 from pipeline.cli.options import configured
 from pipeline.cli.process import Pulse, attend, reporter
@@ -69,6 +69,8 @@ def _chunker(parts: Parts, spec: GenerationSpec) -> Worker:
 
 
 def _embedder(parts: Parts, spec: GenerationSpec) -> Worker:
+    # Before the model, which takes seconds to load: what is wrong with the store, or only not there yet.
+    collection_of(parts, spec)
     return embed_worker(parts, spec, loaded(parts, spec.model), parts.broker.publisher("embed"))
 
 

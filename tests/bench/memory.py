@@ -73,10 +73,13 @@ def measure(minutes: float, model: str, documents: int, per_second: float, seed:
             made.quiet(documents)
             process, writer = psutil.Process(up.process.pid), Writer(made.documents, seed)
             samples: list[float] = []
+            mapped: list[float] = []
             started = time.monotonic()
             while (elapsed := time.monotonic() - started) < minutes * 60:
                 if elapsed >= len(samples) * _SAMPLE_SECONDS:
-                    samples.append(process.memory_info().rss / 2**20)
+                    memory = process.memory_info()
+                    samples.append(memory.rss / 2**20)
+                    mapped.append(memory.shared / 2**20)
                 writer.change()
                 time.sleep(1 / per_second)
             status = made.quiet(documents)
@@ -94,6 +97,7 @@ def measure(minutes: float, model: str, documents: int, per_second: float, seed:
         "chunks embedded": status["chunks_embedded"],
         "store differs from files": len(differences),
         "RSS MiB at start, second quarter, last quarter": [round(samples[0]), round(second), round(last)],
+        "of it mapped files": [round(one) for one in (mapped[0], mapped[len(mapped) // 2], mapped[-1])],
         "highest": round(max(samples)),
         "growth percent": round(100 * (last / second - 1), 1),
     }

@@ -13,10 +13,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli.assembly import opened
+from pipeline.cli.assembly import Parts, opened
 from pipeline.cli.index import Index
 from pipeline.cli.up import folder_sources
 from pipeline.config import load
+from pipeline.errors import BrokerUnavailable
 from pipeline.ports import Embedder
 from tests.bench.corpus import descriptions
 from tests.support.deployment import loopback_qdrant
@@ -70,7 +71,7 @@ def running(
     with tempfile.TemporaryDirectory() as state:
         config = load(None, {}, state=state, pipeline__name=f"bench{time.monotonic_ns()}", **settings)
         with opened(config, "bench") as parts:
-            index = Index(parts, folder_sources((documents,)), threading.Event(), embedder)
+            index = _index(parts, documents, embedder)
             count = sum(1 for path in documents.iterdir() if path.is_file())
             started = time.monotonic()
             index.start()
@@ -83,3 +84,15 @@ def running(
                 yield index, time.monotonic() - started
             finally:
                 index.close()
+
+
+def _index(parts: Parts, documents: Path, embedder: Embedder | None) -> Index:
+    """A Kafka that has just started has no coordinator for groups yet."""
+    until = time.monotonic() + 60
+    while True:
+        try:
+            return Index(parts, folder_sources((documents,)), threading.Event(), embedder)
+        except BrokerUnavailable:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)
