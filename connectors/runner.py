@@ -169,7 +169,6 @@ class Runner:
 
     def _scan(self, stop: threading.Event) -> None:
         """Compare everything that there is with what was published."""
-        self._health.beat(self._loop)
         first, started = not self.scanned.is_set(), time.time()
         self._state.begin_scan()
         # Leaving early is no harm: what was not listed is only deleted after the last one.

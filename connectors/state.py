@@ -11,7 +11,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -19,8 +19,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from pipeline.deadline import Deadline
-from pipeline.errors import BrokerUnavailable, Fatal, NewerSchema, Transient
+from pipeline.broker.reading import to_the_end
+from pipeline.errors import Fatal, NewerSchema, Transient
 from pipeline.identity import DocumentKey
 from pipeline.ports import Broker, NewRecord, Record, TopicInfo, Written
 
@@ -113,17 +113,9 @@ class State:
         ranges = self._broker.offsets(self._topic)
         start = self._positions(info, {partition: one.end for partition, one in ranges.items()})
         reader = self._broker.reader(self._topic, start)
-        patience = Deadline.after(_STALL_SECONDS)
-        try:
-            while not reader.caught_up():
-                records = reader.poll(0.2, 2 * _PAGE)
-                if records:
-                    self._read(records)
-                    patience = Deadline.after(_STALL_SECONDS)
-                elif patience.expired and not reader.caught_up():
-                    raise BrokerUnavailable(f"no records of {self._topic} for {_STALL_SECONDS:.0f} s")
-        finally:
-            reader.close()
+        with closing(to_the_end(reader, self._topic, 2 * _PAGE, _STALL_SECONDS)) as pages:
+            for records in pages:
+                self._read(records)
         # Up to these ends everything was read, markers of transactions and foreign keys included.
         with self._transaction() as file:
             file.executemany(_ADVANCE, [(partition, one.end) for partition, one in ranges.items()])

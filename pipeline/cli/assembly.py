@@ -217,11 +217,13 @@ def chunk_worker(parts: Parts, spec: GenerationSpec, publisher: Publisher) -> Wo
     return Worker(consumer, stage, _limits(config), parts.health, parts.metrics)
 
 
-def embed_worker(parts: Parts, spec: GenerationSpec, embedder: Embedder, publisher: Publisher) -> Worker:
+def embed_worker(
+    parts: Parts, spec: GenerationSpec, collection: Collection, embedder: Embedder, publisher: Publisher
+) -> Worker:
     """A member of the embed stage's group."""
     config, names, embed = parts.config, parts.names, parts.config.embed
     stage = EmbedStage(
-        collection_of(parts, spec),
+        collection,
         model_runner(parts, embedder),
         publisher,
         names,

@@ -72,7 +72,7 @@ class Index:
         parts, names = self.parts, self.parts.names
         publisher = parts.broker.publisher("chunk")
         chunks = chunk_worker(parts, self.spec, publisher)
-        embeds = embed_worker(parts, self.spec, self.embedder, publisher)
+        embeds = embed_worker(parts, self.spec, self.collection, self.embedder, publisher)
         self.crew.start("chunk-worker", chunks.run)
         self.crew.start("embed-worker", embeds.run)
         for runner in self.runners:

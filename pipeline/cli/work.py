@@ -70,8 +70,8 @@ def _chunker(parts: Parts, spec: GenerationSpec) -> Worker:
 
 def _embedder(parts: Parts, spec: GenerationSpec) -> Worker:
     # Before the model, which takes seconds to load: what is wrong with the store, or only not there yet.
-    collection_of(parts, spec)
-    return embed_worker(parts, spec, loaded(parts, spec.model), parts.broker.publisher("embed"))
+    collection = collection_of(parts, spec)
+    return embed_worker(parts, spec, collection, loaded(parts, spec.model), parts.broker.publisher("embed"))
 
 
 def _topic(parts: Parts, stage: Stage, spec: GenerationSpec) -> str:

@@ -10,7 +10,9 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 
+from pipeline.broker.reading import to_the_end
 from pipeline.codec import (
     decode_chunked,
     decode_dead_letter,
@@ -19,7 +21,7 @@ from pipeline.codec import (
     encode_dead_letter,
 )
 from pipeline.deadline import Deadline
-from pipeline.errors import BrokerUnavailable, Fatal, MalformedRecord, Poison
+from pipeline.errors import Fatal, MalformedRecord, Poison
 from pipeline.identity import DocumentKey
 from pipeline.naming import Names
 from pipeline.ports import Broker, NewRecord, Publisher, Record
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 #: Kept of a cause: enough for a person, bounded for the topic.
 DETAIL_CHARACTERS = 2_000
 _SECONDS = 30.0
+#: Each letter holds a whole record.
+_PAGE = 100
 
 
 def letter_of(record: Record, generation: str, stage: Stage, version: int, cause: Poison, attempts: int) -> DeadLetter:
@@ -184,7 +188,8 @@ def _original(letter: DeadLetter) -> Record:
 
 def _letters(broker: Broker, names: Names) -> Iterator[tuple[str, DeadLetter | None]]:
     """Ids in the log's order with their letters; None: resolved."""
-    for record in _read(broker, names.dead_letters):
+    topic = names.dead_letters
+    for record in chain.from_iterable(to_the_end(broker.reader(topic), topic, _PAGE, _SECONDS)):
         try:
             letter = decode_dead_letter(record)
         except MalformedRecord as error:
@@ -192,19 +197,3 @@ def _letters(broker: Broker, names: Names) -> Iterator[tuple[str, DeadLetter | N
             log.warning("not a dead letter", extra={"error": str(error)})
             continue
         yield (record.key or b"").decode(errors="replace") if letter is None else letter.id, letter
-
-
-def _read(broker: Broker, topic: str) -> Iterator[Record]:
-    # Without a record for so long, it stands still; reading many letters may take its time.
-    stalled = Deadline.after(_SECONDS)
-    reader = broker.reader(topic)
-    try:
-        while not reader.caught_up():
-            records = reader.poll(0.2, 100)
-            if records:
-                stalled = Deadline.after(_SECONDS)
-            elif stalled.expired and not reader.caught_up():
-                raise BrokerUnavailable(f"no records of {topic} for {_SECONDS:.0f} s")
-            yield from records
-    finally:
-        reader.close()

@@ -12,12 +12,14 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import Final
 
 import msgspec
 
+from pipeline.broker.reading import to_the_end
 from pipeline.deadline import Deadline
-from pipeline.errors import BrokerUnavailable, VectideError
+from pipeline.errors import VectideError
 from pipeline.naming import Names
 from pipeline.ports import Broker, NewRecord, Publisher, Record
 
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 _EVERY_SECONDS: Final = 5.0
 _PUBLISH_SECONDS: Final = 5.0
 _READ_SECONDS: Final = 20.0
+_PAGE: Final = 500
 #: A worker that has not reported for this long is not counted as running.
 ALIVE_SECONDS: Final = 20.0
 
@@ -109,21 +112,11 @@ def read_reports(broker: Broker, names: Names) -> list[WorkerReport]:
         BrokerUnavailable: no answer.
     """
     reports: dict[bytes | None, WorkerReport] = {}
-    stalled = Deadline.after(_READ_SECONDS)
-    reader = broker.reader(names.reports)
-    try:
-        while not reader.caught_up():
-            records = reader.poll(0.2, 500)
-            if records:
-                stalled = Deadline.after(_READ_SECONDS)
-            elif stalled.expired and not reader.caught_up():
-                raise BrokerUnavailable(f"no records of {names.reports} for {_READ_SECONDS:.0f} s")
-            for record in records:
-                report = _decoded(record)
-                if report is not None:
-                    reports[record.key] = report
-    finally:
-        reader.close()
+    pages = to_the_end(broker.reader(names.reports), names.reports, _PAGE, _READ_SECONDS)
+    for record in chain.from_iterable(pages):
+        report = _decoded(record)
+        if report is not None:
+            reports[record.key] = report
     return sorted(reports.values(), key=lambda report: report.started)
 
 

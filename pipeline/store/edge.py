@@ -322,7 +322,7 @@ def _translated() -> Iterator[None]:
         raise  # a mistake of ours, or said already
     except Exception as error:
         if "No space left" in str(error):
-            raise StoreBusy(f"the embedded store's disk is full: {error}", 5.0) from None
+            raise StoreBusy(f"the embedded store's disk is full: {error}", _FULL_SECONDS) from None
         raise StoreUnavailable(f"the embedded store: {error}") from None
 
 
