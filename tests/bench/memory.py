@@ -85,7 +85,7 @@ def measure(minutes: float, model: str, documents: int, per_second: float, seed:
             status = made.quiet(documents)
             differences = []
             if up.stop() == 0:
-                differences = _differences(made)
+                differences = made.embedded_differences("docs")
         finally:
             made.end()
     quarter = max(1, len(samples) // 4)
@@ -101,17 +101,6 @@ def measure(minutes: float, model: str, documents: int, per_second: float, seed:
         "highest": round(max(samples)),
         "growth percent": round(100 * (last / second - 1), 1),
     }
-
-
-def _differences(made: Deployment) -> list[str]:
-    from pipeline.store.edge import EdgeStore
-
-    store = EdgeStore(made.folder / ".vectide" / "store")
-    try:
-        (name,) = store.names("")
-        return made.differences(store.open(name), "docs")
-    finally:
-        store.close()
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store.edge import EdgeStore
 from tests.integration.test_up import CONFIGURATION
 from tests.support.deployment import Deployment
 
@@ -62,11 +61,6 @@ def test_a_full_disk_is_waited_out(tmp_path: Path, small_disk: Path) -> None:
                 break
             time.sleep(0.3)
         assert up.stop() == 0
-        store = EdgeStore(small_disk / "store")
-        try:
-            (name,) = store.names("")
-            assert made.differences(store.open(name), "docs") == []
-        finally:
-            store.close()
+        assert made.embedded_differences("docs", small_disk) == []
     finally:
         made.end()

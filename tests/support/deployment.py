@@ -18,6 +18,7 @@ from pipeline.embedding.generation import chunker, generation_spec
 from pipeline.embedding.models import tokenizer_of
 from pipeline.identity import DocumentKey, content_hash
 from pipeline.ports import Collection
+from pipeline.store.edge import EdgeStore
 
 READY_SECONDS = 60.0
 QUIET_SECONDS = 120.0
@@ -150,6 +151,15 @@ class Deployment:
         """Path to text of every document."""
         paths = (path for path in self.documents.rglob("*") if path.is_file())
         return {path.relative_to(self.documents).as_posix(): path.read_text() for path in paths}
+
+    def embedded_differences(self, source: str, state: Path | None = None) -> list[str]:
+        """Likewise, for the one embedded store of a pipeline that has stopped."""
+        store = EdgeStore((state or self.folder / ".vectide") / "store")
+        try:
+            (name,) = store.names("")
+            return self.differences(store.open(name), source)
+        finally:
+            store.close()
 
     def differences(self, collection: Collection, source: str) -> list[str]:
         """Where the store is not what the documents say; empty if they are equal."""

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 
 from pipeline.broker.embedded import EmbeddedBroker
-from pipeline.broker.topics import pipeline_topics
-from pipeline.config import ChunkingConfig, Config, ModelConfig, PipelineConfig
+from pipeline.config import ChunkingConfig, Config, ModelConfig
 from pipeline.deadline import Deadline
 from pipeline.embedding.generation import generation_spec
 from pipeline.errors import LogDiverged, MalformedRecord, NewerSchema
 from pipeline.generations.control import Control, ControlState, LogIdentity, found
-from pipeline.naming import Names
 from pipeline.ports import NewRecord
+from tests.support.workers import NAMES
 
-NAMES = Names("t", "p")
 LOG = LogIdentity(0, "topic-id")
 HASHING = ModelConfig(provider="hashing", name="hashing")
 SPEC = generation_spec(Config(model=HASHING))
 OTHER = generation_spec(Config(model=HASHING, chunking=ChunkingConfig(target_tokens=64)))
-
-
-@pytest.fixture
-def broker() -> Iterator[EmbeddedBroker]:
-    broker = EmbeddedBroker(None)
-    broker.ensure_topics(pipeline_topics(NAMES, PipelineConfig(prefix="t", name="p")))
-    yield broker
-    broker.close()
 
 
 def write(broker: EmbeddedBroker, key: bytes, value: bytes) -> None:

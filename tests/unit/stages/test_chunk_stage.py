@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
 from pipeline.broker.embedded import EmbeddedBroker
-from pipeline.broker.topics import chunks_topic, pipeline_topics
+from pipeline.broker.topics import chunks_topic
 from pipeline.codec import decode_chunked, encode_event
 from pipeline.config import Config, ModelConfig, PipelineConfig
 from pipeline.deadline import Deadline
@@ -18,7 +16,6 @@ from pipeline.embedding.generation import chunker, generation_spec
 from pipeline.embedding.models import tokenizer_of
 from pipeline.errors import BrokerUnavailable, Fatal, Poison
 from pipeline.identity import DocumentKey, version_of
-from pipeline.naming import Names
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
 from pipeline.patience import Patience
@@ -28,13 +25,12 @@ from pipeline.retry import RetryPolicy
 from pipeline.stages import dead_letters
 from pipeline.stages.chunk import ChunkStage, chunked
 from pipeline.stages.worker import Worker, WorkerLimits
+from tests.support.workers import NAMES, SECONDS, Working, memory_broker, working
 
-NAMES = Names("t", "p")
 EPOCH = 3
 CONFIG = Config(model=ModelConfig(provider="hashing", name="hashing"))
 SPEC = generation_spec(CONFIG)
 CUT = chunker(SPEC, tokenizer_of(CONFIG.model))
-SECONDS = 20.0
 BEHIND = 40
 
 
@@ -65,12 +61,11 @@ class Refusing:
 
 
 @dataclass
-class Running:
+class Running(Working):
     broker: EmbeddedBroker
     publisher: Refusing
     health: Health
     worker: Worker
-    failure: list[BaseException] = field(default_factory=list)
 
     def send(self, path: str, text: str | None, partition: int = 0, **changed: str) -> NewRecord:
         key = DocumentKey("s", path)
@@ -84,13 +79,6 @@ class Running:
     def write(self, record: NewRecord) -> NewRecord:
         self.broker.publisher("test").publish([record], Deadline.after(5))
         return record
-
-    def until(self, true: Callable[[], bool]) -> None:
-        deadline = Deadline.after(SECONDS)
-        while not true():
-            assert not deadline.expired, "it never came true"
-            assert not self.failure, self.failure
-            time.sleep(0.005)
 
     def lag(self, partition: int = 0) -> int:
         return self.broker.lag(NAMES.group("chunk", SPEC.id), NAMES.documents(EPOCH))[partition]
@@ -110,31 +98,18 @@ class Running:
 
 @pytest.fixture
 def running() -> Iterator[Running]:
-    broker = EmbeddedBroker(None)
     pipeline = PipelineConfig(prefix="t", name="p", partitions=2, epoch=EPOCH)
-    broker.ensure_topics([*pipeline_topics(NAMES, pipeline), chunks_topic(NAMES, SPEC.id, pipeline)])
-    health, metrics = Health(), Metrics()
-    publisher = Refusing(broker.publisher("chunk"))
-    patience = Patience(RetryPolicy(0.01, 0.05), health, metrics)
-    stage = ChunkStage(broker, publisher, NAMES, SPEC, EPOCH, cut, BEHIND, patience, health, metrics)
-    consumer = broker.consumer(NAMES.group("chunk", SPEC.id), [NAMES.documents(EPOCH)], "chunk")
-    worker = Worker(consumer, stage, WorkerLimits(commit_seconds=0.02, drain_seconds=5), health, metrics)
-    made = Running(broker, publisher, health, worker)
-    health.set_started()
-    stop = threading.Event()
-
-    def run() -> None:
-        try:
-            worker.run(stop)
-        except BaseException as error:
-            made.failure.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    yield made
-    stop.set()
-    thread.join(SECONDS)
-    broker.close()
+    with memory_broker(pipeline, chunks_topic(NAMES, SPEC.id, pipeline)) as broker:
+        health, metrics = Health(), Metrics()
+        publisher = Refusing(broker.publisher("chunk"))
+        patience = Patience(RetryPolicy(0.01, 0.05), health, metrics)
+        stage = ChunkStage(broker, publisher, NAMES, SPEC, EPOCH, cut, BEHIND, patience, health, metrics)
+        consumer = broker.consumer(NAMES.group("chunk", SPEC.id), [NAMES.documents(EPOCH)], "chunk")
+        worker = Worker(consumer, stage, WorkerLimits(commit_seconds=0.02, drain_seconds=5), health, metrics)
+        made = Running(broker, publisher, health, worker)
+        health.set_started()
+        with working(worker, made.failure):
+            yield made
 
 
 def test_a_version_is_the_position_in_the_log_and_goes_into_the_same_partition(running: Running) -> None:

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from pipeline.broker.embedded import EmbeddedBroker
-from pipeline.broker.topics import pipeline_topics
-from pipeline.config import PipelineConfig
 from pipeline.deadline import Deadline
 from pipeline.errors import Poison
 from pipeline.identity import DocumentKey
-from pipeline.naming import Names
 from pipeline.ports import NewRecord, Record
 from pipeline.stages.dead_letters import DETAIL_CHARACTERS, bury, count, describe, letter_of, resolve, standing
+from tests.support.workers import NAMES
 
-NAMES = Names("t", "p")
 RECORD = Record("topic", 2, 7, DocumentKey("s", "größe").to_bytes(), b"value", (("h", b"1"),))
-
-
-@pytest.fixture
-def broker() -> Iterator[EmbeddedBroker]:
-    broker = EmbeddedBroker(None)
-    broker.ensure_topics(pipeline_topics(NAMES, PipelineConfig(prefix="t", name="p")))
-    yield broker
-    broker.close()
 
 
 def test_burying_twice_leaves_one_letter_with_everything_that_a_person_needs(broker: EmbeddedBroker) -> None:

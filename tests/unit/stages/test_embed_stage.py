@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
 from pipeline.broker.embedded import EmbeddedBroker
-from pipeline.broker.topics import chunks_topic, pipeline_topics
+from pipeline.broker.topics import chunks_topic
 from pipeline.codec import encode_chunked
 from pipeline.config import ModelConfig, PipelineConfig
 from pipeline.deadline import Deadline
@@ -20,7 +19,6 @@ from pipeline.embedding.loading import load
 from pipeline.embedding.recent import RecentVectors
 from pipeline.errors import Fatal, StoreUnavailable
 from pipeline.identity import DocumentKey, content_hash
-from pipeline.naming import Names
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
 from pipeline.patience import Patience
@@ -32,10 +30,9 @@ from pipeline.stages import dead_letters
 from pipeline.stages.embed import EmbedLimits, EmbedStage
 from pipeline.stages.worker import Worker, WorkerLimits
 from pipeline.store.memory import MemoryCollection, MemoryStore
+from tests.support.workers import NAMES, SECONDS, Working, memory_broker, working
 
-NAMES = Names("t", "p")
 GENERATION = "g0"
-SECONDS = 30.0
 
 
 @dataclass
@@ -77,14 +74,13 @@ class Flaky:
 
 
 @dataclass
-class Running:
+class Running(Working):
     broker: EmbeddedBroker
     collection: Flaky
     model: Model
     health: Health
     metrics: Metrics
     worker: Worker
-    failure: list[BaseException] = field(default_factory=list)
     offset: int = 0
 
     def send(self, path: str, *paragraphs: str, state: str = "chunked", version: int | None = None) -> NewRecord:
@@ -107,13 +103,6 @@ class Running:
         doc = DocumentKey("s", path).doc
         return self.collection.inner.heads([doc]).get(doc)
 
-    def until(self, true: Callable[[], bool]) -> None:
-        deadline = Deadline.after(SECONDS)
-        while not true():
-            assert not deadline.expired, "it never came true"
-            assert not self.failure, self.failure
-            time.sleep(0.005)
-
     def until_head(self, path: str, version: int) -> Head:
         self.until(lambda: (head := self.head(path)) is not None and head.version >= version)
         found = self.head(path)
@@ -129,41 +118,28 @@ class Running:
 
 @pytest.fixture
 def running() -> Iterator[Running]:
-    broker = EmbeddedBroker(None)
     pipeline = PipelineConfig(prefix="t", name="p", partitions=2)
-    broker.ensure_topics([*pipeline_topics(NAMES, pipeline), chunks_topic(NAMES, GENERATION, pipeline)])
-    model, health, metrics = Model(), Health(), Metrics()
-    spec = CollectionSpec(NAMES.collection(GENERATION), GENERATION, model.spec.dimension, "cosine", "m", "c")
-    collection = Flaky(MemoryStore().create(spec))
-    stage = EmbedStage(
-        collection,  # type: ignore[arg-type]
-        lambda items: embed_all(model, items, 4096, 64),
-        broker.publisher("embed"),
-        NAMES,
-        EmbedLimits(delete_grace_seconds=0.2),
-        Patience(RetryPolicy(0.01, 0.05), health, metrics),
-        health,
-        metrics,
-        RecentVectors(1 << 20),
-    )
-    consumer = broker.consumer(NAMES.group("embed", GENERATION), [NAMES.chunks(GENERATION)], "embed")
-    worker = Worker(consumer, stage, WorkerLimits(commit_seconds=0.02, drain_seconds=5), health, metrics)
-    made = Running(broker, collection, model, health, metrics, worker)
-    health.set_started()
-    stop = threading.Event()
-
-    def run() -> None:
-        try:
-            worker.run(stop)
-        except BaseException as error:
-            made.failure.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    yield made
-    stop.set()
-    thread.join(SECONDS)
-    broker.close()
+    with memory_broker(pipeline, chunks_topic(NAMES, GENERATION, pipeline)) as broker:
+        model, health, metrics = Model(), Health(), Metrics()
+        spec = CollectionSpec(NAMES.collection(GENERATION), GENERATION, model.spec.dimension, "cosine", "m", "c")
+        collection = Flaky(MemoryStore().create(spec))
+        stage = EmbedStage(
+            collection,  # type: ignore[arg-type]
+            lambda items: embed_all(model, items, 4096, 64),
+            broker.publisher("embed"),
+            NAMES,
+            EmbedLimits(delete_grace_seconds=0.2),
+            Patience(RetryPolicy(0.01, 0.05), health, metrics),
+            health,
+            metrics,
+            RecentVectors(1 << 20),
+        )
+        consumer = broker.consumer(NAMES.group("embed", GENERATION), [NAMES.chunks(GENERATION)], "embed")
+        worker = Worker(consumer, stage, WorkerLimits(commit_seconds=0.02, drain_seconds=5), health, metrics)
+        made = Running(broker, collection, model, health, metrics, worker)
+        health.set_started()
+        with working(worker, made.failure):
+            yield made
 
 
 def test_one_chunk_that_cannot_be_embedded_costs_one_letter_and_nothing_else(running: Running) -> None:

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
-import pytest
+from collections.abc import Sequence
 
 from pipeline.broker.embedded import EmbeddedBroker
-from pipeline.broker.topics import pipeline_topics
-from pipeline.config import PipelineConfig
 from pipeline.deadline import Deadline
 from pipeline.errors import BrokerUnavailable
-from pipeline.naming import Names
 from pipeline.ports import NewRecord, Written
 from pipeline.stages.reports import Reporter, read_reports
-
-NAMES = Names("t", "p")
-
-
-@pytest.fixture
-def broker() -> Iterator[EmbeddedBroker]:
-    broker = EmbeddedBroker(None)
-    broker.ensure_topics(pipeline_topics(NAMES, PipelineConfig(prefix="t", name="p")))
-    yield broker
-    broker.close()
+from tests.support.workers import NAMES
 
 
 def test_each_worker_s_last_report_is_what_counts(broker: EmbeddedBroker) -> None:
