@@ -190,7 +190,7 @@ class Runner:
         self.scanned.set()
         log.debug("scanned", extra={"source": self._source.id, "seconds": round(took, 3)})
         if not first:
-            self._until_done("broker", self._state.refresh)
+            self._until_done("broker", self._refresh)
 
     def _breathe(self, stop: threading.Event) -> bool:
         """Live changes do not wait for the end of a long scan; True if it is time to stop."""
@@ -395,11 +395,15 @@ class Runner:
         self._leave()
         publisher = self._broker.transactional_publisher(self._id)
         try:
-            self._state.refresh()
+            self._refresh()
         except BaseException:
             publisher.close(Deadline.after(_CLOSE_SECONDS))
             raise
         self._publisher = publisher
+
+    def _refresh(self) -> None:
+        if not self._state.refresh():
+            self._scan_wanted = True
 
     def _leave(self) -> None:
         publisher, self._publisher = self._publisher, None

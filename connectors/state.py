@@ -20,6 +20,7 @@ from urllib.parse import quote
 import msgspec
 
 from pipeline.broker.reading import to_the_end
+from pipeline.deadline import Deadline
 from pipeline.errors import Fatal, NewerSchema, Transient
 from pipeline.identity import DocumentKey
 from pipeline.ports import Broker, NewRecord, Record, TopicInfo, Written
@@ -33,6 +34,10 @@ _STALL_SECONDS: Final = 30.0
 #: Compaction forgets a null 24 hours after it was written. A cache that missed one would believe
 #: for ever in a document that is gone, so one that is older than half of that is built again.
 _CACHE_SECONDS: Final = 12 * 3600.0
+#: Kafka ends a forgotten transaction at its timeout (10 s, pipeline.broker.kafka_producer) and looks
+#: for those every 10 s. What is open for longer hangs: its markers were lost.
+_SETTLE_SECONDS: Final = 25.0
+_SETTLE_POLL_SECONDS: Final = 0.1
 _PAGE: Final = 500
 
 _TABLES: Final = """
@@ -97,9 +102,13 @@ class State:
 
     # ------------------------------------------------------------------------- the topic
 
-    def refresh(self) -> None:
+    def refresh(self) -> bool:
         """Read what was written since the last time. Call it after the transactional id is taken
         over: then nobody else writes these keys.
+
+        Returns:
+            False if the cache was no good and was built anew: what it believed in may not be in the
+            log, so only a scan tells what is to be published.
 
         Raises:
             BrokerUnavailable: no answer; call again.
@@ -110,16 +119,17 @@ class State:
         info = self._broker.topics(self._topic).get(self._topic)
         if info is None:
             raise Fatal(f"there is no topic {self._topic}", "run `vectide topics apply` first")
-        ranges = self._broker.offsets(self._topic)
-        start = self._positions(info, {partition: one.end for partition, one in ranges.items()})
-        reader = self._broker.reader(self._topic, start)
+        ends = self._settled_ends()
+        start = self._positions(info, ends)
+        reader = self._broker.reader(self._topic, start or {})
         with closing(to_the_end(reader, self._topic, 2 * _PAGE, _STALL_SECONDS)) as pages:
             for records in pages:
                 self._read(records)
         # Up to these ends everything was read, markers of transactions and foreign keys included.
         with self._transaction() as file:
-            file.executemany(_ADVANCE, [(partition, one.end) for partition, one in ranges.items()])
+            file.executemany(_ADVANCE, list(ends.items()))
             file.execute("UPDATE origin SET at = ?", (self._clock(),))
+        return start is not None
 
     def record(self, path: str, known: Known | None) -> NewRecord:
         """What to write to the topic, in the transaction of the event; None: the document is gone."""
@@ -215,8 +225,33 @@ class State:
                 return
             after = rows[-1][0]
 
-    def _positions(self, info: TopicInfo, ends: Mapping[int, int]) -> dict[int, int]:
-        """Where to read on; from the beginning if the cache is not of this topic as it is."""
+    def _settled_ends(self) -> dict[int, int]:
+        """Up to where committed transactions can be read, once those that are open now have ended.
+
+        Other sources write to the same partitions: while one of their transactions is open, records
+        of this source behind it are there, and cannot be read yet.
+        """
+        written = self._broker.offsets(self._topic, uncommitted=True)
+        deadline = Deadline.after(_SETTLE_SECONDS)
+        while True:
+            ends = {partition: one.end for partition, one in self._broker.offsets(self._topic).items()}
+            hanging = [partition for partition, one in written.items() if ends[partition] < one.end]
+            if not hanging:
+                return ends
+            if deadline.expired:
+                log.warning(
+                    "a transaction hangs: nobody can read past it until its writer commits another one there",
+                    extra={"topic": self._topic, "partitions": hanging},
+                )
+                return ends
+            time.sleep(_SETTLE_POLL_SECONDS)
+
+    def _positions(self, info: TopicInfo, ends: Mapping[int, int]) -> dict[int, int] | None:
+        """Where to read on; None, from the beginning, if the cache is not of this topic as it is.
+
+        What was committed and cannot be read counts as not written: publishing it once more is what
+        ends a transaction that hangs.
+        """
         row = self._file.execute("SELECT topic, id, source, at FROM origin").fetchone()
         stored = dict(self._file.execute("SELECT partition, next FROM positions").fetchall())
         fits = (
@@ -232,7 +267,7 @@ class State:
                 file.execute(f"DELETE FROM {table}")  # noqa: S608 - constants
             # Not yet true, so marked as too old until everything has been read.
             file.execute("INSERT INTO origin VALUES (?, ?, ?, 0)", (info.name, info.id, self._source))
-        return {}
+        return None
 
     def _read(self, records: Sequence[Record]) -> None:
         with self._transaction() as file:

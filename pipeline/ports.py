@@ -101,7 +101,7 @@ class TopicInfo:
 
 
 class OffsetRange(NamedTuple):
-    """``start`` is the first offset that is kept, ``end`` the next to be written and committed."""
+    """``start`` is the first offset that is kept, ``end`` the next one."""
 
     start: int
     end: int
@@ -267,8 +267,14 @@ class Broker(Protocol):
         """Delete topics; one that does not exist is no error."""
         ...
 
-    def offsets(self, topic: str) -> dict[int, OffsetRange]:
-        """First kept and next offset of every partition (committed transactions only)."""
+    def offsets(self, topic: str, *, uncommitted: bool = False) -> dict[int, OffsetRange]:
+        """First kept and next offset of every partition.
+
+        Args:
+            topic: which.
+            uncommitted: count what open transactions have written; otherwise the end is where the
+                first open one begins.
+        """
         ...
 
     def committed(self, group: str, topic: str) -> dict[int, int]:

@@ -95,7 +95,7 @@ class EmbeddedBroker:
         """Delete topics."""
         self.log.delete_topics(names)
 
-    def offsets(self, topic: str) -> dict[int, OffsetRange]:
+    def offsets(self, topic: str, *, uncommitted: bool = False) -> dict[int, OffsetRange]:
         """First kept and next offset of every partition."""
         return self.log.bounds(topic)
 

@@ -140,11 +140,12 @@ class KafkaBroker:
 
     # ---------------------------------------------------------------------------- offsets
 
-    def offsets(self, topic: str) -> dict[int, OffsetRange]:
-        """First kept and next offset of every partition, committed transactions only."""
+    def offsets(self, topic: str, *, uncommitted: bool = False) -> dict[int, OffsetRange]:
+        """First kept and next offset of every partition."""
         partitions = range(self._described(topic).partitions)
-        starts = self._bounds(topic, partitions, OffsetSpec.EARLIEST)
-        ends = self._bounds(topic, partitions, OffsetSpec.LATEST)
+        isolation = IsolationLevel.READ_UNCOMMITTED if uncommitted else IsolationLevel.READ_COMMITTED
+        starts = self._bounds(topic, partitions, OffsetSpec.EARLIEST, isolation)
+        ends = self._bounds(topic, partitions, OffsetSpec.LATEST, isolation)
         return {partition: OffsetRange(starts[partition], ends[partition]) for partition in partitions}
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
@@ -194,10 +195,12 @@ class KafkaBroker:
             raise Fatal(f"there is no topic {topic}", "run `vectide topics apply` first")
         return found
 
-    def _bounds(self, topic: str, partitions: Sequence[int], spec: OffsetSpec) -> dict[int, int]:
+    def _bounds(
+        self, topic: str, partitions: Sequence[int], spec: OffsetSpec, isolation: IsolationLevel
+    ) -> dict[int, int]:
         with self._asking(f"ask for the offsets of {topic}") as admin:
             wanted = {KafkaPartition(topic, partition): spec for partition in partitions}
-            found = admin.list_partition_offsets(wanted, isolation_level=IsolationLevel.READ_COMMITTED)
+            found = admin.list_partition_offsets(wanted, isolation_level=isolation)
         return {at.partition: int(one.offset) for at, one in found.items()}
 
     def _limit(self, topic: str) -> int:

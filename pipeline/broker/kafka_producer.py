@@ -92,7 +92,12 @@ class KafkaTransactionalPublisher:
                 delivery_timeout_ms=_TRANSACTION_MS,
                 max_block_ms=_TRANSACTION_MS,
             )
-            self._producer.init_transactions()
+            try:
+                self._producer.init_transactions()
+            except KafkaError:
+                # Its sender would go on asking for the id, and take it from whoever has it then.
+                _abandon(self._producer)
+                raise
 
     def publish(self, records: Sequence[NewRecord], deadline: Deadline) -> list[Written]:
         """Write all of the records in one transaction, or none."""

@@ -21,8 +21,9 @@ from pipeline.ports import Broker, Record, Source
 from pipeline.records import DocumentChanged, DocumentDeleted, DocumentEvent
 from pipeline.retry import RetryPolicy
 
-#: Nothing takes a second on an idle machine, but for a Kafka that was killed: 15.
-PATIENCE_SECONDS = 60.0
+#: Nothing takes a second on an idle machine, but for a Kafka that was killed: 15, and 25 more if it
+#: forgot to end a transaction.
+PATIENCE_SECONDS = 90.0
 
 
 class Documents:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from connectors.memory import MemorySource
+from connectors.runner import RunnerLimits
 from connectors.state import Known, State
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.deadline import Deadline
-from pipeline.errors import Fatal, NewerSchema
+from pipeline.errors import BrokerUnavailable, Fatal, NewerSchema
 from pipeline.identity import DocumentKey
-from pipeline.ports import NewRecord, Reader
+from pipeline.ports import NewRecord, OffsetRange, Reader, Written
 from tests.support.sources import Documents, running, scanned, wait_until
 from tests.unit.connectors.faults import reopened
 
@@ -168,6 +169,76 @@ def test_offsets_beyond_the_end_of_the_topic_are_not_believed(log: Log, tmp_path
     state.refresh()
     assert state.get("doc") == ONE
     state.close()
+
+
+class Transaction:
+    """The last record of the state topic as if its transaction were open; it ends after some looks."""
+
+    def __init__(self, log: Log, looks: int) -> None:
+        self.looks = looks
+        offsets = log.broker.offsets
+
+        def seen(topic: str, *, uncommitted: bool = False) -> dict[int, OffsetRange]:
+            found = offsets(topic)
+            if uncommitted or self.looks <= 0:
+                return found
+            self.looks -= 1
+            return {partition: OffsetRange(one.start, max(0, one.end - 1)) for partition, one in found.items()}
+
+        log.broker.offsets = seen  # type: ignore[method-assign]
+
+
+def test_open_transactions_are_waited_for(log: Log, tmp_path: Path) -> None:
+    state = log.state(directory=tmp_path)
+    log.write(state.record("doc", ONE))
+    assert not state.refresh(), "the first is always built anew"
+    log.read = 0
+    transaction = Transaction(log, looks=3)
+    assert state.refresh(), "what is known stays known"
+    assert transaction.looks == 0
+    assert (log.read, state.get("doc")) == (0, ONE)
+    state.close()
+
+
+def test_what_nobody_can_read_counts_as_not_published(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a commit whose markers Kafka lost, then the cache does not hide that from the next scan."""
+    monkeypatch.setattr("connectors.state._SETTLE_SECONDS", 0.2)
+    state = log.state(directory=tmp_path)
+    log.write(state.record("doc", ONE))
+    state.refresh()
+    Transaction(log, looks=1000)
+    assert not state.refresh()
+    assert "hangs" in caplog.text
+    state.close()
+
+
+def test_a_cache_built_anew_is_scanned_against(documents: Documents, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = MemorySource("m")
+    source.put("a", "x")
+    with running(source, documents, limits=RunnerLimits(rescan_seconds=3600.0)) as one:
+        one.wait_scanned()
+        wait_until(lambda: not one.runner._scan_wanted)
+        scans = []
+        listed = MemorySource.scan
+        monkeypatch.setattr(MemorySource, "scan", lambda self: (scans.append(1), listed(self))[1])
+        monkeypatch.setattr(one.runner._state, "refresh", lambda: False)
+        monkeypatch.setattr(one.runner._publisher, "publish", failing_once(one.runner._publisher.publish))
+        source.put("a", "y")
+        documents.wait_for({"a": "y"})
+        wait_until(lambda: scans)
+
+
+def failing_once(publish: Callable[..., list[Written]]) -> Callable[..., list[Written]]:
+    tries = iter([True])
+
+    def failing(records: Sequence[NewRecord], deadline: Deadline) -> list[Written]:
+        if next(tries, False):
+            raise BrokerUnavailable("once")
+        return publish(records, deadline)
+
+    return failing
 
 
 def test_a_reading_that_was_cut_short_is_not_taken_for_a_whole_one(log: Log, tmp_path: Path) -> None:
