@@ -111,7 +111,7 @@ def test_a_broker_killed_in_the_middle_of_a_scan(kafka: KafkaServer, tmp_path: P
         # A Kafka that dies between a commit's answer and its markers can forget the markers: the
         # records stay unreadable until the source writes there again, so they are published twice.
         extra = len(documents.events()) - 600
-        assert extra in (0, limits.batch_documents)
+        assert 0 <= extra <= limits.batch_documents
         for topic in (documents.names.documents(0), documents.names.connector_state):
             assert broker.offsets(topic) == broker.offsets(topic, uncommitted=True)
     finally:

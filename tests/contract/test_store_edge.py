@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import CollectionMissing, Fatal, ForeignCollection, StateInUse, StoreUnavailable
+from pipeline.points import Sweep
 from pipeline.store.edge import EdgeStore
 from tests.contract.store_points import SPEC, chunk, chunks_of, head, key, stamp
 
@@ -93,6 +94,38 @@ def test_what_was_flushed_is_there_after_reopening(tmp_path: Path) -> None:
     assert [hit.text for hit in reopened.search(point.vector, 3, {"acl": ("x",)})] == ["text"]
     assert again.alias("live") == SPEC.name
     again.close()
+
+
+def test_the_room_of_deleted_points_comes_back(tmp_path: Path) -> None:
+    """Given as many deleted points as there are left, when it is flushed, then the folder shrinks and the rest
+    is there; and a collection that was made before that was done is treated alike.
+    """
+    store = EdgeStore(tmp_path)
+    collection = store.create(SPEC)
+    count, rounds = 400, 10
+    kept = [chunk("kept", f"kept {n}", stamp(1)) for n in range(count)]
+    collection.upsert_chunks(kept, {})
+    for n in range(rounds):
+        collection.upsert_chunks([chunk(f"d{n}", f"text {n} {one}", stamp(1)) for one in range(count)], {})
+    store.close()
+    store = EdgeStore(tmp_path)
+    collection = store.open(SPEC.name)
+    segments = tmp_path / SPEC.name / "shard" / "segments"
+    collection.flush()
+    before = _bytes(segments)
+    for n in range(rounds):
+        collection.sweep([Sweep(key(f"d{n}").doc, frozenset(), stamp(1))])
+    collection.flush()
+    assert _bytes(segments) < before / 2
+    assert {one.id for one in chunks_of(collection)} == {one.id for one in kept}
+    store.close()
+    again = EdgeStore(tmp_path)
+    assert {one.id for one in chunks_of(again.open(SPEC.name))} == {one.id for one in kept}
+    again.close()
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
 
 
 def test_a_creation_that_was_cut_off_is_made_again(tmp_path: Path) -> None:
