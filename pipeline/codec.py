@@ -33,6 +33,7 @@ KIND: Final = "vectide-kind"
 SCHEMA: Final = "vectide-schema"
 EVENT_TIME: Final = "vectide-event-time"
 GENERATION: Final = "vectide-generation"
+VERSION: Final = "vectide-version"
 TRAFFIC: Final = "vectide-traffic"
 TRACEPARENT: Final = "traceparent"
 
@@ -188,7 +189,12 @@ def encode_chunked(document: ChunkedDocument) -> Encoded:
         reason=document.reason,
         replay=document.replay,
     )
-    headers = (*_headers("chunked", document.provenance), (GENERATION, document.generation.encode()))
+    headers = (
+        *_headers("chunked", document.provenance),
+        (GENERATION, document.generation.encode()),
+        # Also here: of a value that cannot be read, the head can still say that this version failed.
+        (VERSION, str(document.version).encode()),
+    )
     return Encoded(document.key.to_bytes(), _encode(wire), headers)
 
 
@@ -231,6 +237,29 @@ def decode_chunked(record: Record) -> ChunkedDocument:
         reason=wire.reason,
         replay=wire.replay,
     )
+
+
+def unreadable(record: Record, generation: str, version: int | None = None) -> ChunkedDocument | None:
+    """What is left of a record whose value cannot be read: this version of its document failed.
+
+    Args:
+        record: of the documents topic or of a chunks topic.
+        generation: of the reader.
+        version: of the document; None: as the record's headers say.
+
+    Returns:
+        None if the key or the version cannot be read either.
+    """
+    try:
+        key = DocumentKey.from_bytes(record.key or b"")
+        at = int(dict(record.headers)[VERSION]) if version is None else version
+    except (MalformedRecord, KeyError, ValueError, TypeError):
+        return None
+    if not 0 <= at < MAX_EPOCH << OFFSET_BITS:
+        return None
+    happened = event_time(record)
+    provenance = Provenance(record.timestamp if happened is None else happened)
+    return ChunkedDocument(key, at, generation, "failed", provenance)
 
 
 def encode_dead_letter(letter: DeadLetter) -> Encoded:

@@ -81,10 +81,8 @@ class Index:
         chunk_group, embed_group = names.group("chunk", self.spec.id), names.group("embed", self.spec.id)
         health, metrics = parts.health, parts.metrics
         samplers = [
-            LagSampler(parts.broker, chunk_group, documents, lambda: chunks.moving, health, metrics).tick,
-            LagSampler(
-                parts.broker, embed_group, names.chunks(self.spec.id), lambda: embeds.moving, health, metrics
-            ).tick,
+            LagSampler(parts.broker, chunk_group, documents, chunks, health, metrics).tick,
+            LagSampler(parts.broker, embed_group, names.chunks(self.spec.id), embeds, health, metrics).tick,
         ]
         self.crew.start("pulse", Pulse([self._reporter.tick, *samplers]).run)
         parts.metrics.generation_info.labels(self.spec.id, self.spec.model.name).set(1)

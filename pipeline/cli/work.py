@@ -50,7 +50,7 @@ def _work(stage: Stage, config_file: Path | None, state: Path | None, make: Make
             parts.broker,
             parts.names.group(stage, spec.id),
             _topic(parts, stage, spec),
-            lambda: worker.moving,
+            worker,
             parts.health,
             parts.metrics,
         )

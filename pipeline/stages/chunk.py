@@ -16,16 +16,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pipeline.codec import decode_event, encode_chunked, event_time
+from pipeline.codec import decode_event, encode_chunked, unreadable
 from pipeline.deadline import Deadline
 from pipeline.errors import MalformedRecord, NewerSchema, Poison, Transient
-from pipeline.identity import DocumentKey, version_of
+from pipeline.identity import version_of
 from pipeline.naming import Names
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
 from pipeline.patience import Patience
 from pipeline.ports import Broker, NewRecord, Publisher, TopicPartition
-from pipeline.records import ChunkedDocument, ChunkSpan, DeadLetter, DocumentDeleted, DocumentEvent, Provenance
+from pipeline.records import ChunkedDocument, ChunkSpan, DeadLetter, DocumentDeleted, DocumentEvent
 from pipeline.specs import GenerationSpec
 from pipeline.stages.dead_letters import bury, letter_of
 from pipeline.stages.lane import Lane
@@ -143,7 +143,13 @@ class ChunkStage:
         self._held_back = ""
         self._next_upkeep = 0.0
         self._sent = 0
+        self._steps = 0
         self._lane = Lane("chunk", self._turn)
+
+    @property
+    def steps(self) -> int:
+        """Documents cut and published."""
+        return self._steps
 
     def start(self) -> None:
         """Start the thread."""
@@ -234,6 +240,7 @@ class ChunkStage:
         self._metrics.records_processed.labels(self.name, "dead_letter").inc(len(letters))
         self._metrics.stage_duration_seconds.labels(self.name).observe(time.monotonic() - started)
         self._metrics.batch_size_records.labels(self.name).observe(len(batch))
+        self._steps += len(works)
         for work in works:
             self._finished.put(work.taken)
 
@@ -243,7 +250,7 @@ class ChunkStage:
         try:
             event = decode_event(record)
         except MalformedRecord as error:
-            return self._failed(taken, version, error, self._unreadable(taken, version))
+            return self._failed(taken, version, error, unreadable(record, self._generation, version))
         if event is None:
             return _Work(taken)
         try:
@@ -258,17 +265,6 @@ class ChunkStage:
             reason = f"{letter.reason}: {letter.detail}"
             document = replace(document, state="failed", text="", chunks=(), reason=reason)
         return _Work(taken, document, letter)
-
-    def _unreadable(self, taken: Taken, version: int) -> ChunkedDocument | None:
-        """What is known of a record whose value cannot be read: nothing if its key cannot either."""
-        record = taken.record
-        try:
-            key = DocumentKey.from_bytes(record.key or b"")
-        except MalformedRecord:
-            return None
-        happened = event_time(record)
-        provenance = Provenance(record.timestamp if happened is None else happened)
-        return ChunkedDocument(key, version, self._generation, "failed", provenance)
 
     def _publish(self, works: list[_Work]) -> None:
         """All at once; if something is too large for the topic, each on its own."""

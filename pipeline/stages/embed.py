@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pipeline.codec import decode_chunked
+from pipeline.codec import decode_chunked, unreadable
 from pipeline.deadline import Deadline
 from pipeline.embedding.recent import RecentVectors
 from pipeline.errors import MalformedRecord, NewerSchema, Poison
@@ -113,6 +113,7 @@ class EmbedStage:
         self._release = threading.Event()
         self._busy = threading.Condition()
         self._open = 0
+        self._steps = 0
         self._writing: frozenset[str] = frozenset()
         self._lanes = (Lane("embed", self._embed_turn), Lane("write", self._write_turn))
 
@@ -122,6 +123,11 @@ class EmbedStage:
     def flush_seconds(self) -> float:
         """How long to gather writes between two flushes of an embedded store."""
         return 0.0 if self._collection.flush_each_batch else self._limits.flush_seconds
+
+    @property
+    def steps(self) -> int:
+        """Slices embedded and batches written."""
+        return self._steps
 
     @property
     def held(self) -> int:
@@ -211,6 +217,7 @@ class EmbedStage:
             self._recent.add(vectors)
             batch.vectors.update(vectors)
             batch.failed.update(failed)
+            self._steps += 1
             if start + size < len(prepared.to_embed):
                 self._patience.until_done("store", lambda part=vectors: upsert_slice(prepared, part))  # type: ignore[misc]
         with self._busy:
@@ -261,12 +268,18 @@ class EmbedStage:
             self._set_aside()
             return None
         except MalformedRecord as error:
-            letter = letter_of(taken.record, self._collection.spec.generation, "embed", -1, error, 1)
+            generation = self._collection.spec.generation
+            document = unreadable(taken.record, generation)
+            letter = letter_of(
+                taken.record, generation, "embed", -1 if document is None else document.version, error, 1
+            )
             self._bury([letter])
             self._count_letters([letter])
-            self._metrics.records_processed.labels(self.name, "dead_letter").inc()
-            self._finish([taken])
-            return None
+            if document is None:
+                self._metrics.records_processed.labels(self.name, "dead_letter").inc()
+                self._finish([taken])
+                return None
+            return replace(document, reason=f"{letter.reason}: {letter.detail}")
 
     def _set_aside(self) -> None:
         # Parked records are not waited for when the worker stops: the upgraded one reads them.
@@ -331,6 +344,7 @@ class EmbedStage:
                 self._finish(taken)
         for doc in batch.taken.keys() - live:
             self._finish(batch.taken[doc])
+        self._steps += 1
         self._metrics.stage_duration_seconds.labels(self.name).observe(time.monotonic() - batch.started)
 
     def _letters(self, prepared: PreparedBatch, batch: _Batch) -> dict[str, DeadLetter]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from pipeline.errors import Fatal, Transient
 from pipeline.observe.health import Health
@@ -17,15 +16,26 @@ log = logging.getLogger(__name__)
 _EVERY_SECONDS: Final = 5.0
 
 
+class Working(Protocol):
+    """What tells of a stage's work in this process: a :class:`pipeline.stages.worker.Worker`."""
+
+    @property
+    def moving(self) -> frozenset[int]:
+        """The partitions that it reads, and that wait for nothing."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Pieces of work done so far."""
+        ...
+
+
 class LagSampler:
     """Samples one group on one topic.
 
-    Behind and at the same committed offsets for very long is a stall without an error, which
-    :meth:`Health.progress` turns into a failed liveness probe: of the partitions that this process
-    should be working on, for a restart cures no other.
-
-    Args:
-        moving: the partitions that this process reads, and that wait for nothing.
+    Behind, at the same committed offsets and without a piece of work done for very long is a stall
+    without an error, which :meth:`Health.progress` turns into a failed liveness probe: of the
+    partitions that this process should be working on, for a restart cures no other.
     """
 
     def __init__(
@@ -33,14 +43,14 @@ class LagSampler:
         broker: Broker,
         group: str,
         topic: str,
-        moving: Callable[[], frozenset[int]],
+        worker: Working,
         health: Health,
         metrics: Metrics,
     ) -> None:
         self._broker = broker
         self._group = group
         self._topic = topic
-        self._moving = moving
+        self._worker = worker
         self._health = health
         self._metrics = metrics
         self._next = 0.0
@@ -58,6 +68,6 @@ class LagSampler:
             return
         for partition, records in lag.items():
             self._metrics.consumer_lag_records.labels(self._topic, str(partition)).set(records)
-        moving = sorted(self._moving())
-        place = [(partition, committed.get(partition, -1)) for partition in moving]
+        moving = sorted(self._worker.moving)
+        place = (self._worker.steps, [(partition, committed.get(partition, -1)) for partition in moving])
         self._health.progress(self._group, place, behind=any(lag.get(partition, 0) for partition in moving))

@@ -68,6 +68,11 @@ class Stage(Protocol):
         ...
 
     @property
+    def steps(self) -> int:
+        """Pieces of work done so far; a large record is many, so that it does not look like a stall."""
+        ...
+
+    @property
     def held(self) -> int:
         """Records that are applied but for a delayed sweep; bounded by the stage."""
         ...
@@ -143,6 +148,11 @@ class Worker:
     def moving(self) -> frozenset[int]:
         """Partitions whose committed offsets should advance: held, and neither parked nor held back."""
         return self._moving
+
+    @property
+    def steps(self) -> int:
+        """Pieces of work that the stage has done so far."""
+        return self._stage.steps
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set, then drain, commit and leave the group.

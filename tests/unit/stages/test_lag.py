@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
@@ -30,12 +31,20 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedBroker]:
     broker.close()
 
 
-def watched(broker: EmbeddedBroker, health: Health, *moving: int) -> bool:
+@dataclass
+class Worker:
+    moving: frozenset[int]
+    steps: int = 0
+
+
+def watched(broker: EmbeddedBroker, health: Health, *moving: int, steps: int = 0) -> bool:
     """Alive, after more than ten limits of sampling?"""
-    sampler = LagSampler(broker, "g", "t", lambda: frozenset(moving), health, Metrics())
+    worker = Worker(frozenset(moving))
+    sampler = LagSampler(broker, "g", "t", worker, health, Metrics())
     end = time.monotonic() + 15 * LIMIT
     while time.monotonic() < end:
         sampler.tick()
+        worker.steps += steps
         time.sleep(LIMIT / 10)
     return health.livez().ok
 
@@ -44,6 +53,10 @@ def test_a_partition_of_ours_that_stands_still_fails_liveness(broker: EmbeddedBr
     health = Health(LIMIT)
     assert not watched(broker, health, 0, 1)
     assert "behind" in health.livez().reasons["g"]
+
+
+def test_one_record_that_is_worked_on_for_long_does_not(broker: EmbeddedBroker) -> None:
+    assert watched(broker, Health(LIMIT), 0, 1, steps=1)
 
 
 def test_another_s_partition_and_one_that_waits_do_not(broker: EmbeddedBroker) -> None:

@@ -27,6 +27,7 @@ class HandStage:
     name = "embed"
     flush_seconds = 0.0
     held = 0
+    steps = 0
 
     def __init__(self, broker: EmbeddedBroker) -> None:
         self.broker = broker
