@@ -1,4 +1,7 @@
-"""``python -m tests.bench``: all benchmarks in one run, as tables and as build/bench.json."""
+"""``python -m tests.bench``: all benchmarks in one run, as tables and as build/bench.json.
+
+On 2 cores about an hour and a half. ``--documents 200 --rounds 1 --memory-minutes 2`` shows that it runs.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,17 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from tests.bench import freshness, throughput
+from tests.bench import freshness, memory, throughput
 from tests.bench.setting import machine
 from tests.support.kafka import Missing, check
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--documents", type=int, default=400)
+    options.add_argument("--documents", type=int, default=2000)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--edits", type=int, default=150)
+    options.add_argument("--memory-minutes", type=float, default=30.0)
     chosen = options.parse_args()
     try:
         check()
@@ -36,6 +40,8 @@ def main() -> None:
     _show("throughput", result["throughput"])
     result["freshness, ms"] = freshness.all_of(chosen.edits, kafka=kafka)
     _show("freshness, ms from save to searchable", result["freshness, ms"])
+    result["memory"] = memory.measure(chosen.memory_minutes, "hashing", 300, 10.0, 1)
+    _show("memory of `up`, edited all the time", result["memory"])
     Path("build").mkdir(exist_ok=True)
     Path("build/bench.json").write_text(json.dumps(result, indent=1))
     print("\nedits: tokens embedded against the least possible", flush=True)

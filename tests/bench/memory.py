@@ -89,7 +89,12 @@ def measure(minutes: float, model: str, documents: int, per_second: float, seed:
         finally:
             made.end()
     quarter = max(1, len(samples) // 4)
-    second, last = statistics.median(samples[quarter : 2 * quarter]), statistics.median(samples[-quarter:])
+
+    def quarters(values: list[float]) -> tuple[float, float]:
+        return statistics.median(values[quarter : 2 * quarter]), statistics.median(values[-quarter:])
+
+    second, last = quarters(samples)
+    own = [rss - files for rss, files in zip(samples, mapped, strict=True)]
     return {
         "model": model,
         "minutes": minutes,
@@ -97,7 +102,7 @@ def measure(minutes: float, model: str, documents: int, per_second: float, seed:
         "chunks embedded": status["chunks_embedded"],
         "store differs from files": len(differences),
         "RSS MiB at start, second quarter, last quarter": [round(samples[0]), round(second), round(last)],
-        "of it mapped files": [round(one) for one in (mapped[0], mapped[len(mapped) // 2], mapped[-1])],
+        "without mapped files": [round(own[0]), *map(round, quarters(own))],
         "highest": round(max(samples)),
         "growth percent": round(100 * (last / second - 1), 1),
     }

@@ -5,15 +5,28 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from pipeline.cli.index import Index
 from pipeline.embedding.batches import embed_all
 from pipeline.ports import Embedder
 from pipeline.sync import ToEmbed
 from tests.bench.setting import HASHING, MINILM, machine, running, servers, write_documents
+
+#: What a thread's name starts with, and the stage that it works for.
+_STAGES = (
+    ("connector", "connector"),
+    ("watch", "connector"),
+    ("chunk", "chunk stage"),
+    ("embed", "embed stage, but for its writing"),
+    ("model", "embed stage, but for its writing"),
+    ("write", "writing to the store"),
+)
 
 
 def texts_of(index: Index) -> list[ToEmbed]:
@@ -27,6 +40,19 @@ def texts_of(index: Index) -> list[ToEmbed]:
             break
     counts = index.embedder.tokenizer.count([one.text for one in found])
     return [one._replace(tokens=count) for one, count in zip(found, counts, strict=True)]
+
+
+def shares() -> dict[str, str]:
+    """The processor time of this process so far, by what its threads are for."""
+    names = {thread.native_id: thread.name for thread in threading.enumerate()}
+    spent: dict[str, float] = {}
+    for one in psutil.Process().threads():
+        name = names.get(one.id, "threads of the engines (store, tokenizer, model)")
+        stage = next((stage for start, stage in _STAGES if name.startswith(start)), name)
+        spent[stage] = spent.get(stage, 0.0) + one.user_time + one.system_time
+    whole = sum(spent.values())
+    ranked = sorted(spent.items(), key=lambda item: -item[1])
+    return {stage: f"{100 * seconds / whole:.0f} %" for stage, seconds in ranked if seconds / whole >= 0.005}
 
 
 def with_model(documents: Path, rounds: int) -> dict[str, Any]:
@@ -59,12 +85,13 @@ def with_model(documents: Path, rounds: int) -> dict[str, Any]:
 
 def without_model(documents: Path, rounds: int, settings: dict[str, Any]) -> dict[str, Any]:
     """chunks/s with the hashing embedder, so that only the pipeline is measured."""
-    rates, chunks = [], 0
+    rates, chunks, spent = [], 0, {}
     for _ in range(rounds):
         with running(documents, {**HASHING, **settings}) as (index, seconds):
             chunks = index.collection.count_chunks()
             rates.append(chunks / seconds)
-    return {"chunks": chunks, "chunks/s": round(statistics.median(rates))}
+            spent = shares()
+    return {"chunks": chunks, "chunks/s": round(statistics.median(rates)), "processor time of the process": spent}
 
 
 def measure(documents: int, rounds: int, *, kafka: bool = True) -> dict[str, Any]:
