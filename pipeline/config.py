@@ -180,6 +180,27 @@ class EmbedConfig(Section):
     )
 
 
+class MigrateConfig(Section):
+    """Migrations to another model or chunking."""
+
+    on_model_change: Literal["refuse", "migrate"] = Field(
+        "refuse", description="what a worker does that is configured for another model or chunking than the live one"
+    )
+    models: list[str] = Field(
+        default_factory=list,
+        description="where else the weights of a generation may be on this machine: as model.name",
+    )
+    live_seconds: Seconds = Field(2.0, description="building waits while the live generation is behind for longer")
+    lag_seconds: Seconds = Field(30.0, description="cutover and rollback refuse a target that is behind for longer")
+    tolerance: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01, description="how much worse labelled answers may be: of nDCG@10, Recall@10 and RR@10"
+    )
+    known_item_tolerance: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.05, description="the same of answers to known-item queries, where there are no labels"
+    )
+    known_items: Count = Field(200, description="known-item queries drawn from the documents")
+
+
 class RetryConfig(Section):
     """Backoff of transient errors. A long-lived worker waits without end."""
 
@@ -224,6 +245,7 @@ class Config(Section):
     work: WorkConfig = WorkConfig()
     chunk: ChunkConfig = ChunkConfig()
     embed: EmbedConfig = EmbedConfig()
+    migrate: MigrateConfig = MigrateConfig()
     retry: RetryConfig = RetryConfig()
     http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()

@@ -22,7 +22,9 @@
         ├── FingerprintMismatch   vectors of another model or chunking
         ├── ForeignCollection     a collection that vectide did not make
         ├── CollectionMissing     a collection that should be there is not
-        └── StateInUse            a second process on the same embedded state
+        ├── StateInUse            a second process on the same embedded state
+        └── Refused               what was asked for must not be done as things are
+            └── GateRefused         a generation is not proven good enough to be searched
 """
 
 from __future__ import annotations
@@ -162,3 +164,15 @@ class StateInUse(Fatal):
     """A second process wants the same embedded state."""
 
     exit_code = 6
+
+
+class Refused(Fatal):
+    """What an operator asked for must not be done as things are; nothing was changed."""
+
+    exit_code = 8
+
+
+class GateRefused(Refused):
+    """A generation is not proven: behind, different from the log, or worse than the live one."""
+
+    exit_code = 9

@@ -434,6 +434,10 @@ class Store(Protocol):
         """Delete a collection; one that does not exist is no error."""
         ...
 
+    def size(self, name: str) -> int:
+        """Bytes that dropping it gives back, at least: files where they are ours, else its vectors."""
+        ...
+
     def point_alias(self, alias: str, name: str) -> None:
         """Make ``alias`` mean ``name`` in one atomic step."""
         ...

@@ -62,8 +62,17 @@ class GenerationSpec(Spec):
     chunking: ChunkingSpec
     model: ModelSpec
     filter_fields: dict[str, FieldType] = Field(default_factory=dict)
+    life: Annotated[int, Field(ge=1)] = Field(
+        1, description="counts generations of equal specs, so that the names of one that is over are never used again"
+    )
+    model_at: str = Field("", description="where the weights were when the generation was begun; a hint")
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what changes an answer: lives and places do not."""
+        return fingerprint(self.model_dump(mode="json", exclude={"life", "model_at"}))
 
     @property
     def id(self) -> str:
-        """The generation's name, from its fingerprint."""
-        return f"g{self.fingerprint[:12]}"
+        """The generation's name, from its fingerprint and life."""
+        return f"g{self.fingerprint[:12]}" + (f"-{self.life}" if self.life > 1 else "")

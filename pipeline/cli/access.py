@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.cli.assembly import LiveGeneration, apply_topics, opened, search_service
+from pipeline.cli.assembly import Followed, Models, apply_topics, opened, search_service
 from pipeline.cli.operations import Operations
 from pipeline.config import Config
-from pipeline.errors import ConfigError, Transient, VectideError
+from pipeline.errors import ConfigError, Refused, Transient, VectideError
 from pipeline.observe.http import Route
 
 #: A first search may load a model behind the endpoint.
@@ -50,12 +50,14 @@ def reached(config: Config) -> Iterator[Ask]:
     with opened(config, "command") as parts:
         if config.broker == "embedded":
             apply_topics(parts)
-        live = LiveGeneration(parts)
+        control, models = Followed(parts), Models(config)
+        operations = Operations(parts, control, search_service(parts, control, models), models)
+        routes = operations.routes()
         try:
-            routes = Operations(parts, search_service(parts, live), live).routes()
             yield lambda method, path, arguments: routes[method, path](arguments)
         finally:
-            live.close()
+            operations.close()
+            control.close()
 
 
 def running(state: Path) -> str | None:
@@ -103,6 +105,8 @@ def _post(url: str, method: str, path: str, arguments: Mapping[str, Any], second
         detail = _detail(error)
         if error.code == 400:
             raise ConfigError(detail) from None
+        if error.code == 409:
+            raise Refused(detail) from None
         raise Transient(f"{url}: {detail}") from None
     except OSError as error:
         raise Transient(f"{url} does not answer: {error}") from None

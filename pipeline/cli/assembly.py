@@ -4,40 +4,36 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pipeline.broker.opening import open_broker
-from pipeline.broker.topics import chunks_topic, pipeline_topics
+from pipeline.broker.topics import pipeline_topics
 from pipeline.config import Config
 from pipeline.deadline import Deadline
-from pipeline.embedding.batches import embed_all
-from pipeline.embedding.generation import chunker, generation_spec
+from pipeline.embedding.generation import generation_spec
 from pipeline.embedding.loading import load
-from pipeline.embedding.models import config_of, tokenizer_of
-from pipeline.embedding.recent import RecentVectors
+from pipeline.embedding.models import located
 from pipeline.embedding.shared import SharedEmbedder
 from pipeline.errors import CollectionMissing, ConfigError, Fatal, FingerprintMismatch
-from pipeline.generations.control import Control, ControlState, LogIdentity, check_log, found
+from pipeline.generations import operator, transitions
+from pipeline.generations.control import Control, ControlState, LogIdentity, check_log
 from pipeline.naming import Names
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
 from pipeline.patience import Patience
-from pipeline.ports import Broker, Collection, CollectionSpec, Embedder, Publisher, Store
+from pipeline.ports import Broker, Collection, CollectionSpec, Embedder, Store
 from pipeline.retry import RetryPolicy
 from pipeline.search.service import SearchService
-from pipeline.specs import GenerationSpec, ModelSpec
-from pipeline.stages.chunk import ChunkStage
-from pipeline.stages.embed import EmbedLimits, EmbedStage
-from pipeline.stages.worker import Worker, WorkerLimits
+from pipeline.specs import GenerationSpec
 from pipeline.store.opening import open_store
-from pipeline.sync import Embed
 
 log = logging.getLogger(__name__)
 
 #: How often a follower looks whether another generation is live: within a second of a cutover.
-_CONTROL_SECONDS = 0.5
+_CONTROL_SECONDS = 0.25
 _CLOSE_SECONDS = 10.0
 
 
@@ -101,18 +97,10 @@ def apply_topics(parts: Parts) -> list[str]:
     return parts.broker.ensure_topics(pipeline_topics(parts.names, parts.config.pipeline))
 
 
-def live_generation(parts: Parts) -> GenerationSpec | None:
-    """The live generation, if one was founded.
-
-    Raises:
-        Fatal: there are no topics yet.
-    """
-    state = _control_state(parts)
-    return None if state is None or state.live is None else state.live.spec
-
-
-def founded(parts: Parts) -> GenerationSpec:
-    """The live generation; founded from the configuration if this is the first start of all.
+def founded(parts: Parts) -> ControlState:
+    """What ``control`` says, with a live generation: founded from the configuration if this is the
+    first start of all. With ``migrate.on_model_change = "migrate"``, another model or chunking in
+    the configuration starts a migration.
 
     Raises:
         Fatal: there are no topics yet.
@@ -122,15 +110,12 @@ def founded(parts: Parts) -> GenerationSpec:
     identity = log_identity(parts)
     state = _control_state(parts)
     if state is None or state.live is None:
-        found(parts.broker, parts.names, generation_spec(parts.config), identity)
-        state = _control_state(parts)
-        assert state is not None  # just written
+        spec = generation_spec(parts.config)
+        state = operator.found(
+            parts.broker, parts.names, lambda now: transitions.found(now, spec, time.time()), identity
+        )
     check_log(state, identity)
-    assert state.live is not None  # found() returns only then
-    spec = state.live.spec
-    _refuse_another(parts.config, spec)
-    parts.broker.ensure_topics([chunks_topic(parts.names, spec.id, parts.config.pipeline)])
-    return spec
+    return _proposed(parts, state)
 
 
 def log_identity(parts: Parts) -> LogIdentity:
@@ -147,14 +132,39 @@ def log_identity(parts: Parts) -> LogIdentity:
     return LogIdentity(epoch, info.id)
 
 
-def loaded(parts: Parts, spec: ModelSpec) -> Embedder:
-    """The model of a generation, ready for several threads.
+class Models:
+    """Loaded models, each once, ready for several threads.
 
-    Raises:
-        ConfigError: it is not on this machine.
-        FingerprintMismatch: the files on this machine are of another model.
+    Args:
+        config: where weights are, device and threads.
+        loaded: some that are there already.
     """
-    return SharedEmbedder(lambda: load(config_of(spec, parts.config.model), spec))
+
+    def __init__(self, config: Config, loaded: Sequence[Embedder] = ()) -> None:
+        self._config = config
+        self._lock = threading.Lock()
+        self._loaded = {one.spec.fingerprint: one for one in loaded}
+
+    def of(self, spec: GenerationSpec) -> Embedder:
+        """The model of a generation.
+
+        Raises:
+            ConfigError: it is not on this machine.
+            FingerprintMismatch: what is there is another model.
+        """
+        with self._lock:
+            found = self._loaded.get(spec.model.fingerprint)
+            if found is None:
+                place = located(spec, self._config)
+                found = SharedEmbedder(lambda: load(place, spec.model))
+                self._loaded[spec.model.fingerprint] = found
+            return found
+
+    def keep(self, specs: Iterable[GenerationSpec]) -> None:
+        """Let go of the models of all other generations."""
+        wanted = {spec.model.fingerprint for spec in specs}
+        with self._lock:
+            self._loaded = {name: one for name, one in self._loaded.items() if name in wanted}
 
 
 def collection_of(parts: Parts, spec: GenerationSpec) -> Collection:
@@ -188,95 +198,51 @@ def collection_of(parts: Parts, spec: GenerationSpec) -> Collection:
     )
 
 
-def chunk_worker(parts: Parts, spec: GenerationSpec, publisher: Publisher) -> Worker:
-    """A member of the chunk stage's group.
-
-    Raises:
-        ConfigError, FingerprintMismatch: the generation's tokenizer is not on this machine.
-    """
-    config, names = parts.config, parts.names
-    tokenizer = tokenizer_of(config_of(spec.model, config.model))
-    if tokenizer.sha256 != spec.chunking.tokenizer_sha256:
-        raise FingerprintMismatch(
-            f"model.name = {config.model.name!r} has another tokenizer than generation {spec.id}",
-            f"configure {spec.model.name}, the model of the live generation",
-        )
-    stage = ChunkStage(
-        parts.broker,
-        publisher,
-        names,
-        spec,
-        config.pipeline.epoch,
-        chunker(spec, tokenizer),
-        config.chunk.behind_limit_records,
-        parts.patience(),
-        parts.health,
-        parts.metrics,
-    )
-    consumer = parts.broker.consumer(names.group("chunk", spec.id), [names.documents(config.pipeline.epoch)], "chunk")
-    return Worker(consumer, stage, _limits(config), parts.health, parts.metrics)
-
-
-def embed_worker(
-    parts: Parts, spec: GenerationSpec, collection: Collection, embedder: Embedder, publisher: Publisher
-) -> Worker:
-    """A member of the embed stage's group."""
-    config, names, embed = parts.config, parts.names, parts.config.embed
-    stage = EmbedStage(
-        collection,
-        model_runner(parts, embedder),
-        publisher,
-        names,
-        EmbedLimits(
-            documents=embed.gather_documents,
-            tokens=embed.gather_tokens,
-            slice_chunks=embed.slice_chunks,
-            delete_grace_seconds=embed.delete_grace_seconds,
-            flush_seconds=embed.flush_seconds,
-        ),
-        parts.patience(),
-        parts.health,
-        parts.metrics,
-        RecentVectors(embed.recent_vectors_bytes),
-    )
-    consumer = parts.broker.consumer(names.group("embed", spec.id), [names.chunks(spec.id)], "embed")
-    return Worker(consumer, stage, _limits(config), parts.health, parts.metrics)
-
-
-def model_runner(parts: Parts, embedder: Embedder) -> Embed:
-    """Texts to vectors in the configured batches, padded tokens measured."""
-    embed, observe = parts.config.embed, parts.metrics.tokens_per_batch.observe
-    return lambda items: embed_all(embedder, items, embed.batch_tokens, embed.batch_items, observe)
-
-
-def search_service(
-    parts: Parts, live: Callable[[], GenerationSpec | None], load_model: Callable[[ModelSpec], Embedder] | None = None
-) -> SearchService:
-    """Searches in the live generation."""
-    return SearchService(parts.store, parts.names, live, load_model or (lambda spec: loaded(parts, spec)))
-
-
-class LiveGeneration:
-    """The live generation as ``control`` says, looked up at most twice a second; for several threads."""
+class Followed:
+    """What ``control`` says, looked up at most a few times a second; for several threads."""
 
     def __init__(self, parts: Parts) -> None:
         self._control = Control(parts.broker, parts.names)
         self._lock = threading.Lock()
         self._looked = Deadline.after(0.0)
 
-    def __call__(self) -> GenerationSpec | None:
-        """The spec; None before a generation was founded."""
+    def __call__(self) -> ControlState:
+        """As of a moment ago."""
         with self._lock:
             if self._looked.expired:
                 self._control.refresh()
                 self._looked = Deadline.after(_CONTROL_SECONDS)
-            live = self._control.state.live
-            return None if live is None else live.spec
+            return self._control.state
+
+    def again(self) -> ControlState:
+        """As of now."""
+        with self._lock:
+            self._looked = Deadline.after(0.0)
+        return self()
 
     def close(self) -> None:
         """Stop following."""
         with self._lock:
             self._control.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """The generations as a search sees them."""
+
+    live: GenerationSpec | None
+    standby: list[GenerationSpec]
+
+
+def search_service(parts: Parts, control: Callable[[], ControlState], models: Models) -> SearchService:
+    """Searches in the live generation."""
+
+    def searched() -> Searched:
+        state = control()
+        standby = [one.spec for one in state.followed if one.state in ("ready", "previous")]
+        return Searched(None if state.live is None else state.live.spec, standby)
+
+    return SearchService(parts.store, parts.names, searched, models.of)
 
 
 def _control_state(parts: Parts) -> ControlState | None:
@@ -289,15 +255,21 @@ def _control_state(parts: Parts) -> ControlState | None:
         control.close()
 
 
-def _refuse_another(config: Config, live: GenerationSpec) -> None:
-    """Configuration only proposes: what differs from the live generation is named, not followed."""
+def _proposed(parts: Parts, state: ControlState) -> ControlState:
+    """Configuration only proposes: what differs from all that is followed is refused, or migrated to."""
+    config, live = parts.config, state.live
+    assert live is not None  # founded before
     try:
         proposed = generation_spec(config)
     except ConfigError:
-        return  # a worker without weights takes everything from control
-    if proposed.id == live.id:
-        return
-    ours, theirs = proposed.model_dump(mode="json"), live.model_dump(mode="json")
+        return state  # a worker without weights takes everything from control
+    if any(one.spec.fingerprint == proposed.fingerprint for one in state.followed):
+        return state
+    known = any(one.spec.fingerprint == proposed.fingerprint for one in state.generations.values())
+    if config.migrate.on_model_change == "migrate" and not known:
+        log.info("migration started: the configuration asks for it", extra={"generation": proposed.id})
+        return operator.operate(parts.broker, parts.names, lambda now: transitions.start(now, proposed, time.time()))
+    ours, theirs = proposed.model_dump(mode="json"), live.spec.model_dump(mode="json")
     differing = [
         f"{part}.{name} is {theirs[part].get(name)!r}, configured is {ours[part].get(name)!r}"
         for part in ("model", "chunking", "filter_fields")
@@ -306,15 +278,7 @@ def _refuse_another(config: Config, live: GenerationSpec) -> None:
     ]
     raise FingerprintMismatch(
         f"the live generation {live.id} differs from the configuration: {'; '.join(differing)}",
-        "configure what the live generation has, or index anew under another pipeline.name (or --state)",
-    )
-
-
-def _limits(config: Config) -> WorkerLimits:
-    work = config.work
-    return WorkerLimits(
-        in_flight_records=work.in_flight_records,
-        in_flight_bytes=work.in_flight_bytes,
-        commit_seconds=work.commit_seconds,
-        drain_seconds=work.drain_seconds,
+        "migrate with this configuration: `vectide migrate run` (or start, then cutover), after starting the workers "
+        "with what the live generation has"
+        + ("; it was a generation before, so on_model_change does not begin it again by itself" if known else ""),
     )

@@ -9,6 +9,7 @@ from typing import Any, Final
 from pipeline.cli.assembly import Parts
 from pipeline.codec import event_time
 from pipeline.errors import CollectionMissing
+from pipeline.generations.control import ControlState
 from pipeline.ports import Record
 from pipeline.specs import GenerationSpec
 from pipeline.stages import dead_letters
@@ -19,12 +20,13 @@ _COUNTERS: Final = ("chunks_embedded", "chunks_reused", "tokens_embedded", "docu
 _READ_SECONDS: Final = 2.0
 
 
-def figures(parts: Parts, live: GenerationSpec | None) -> dict[str, Any]:
+def figures(parts: Parts, control: ControlState) -> dict[str, Any]:
     """The pipeline as it is now.
 
     Raises:
         BrokerUnavailable, StoreUnavailable: no answer.
     """
+    live = None if control.live is None else control.live.spec
     reports = read_reports(parts.broker, parts.names)
     lag, oldest = _lag(parts, live)
     counters = {name: int(sum(report.counters.get(name, 0) for report in reports)) for name in _COUNTERS}
@@ -36,6 +38,7 @@ def figures(parts: Parts, live: GenerationSpec | None) -> dict[str, Any]:
         "dead_letters": dead_letters.count(parts.broker, parts.names),
         **counters,
         "generation": None if live is None else _described(live),
+        "generations": {one.id: one.state for one in control.followed},
         "workers": [_worker(report) for report in reports if not _gone(report)],
     }
 

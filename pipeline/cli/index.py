@@ -8,28 +8,26 @@ from typing import Final
 
 from connectors.registry import open_source
 from pipeline.cli.assembly import (
-    LiveGeneration,
+    Followed,
+    Models,
     Parts,
     apply_topics,
-    chunk_worker,
     collection_of,
-    embed_worker,
     founded,
-    loaded,
     search_service,
 )
 from pipeline.cli.connect import runner_of
 from pipeline.cli.crew import Crew
+from pipeline.cli.lines import Lines, live_lag
 from pipeline.cli.operations import Operations
-from pipeline.cli.process import Pulse, reporter
+from pipeline.cli.process import Pulse, follow, reporter
 from pipeline.config import SourceConfig
 from pipeline.deadline import Deadline
-from pipeline.errors import FingerprintMismatch
+from pipeline.generations.control import ControlState
 from pipeline.ports import Embedder
-from pipeline.specs import GenerationSpec, ModelSpec
-from pipeline.stages.lag import LagSampler
+from pipeline.specs import GenerationSpec
 
-_END_SECONDS: Final = 15.0
+_END_SECONDS: Final = 25.0
 
 
 class Index:
@@ -56,37 +54,31 @@ class Index:
         self.parts = parts
         self.crew = Crew(stop)
         apply_topics(parts)
-        self.spec: GenerationSpec = founded(parts)
+        live = founded(parts).live
+        assert live is not None  # founded() gives no state without one
+        self.spec: GenerationSpec = live.spec
         limit = parts.config.pipeline.document_limit_bytes
         self.sources = {id: open_source(id, source, limit) for id, source in sources.items()}
-        self.embedder = embedder or loaded(parts, self.spec.model)
+        self.models = Models(parts.config, [] if embedder is None else [embedder])
+        self.embedder = self.models.of(self.spec)
         self.collection = collection_of(parts, self.spec)
-        self._live = LiveGeneration(parts)
-        self.search = search_service(parts, self._live, self._model)
+        self.control = Followed(parts)
+        self.search = search_service(parts, self.control, self.models)
         self._reporter = reporter(parts.broker, parts.names, "up", self.spec.id, parts.health, parts.metrics)
-        self.operations = Operations(parts, self.search, self._live, self._reporter.now)
+        self.operations = Operations(parts, self.control, self.search, self.models, self._reporter.now)
+        self.lines = Lines(parts, self.control, self.models, ("chunk", "embed"), on_state=self._followed)
         self.runners = [runner_of(parts, source, sources[id]) for id, source in self.sources.items()]
 
     def start(self) -> None:
         """Start all threads; connectors last, so that nothing waits for its reader."""
-        parts, names = self.parts, self.parts.names
-        publisher = parts.broker.publisher("chunk")
-        chunks = chunk_worker(parts, self.spec, publisher)
-        embeds = embed_worker(parts, self.spec, self.collection, self.embedder, publisher)
-        self.crew.start("chunk-worker", chunks.run)
-        self.crew.start("embed-worker", embeds.run)
+        # What is wrong with the live generation is raised here; others must not keep it from starting.
+        self.lines.start_live(self.control())
+        self.crew.start("lines", self.lines.run)
+        self.crew.start("search", lambda stop: follow(self.search, stop))
         for runner in self.runners:
             self.crew.start("connector", runner.run)
-        documents = names.documents(parts.config.pipeline.epoch)
-        chunk_group, embed_group = names.group("chunk", self.spec.id), names.group("embed", self.spec.id)
-        health, metrics = parts.health, parts.metrics
-        samplers = [
-            LagSampler(parts.broker, chunk_group, documents, chunks, health, metrics).tick,
-            LagSampler(parts.broker, embed_group, names.chunks(self.spec.id), embeds, health, metrics).tick,
-        ]
-        self.crew.start("pulse", Pulse([self._reporter.tick, *samplers]).run)
-        parts.metrics.generation_info.labels(self.spec.id, self.spec.model.name).set(1)
-        parts.health.set_started()
+        self.crew.start("pulse", Pulse([self._reporter.tick]).run)
+        self.parts.health.set_started()
 
     @property
     def scanned(self) -> bool:
@@ -94,22 +86,23 @@ class Index:
         return all(runner.scanned.is_set() for runner in self.runners)
 
     def lag(self) -> int:
-        """Records that some stage has not committed yet."""
-        broker, names = self.parts.broker, self.parts.names
-        chunk = broker.lag(names.group("chunk", self.spec.id), names.documents(self.parts.config.pipeline.epoch))
-        embed = broker.lag(names.group("embed", self.spec.id), names.chunks(self.spec.id))
-        return sum(chunk.values()) + sum(embed.values())
+        """Records that some stage of the live generation has not committed yet."""
+        return live_lag(self.parts, self.spec)
 
     def close(self) -> bool:
         """Drain, commit and end all threads; False if one did not end in time."""
         for source in self.sources.values():
             source.close()
         ended = self.crew.end(Deadline.after(self.parts.config.work.drain_seconds + _END_SECONDS))
-        self._live.close()
+        self.operations.close()
+        self.control.close()
         self._reporter.end()
         return ended
 
-    def _model(self, spec: ModelSpec) -> Embedder:
-        if spec.fingerprint != self.embedder.spec.fingerprint:
-            raise FingerprintMismatch(f"the live generation's model {spec.name} is not loaded here", "start `up` again")
-        return self.embedder
+    def _followed(self, state: ControlState) -> None:
+        """The live generation is another one now, and models of those that are over can go."""
+        if state.live is not None and state.live.id != self.spec.id:
+            self.collection = collection_of(self.parts, state.live.spec)
+            self.embedder = self.models.of(state.live.spec)
+            self.spec = state.live.spec
+        self.models.keep([one.spec for one in state.followed])

@@ -11,6 +11,8 @@ code meaning
 5    the collection is of another model or chunking, or not vectide's
 6    the state folder is in use by another process
 7    Kafka, Qdrant or a running vectide did not answer in time: try again
+8    refused as things are, for example a second migration; nothing was changed
+9    the gate refused: the new generation is behind, differs from the log or answers worse
 130  interrupted
 ==== ==========================================================================
 """
@@ -39,6 +41,7 @@ _COMMANDS: Final = {
     "connect": ("connect", "connect", "Run the connectors of sources (long-lived)."),
     "work": ("work", "work", "Run a chunk or an embed worker (long-lived)."),
     "serve": ("serve", "serve", "Answer searches over HTTP (long-lived)."),
+    "migrate": ("migrate", "migrate", "Change the model or the chunking: live, proven, undone in a second."),
     "dead-letters": ("dead_letters", "dead_letters", "List, show, replay or drop what failed for good."),
     "config": ("config", "config", "Check the configuration and show what is in effect."),
 }

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from pipeline.cli.assembly import Parts, live_generation
+from pipeline.cli.assembly import Followed, Models, Parts
 from pipeline.cli.figures import figures
+from pipeline.cli.migrations import Migrations
 from pipeline.embedding.generation import chunker
-from pipeline.embedding.models import config_of, tokenizer_of
+from pipeline.embedding.models import located, tokenizer_of
 from pipeline.errors import ConfigError
 from pipeline.observe.http import Route
 from pipeline.records import ChunkedDocument, DeadLetter, DocumentEvent
@@ -19,8 +20,6 @@ from pipeline.stages import dead_letters
 from pipeline.stages.chunk import chunked
 from pipeline.stages.dead_letters import describe
 
-Live = Callable[[], GenerationSpec | None]
-
 #: Shown of a dead letter's record: enough to recognise it.
 _RECORD_CHARACTERS: Final = 20_000
 
@@ -30,22 +29,25 @@ class Operations:
 
     Args:
         parts: broker and store, open.
-        search: answers questions; None where nobody asks.
-        live: the live generation.
+        control: what ``control`` says.
+        search: answers questions.
+        models: loaded models.
         before_status: brings counters of this very process up to date.
     """
 
     def __init__(
         self,
         parts: Parts,
-        search: SearchService | None = None,
-        live: Live | None = None,
+        control: Followed,
+        search: SearchService,
+        models: Models,
         before_status: Callable[[], None] = lambda: None,
     ) -> None:
         self._parts = parts
+        self._control = control
         self._search = search
-        self._live = live or (lambda: live_generation(parts))
         self._before_status = before_status
+        self._migrations = Migrations(parts, control, models)
 
     def routes(self) -> dict[tuple[str, str], Route]:
         """By method and path."""
@@ -53,7 +55,12 @@ class Operations:
             ("POST", "/search"): self.search,
             ("GET", "/status"): self.status,
             ("POST", "/dead-letters"): self.dead_letters,
+            ("POST", "/migrate"): self._migrations.ask,
         }
+
+    def close(self) -> None:
+        """Give up what still runs."""
+        self._migrations.close()
 
     def search(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """``query``, ``top``, ``filter`` (list of ``key=value``), ``by_document``.
@@ -69,7 +76,6 @@ class Operations:
             raise ConfigError(f"`top` = {top!r} is not a whole number", "ask for 1 to 1000 hits")
         if not isinstance(filters, list) or not all(isinstance(one, str) for one in filters):
             raise ConfigError("`filter` is not a list of key=value texts", 'for example ["source=docs"]')
-        assert self._search is not None  # the routes of a process that searches
         metrics = self._parts.metrics
         with metrics.search_duration_seconds.time():
             answer = self._search.search(
@@ -81,7 +87,7 @@ class Operations:
     def status(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that ``vectide status`` shows."""
         self._before_status()
-        return figures(self._parts, self._live())
+        return figures(self._parts, self._control())
 
     def dead_letters(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """``action``: ``list``, ``show``, ``replay`` or ``drop``; ``ids``: which (empty for all).
@@ -123,12 +129,12 @@ class Operations:
         return {"replayed": replayed, "kept": kept}
 
     def _chunkers(self) -> dict[str, Callable[[DocumentEvent, int], ChunkedDocument]]:
-        live = self._live()
-        if live is None:
-            return {}
-        tokenizer = tokenizer_of(config_of(live.model, self._parts.config.model))
-        cut = chunker(live, tokenizer)
-        return {live.id: lambda event, version: chunked(event, version, live.id, cut)}
+        """By generation: a letter is replayed into the one that it comes from."""
+        return {one.id: self._chunker(one.spec) for one in self._control.again().followed}
+
+    def _chunker(self, spec: GenerationSpec) -> Callable[[DocumentEvent, int], ChunkedDocument]:
+        cut = chunker(spec, tokenizer_of(located(spec, self._parts.config)))
+        return lambda event, version: chunked(event, version, spec.id, cut)
 
 
 def _shown(letter: DeadLetter) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -12,16 +13,33 @@ from pipeline.cli.assembly import Parts
 from pipeline.cli.crew import Crew
 from pipeline.config import Config
 from pipeline.deadline import Deadline
+from pipeline.errors import Backpressure, Transient
 from pipeline.naming import Names
 from pipeline.observe.health import Health
 from pipeline.observe.http import HttpServer, Route
 from pipeline.observe.metrics import Metrics
 from pipeline.ports import Broker
+from pipeline.search.service import SearchService
 from pipeline.stages.reports import Reporter
 
+log = logging.getLogger(__name__)
+
 _PULSE_SECONDS: Final = 1.0
+#: With the quarter of a second between two looks at control: a search follows a cutover in half a second.
+_FOLLOW_SECONDS: Final = 0.1
 #: Beyond the drain budget: the last commit, leaving the group, the last report.
 _END_SECONDS: Final = 15.0
+
+
+def follow(search: SearchService, stop: threading.Event) -> None:
+    """Keep a search's generations open until ``stop`` is set; in a thread of its own, for loading a
+    model takes seconds.
+    """
+    while not stop.wait(_FOLLOW_SECONDS):
+        try:
+            search.follow()
+        except (Transient, Backpressure) as error:
+            log.debug("generations not looked at", extra={"error": str(error)})
 
 
 def http_server(

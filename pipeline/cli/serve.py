@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.assembly import LiveGeneration, search_service
+from pipeline.cli.assembly import Followed, Models, search_service
 from pipeline.cli.longlived import long_lived
 from pipeline.cli.operations import Operations
 from pipeline.cli.options import configured
-from pipeline.cli.process import Pulse, attend, reporter
+from pipeline.cli.process import Pulse, attend, follow, reporter
 
 
 @click.command()
@@ -21,16 +21,19 @@ def serve(config_file: Path | None, state: Path | None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with long_lived("serve", config_file, state) as process:
         parts = process.parts
-        live = LiveGeneration(parts)
-        search = search_service(parts, live)
+        control, models = Followed(parts), Models(parts.config)
+        search = search_service(parts, control, models)
         process.patience.until_done("broker", search.warm)
-        for (method, path), route in Operations(parts, search, live).routes().items():
+        operations = Operations(parts, control, search, models)
+        for (method, path), route in operations.routes().items():
             process.server.mount(method, path, route)
         report = reporter(parts.broker, parts.names, "serve", "", parts.health, parts.metrics)
+        process.crew.start("search", lambda stop: follow(search, stop))
         process.crew.start("pulse", Pulse([report.tick]).run)
         parts.health.set_started()
         try:
             attend(process.crew, parts, f"vectide serve: ready on {process.url}")
         finally:
             report.end()
-            live.close()
+            operations.close()
+            control.close()

@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from pipeline.chunking import ALGORITHM, chunk
 from pipeline.config import ChunkingConfig, Config
-from pipeline.embedding.models import model_spec, tokenizer_of
+from pipeline.embedding.models import model_spec, place_of, tokenizer_of
 from pipeline.errors import ConfigError, FingerprintMismatch
 from pipeline.ports import Tokenizer
 from pipeline.records import ChunkSpan
@@ -34,6 +34,7 @@ def generation_spec(config: Config) -> GenerationSpec:
         chunking=_chunking_spec(config.chunking, model, tokenizer),
         model=model,
         filter_fields=dict(config.pipeline.filter_fields),
+        model_at=place_of(config.model),
     )
 
 

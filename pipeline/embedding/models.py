@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.chunking.tokens import HuggingFaceTokenizer, WordTokenizer
-from pipeline.config import ModelConfig
+from pipeline.config import Config, ModelConfig
 from pipeline.embedding.hashing import HASHING_VERSION
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Fatal, FingerprintMismatch
 from pipeline.ports import Tokenizer
-from pipeline.specs import ModelSpec
+from pipeline.specs import GenerationSpec, ModelSpec
 
 _HASHING_DIMENSION: Final = 256
 _HASHING_TOKENS: Final = 256
@@ -118,13 +118,52 @@ def model_spec(config: ModelConfig, tokenizer: Tokenizer) -> ModelSpec:
     )
 
 
-def config_of(spec: ModelSpec, config: ModelConfig) -> ModelConfig:
-    """How to load the model of ``spec``, which ``control`` names, on this machine: the configured
-    place, device and threads, but the spec's own prompts, limits and dtype.
+def located(spec: GenerationSpec, config: Config) -> ModelConfig:
+    """How to load a generation's model on this machine: where its weights are, with the configured
+    device and threads, and the spec's own prompts, limits and dtype.
+
+    Looks at the configured model, at ``migrate.models``, and where the weights were when the
+    generation was begun.
+
+    Raises:
+        ConfigError: it is not on this machine.
+        FingerprintMismatch: what is there is another model.
     """
+    model = spec.model
+    errors: list[Fatal] = []
+    for name in dict.fromkeys([config.model.name, *config.migrate.models, spec.model_at or config.model.name]):
+        candidate = _as_spec(model, config.model, name)
+        try:
+            found = model_spec(candidate, tokenizer_of(candidate))
+        except ConfigError as error:
+            errors.append(error)
+            continue
+        if found.fingerprint == model.fingerprint:
+            return candidate
+        theirs, ours = model.model_dump(), found.model_dump()
+        differing = {field: (value, ours[field]) for field, value in theirs.items() if ours[field] != value}
+        errors.append(
+            FingerprintMismatch(
+                f"generation {spec.id} was made by another model than {name}: {differing} (there, here)",
+                "give this machine the generation's weights (migrate.models says where they are); "
+                "a new model needs a migration",
+            )
+        )
+    raise next((error for error in errors if isinstance(error, FingerprintMismatch)), errors[0])
+
+
+def place_of(config: ModelConfig) -> str:
+    """Where a configured model's weights are, as another process can find them."""
+    folder = Path(config.name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else config.name
+
+
+def _as_spec(spec: ModelSpec, config: ModelConfig, name: str) -> ModelConfig:
     return config.model_copy(
         update={
             "provider": spec.provider,
+            "name": name,
+            "revision": config.revision if name == config.name else None,
             "max_tokens": spec.max_tokens,
             "dimension": spec.dimension,
             "document_prompt": spec.document_prompt,

@@ -6,22 +6,22 @@ compacted; its keys are::
 
     log                         the documents topic's epoch and topic id
     generation/<id>             the generation's spec and present state
-    transition/<id>/<n>         one change of state, kept for ever: the history
+    transition/<id>/<n>         one change of it, kept for ever: the history
 
-What can fail: two processes found the first generation at once (the second is fenced, re-reads
-and finds it made); a writer dies inside its transaction (aborted, nothing is seen).
+This module reads; :mod:`pipeline.generations.operator` writes what
+:mod:`pipeline.generations.transitions` decides.
 """
 
 from __future__ import annotations
 
-import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
 from pipeline.deadline import Deadline
-from pipeline.errors import BrokerUnavailable, Fenced, LogDiverged, MalformedRecord, NewerSchema, VectideError
+from pipeline.errors import BrokerUnavailable, LogDiverged, MalformedRecord, NewerSchema, VectideError
 from pipeline.naming import Names
 from pipeline.ports import Broker, NewRecord, Reader, Record
 from pipeline.specs import GenerationSpec
@@ -29,10 +29,11 @@ from pipeline.specs import GenerationSpec
 State: TypeAlias = Literal["building", "ready", "live", "previous", "retired", "aborted", "failed"]
 #: Workers follow a generation in one of these states.
 FOLLOWED: Final[frozenset[State]] = frozenset({"building", "ready", "live", "previous"})
+#: A migration to a generation in one of these states has not come to its end.
+UNDER_WAY: Final[frozenset[State]] = frozenset({"building", "ready"})
 
 _SCHEMA: Final = 1
 _READ_SECONDS: Final = 30.0
-_WRITE_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,31 @@ class Generation:
     since: float
     """When it took this state, in seconds since 1970."""
     transitions: int = 1
+    """How often it was changed. A decision names the count that it was made on."""
+    begun: float = 0.0
+    """When it was founded or its migration was started, in seconds since 1970."""
+    paused: bool = False
+    throttle: float = 1.0
+    """The share of the time that building it may take."""
 
     @property
     def id(self) -> str:
         """Its name, a fingerprint of its spec."""
         return self.spec.id
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One change of a generation, as the history keeps it."""
+
+    generation: str
+    state: State
+    """After it."""
+    at: float
+    """Seconds since 1970."""
+    reason: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What a gate found, or what was forced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +86,8 @@ class ControlState:
 
     log: LogIdentity | None = None
     generations: dict[str, Generation] = field(default_factory=dict)
+    history: tuple[Transition, ...] = ()
+    """In the order in which it was written."""
 
     @property
     def live(self) -> Generation | None:
@@ -76,6 +99,17 @@ class ControlState:
         """Those that workers keep in step with the log, live first."""
         found = [one for one in self.generations.values() if one.state in FOLLOWED]
         return sorted(found, key=lambda one: (one.state != "live", one.since))
+
+    @property
+    def target(self) -> Generation | None:
+        """The generation that a migration is building, or has built; at most one."""
+        return next((one for one in self.generations.values() if one.state in UNDER_WAY), None)
+
+    @property
+    def previous(self) -> Generation | None:
+        """The one that a rollback makes live again: the last that was."""
+        found = [one for one in self.generations.values() if one.state == "previous"]
+        return max(found, key=lambda one: one.since, default=None)
 
 
 class _Log(msgspec.Struct):
@@ -90,6 +124,9 @@ class _Generation(msgspec.Struct):
     state: State
     since: float
     transitions: int
+    begun: float = 0.0
+    paused: bool = False
+    throttle: float = 1.0
 
 
 class _Transition(msgspec.Struct):
@@ -98,6 +135,7 @@ class _Transition(msgspec.Struct):
     state: State
     at: float
     reason: str
+    details: dict[str, Any] = {}
 
 
 class Control:
@@ -165,36 +203,22 @@ def apply(state: ControlState, record: Record) -> ControlState:
             return replace(state, log=LogIdentity(log.epoch, log.topic_id))
         if key.startswith("generation/"):
             wire = msgspec.json.decode(record.value, type=_Generation)
-            generation = Generation(GenerationSpec.model_validate(wire.spec), wire.state, wire.since, wire.transitions)
+            generation = Generation(
+                GenerationSpec.model_validate(wire.spec),
+                wire.state,
+                wire.since,
+                wire.transitions,
+                wire.begun,
+                wire.paused,
+                wire.throttle,
+            )
             return replace(state, generations={**state.generations, generation.id: generation})
+        if key.startswith("transition/"):
+            entry = msgspec.json.decode(record.value, type=_Transition)
+            transition = Transition(entry.generation, entry.state, entry.at, entry.reason, entry.details)
+            return replace(state, history=(*state.history, transition))
     except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
         raise MalformedRecord(f"control record {key!r} at offset {record.offset}: {error}") from None
-    return state
-
-
-def found(broker: Broker, names: Names, spec: GenerationSpec, log: LogIdentity) -> ControlState:
-    """Make sure that there is a live generation: found ``spec`` as the first one if there is none.
-
-    Idempotent, and safe from several processes at once: all see the same generation afterwards.
-
-    Raises:
-        LogDiverged: the documents topic is not the one that ``control`` knows.
-        BrokerUnavailable: no answer.
-    """
-    state = _read(broker, names)
-    while state.live is None or state.log is None:
-        publisher = broker.transactional_publisher(names.operator)
-        try:
-            # Another founder may have been first: read again, now that nobody else can write.
-            state = _read(broker, names)
-            if state.live is None or state.log is None:
-                publisher.publish(_founding(names, spec, log), Deadline.after(_WRITE_SECONDS))
-                state = _read(broker, names)
-        except Fenced:
-            state = _read(broker, names)
-        finally:
-            publisher.close(Deadline.after(_WRITE_SECONDS))
-    check_log(state, log)
     return state
 
 
@@ -213,19 +237,44 @@ def check_log(state: ControlState, log: LogIdentity) -> None:
         )
 
 
-def _founding(names: Names, spec: GenerationSpec, log: LogIdentity) -> list[NewRecord]:
-    now = time.time()
-    generation = _Generation(_SCHEMA, spec.model_dump(mode="json"), "live", now, 1)
-    transition = _Transition(_SCHEMA, spec.id, "live", now, "the first generation")
-    entries: list[tuple[str, msgspec.Struct]] = [
-        ("log", _Log(_SCHEMA, log.epoch, log.topic_id)),
-        (f"generation/{spec.id}", generation),
-        (f"transition/{spec.id}/1", transition),
+def log_record(names: Names, log: LogIdentity) -> NewRecord:
+    """Which log all versions come from, as a record."""
+    return NewRecord(names.control, b"log", msgspec.json.encode(_Log(_SCHEMA, log.epoch, log.topic_id)))
+
+
+def change_records(names: Names, generation: Generation, transition: Transition) -> list[NewRecord]:
+    """A generation after a change, and the entry of its history, as records."""
+    wire = _Generation(
+        _SCHEMA,
+        generation.spec.model_dump(mode="json"),
+        generation.state,
+        generation.since,
+        generation.transitions,
+        generation.begun,
+        generation.paused,
+        generation.throttle,
+    )
+    entry = _Transition(
+        _SCHEMA,
+        transition.generation,
+        transition.state,
+        transition.at,
+        transition.reason,
+        dict(transition.details),
+    )
+    number = f"transition/{generation.id}/{generation.transitions}"
+    return [
+        NewRecord(names.control, f"generation/{generation.id}".encode(), msgspec.json.encode(wire)),
+        NewRecord(names.control, number.encode(), msgspec.json.encode(entry)),
     ]
-    return [NewRecord(names.control, key.encode(), msgspec.json.encode(value)) for key, value in entries]
 
 
-def _read(broker: Broker, names: Names) -> ControlState:
+def read(broker: Broker, names: Names) -> ControlState:
+    """What ``control`` says now.
+
+    Raises:
+        BrokerUnavailable, NewerSchema, MalformedRecord: see :meth:`Control.refresh`.
+    """
     control = Control(broker, names)
     try:
         return control.refresh()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipeline.errors import Backpressure, ConfigError, Poison, Transient, VectideError
+from pipeline.errors import Backpressure, ConfigError, Poison, Refused, Transient, VectideError
 from pipeline.observe.health import Health, Verdict
 from pipeline.observe.metrics import Metrics
 
@@ -137,6 +137,8 @@ class HttpServer:
             return _error("400 Bad Request", f"{type(error).__name__}: {error}")
         except (ConfigError, Poison) as error:
             return _error("400 Bad Request", str(error))
+        except Refused as error:
+            return _error("409 Conflict", str(error))
         except (Transient, Backpressure) as error:
             return _error("503 Service Unavailable", str(error))
         except VectideError as error:

@@ -85,15 +85,24 @@ class Metrics:
             "consumer_lag_records", "Records between the committed offset and the log's end.", "topic", "partition"
         )
         self.oldest_unprocessed_event_age_seconds = self._gauge(
-            "oldest_unprocessed_event_age_seconds", "How long the oldest record in flight has been in the log.", "stage"
+            "oldest_unprocessed_event_age_seconds",
+            "How long the oldest record in flight has been in the log.",
+            "stage",
+            "generation",
         )
         self.last_commit_timestamp_seconds = self._gauge(
-            "last_commit_timestamp_seconds", "When offsets were last committed.", "stage"
+            "last_commit_timestamp_seconds", "When offsets were last committed.", "stage", "generation"
         )
-        self.inflight_records = self._gauge("inflight_records", "Records taken and not done.", "stage")
-        self.assigned_partitions = self._gauge("assigned_partitions", "Partitions that this member holds.")
-        self.paused_partitions = self._gauge("paused_partitions", "Partitions paused for backpressure.")
-        self.generation_info = self._gauge("generation_info", "1 for the generation followed.", "generation", "model")
+        self.inflight_records = self._gauge("inflight_records", "Records taken and not done.", "stage", "generation")
+        self.assigned_partitions = self._gauge(
+            "assigned_partitions", "Partitions that this member holds.", "stage", "generation"
+        )
+        self.paused_partitions = self._gauge(
+            "paused_partitions", "Partitions paused for backpressure.", "stage", "generation"
+        )
+        self.generation_info = self._gauge(
+            "generation_info", "1 for each generation followed, with its state.", "generation", "model", "state"
+        )
         self.build_info = self._gauge("build_info", "1; the version is a label.", "version")
 
         self.end_to_end_latency_seconds = self._histogram(
@@ -143,11 +152,8 @@ class Metrics:
                 self.records_processed.labels(stage, outcome)
             for one in (
                 self.records_consumed,
-                self.inflight_records,
                 self.stage_duration_seconds,
                 self.batch_size_records,
-                self.oldest_unprocessed_event_age_seconds,
-                self.last_commit_timestamp_seconds,
             ):
                 one.labels(stage)
         for reason in REASONS:

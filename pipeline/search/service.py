@@ -1,22 +1,48 @@
-"""Search in whatever generation is live, followed from one to the next without a restart."""
+"""Search in whatever generation is live, followed from one to the next without a restart.
+
+Every generation that may become live within a second is kept open with its model: the live one,
+one that is ready, and the previous one. A switch is then one assignment between two searches;
+while a generation is still being opened, the one before it goes on answering.
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final, Protocol
 
-from pipeline.errors import CollectionMissing, Transient
+from pipeline.errors import CollectionMissing, Fatal, Transient
 from pipeline.naming import Names
 from pipeline.points import Where
 from pipeline.ports import Collection, Embedder, Store
 from pipeline.search.searcher import Answer, Searcher, typed_where
-from pipeline.specs import GenerationSpec, ModelSpec
+from pipeline.specs import GenerationSpec
+
+log = logging.getLogger(__name__)
+
+#: A generation that could not be opened ahead is tried again after this long.
+_RETRY_SECONDS: Final = 10.0
+
+
+class Generations(Protocol):
+    """What a search must know of the generations."""
+
+    @property
+    def live(self) -> GenerationSpec | None:
+        """The one to search; None before there is one."""
+        ...
+
+    @property
+    def standby(self) -> list[GenerationSpec]:
+        """Those that may be live in a moment."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class _Live:
-    generation: str
+class _Open:
     collection: Collection
     searcher: Searcher
 
@@ -27,23 +53,26 @@ class SearchService:
     Args:
         store: where the collections are.
         names: of the pipeline.
-        live: the live generation as ``control`` says; None before there is one.
-        load: the model of a spec, loaded, safe for several threads.
+        generations: as ``control`` says.
+        load: the model of a generation, loaded, safe for several threads.
     """
 
     def __init__(
         self,
         store: Store,
         names: Names,
-        live: Callable[[], GenerationSpec | None],
-        load: Callable[[ModelSpec], Embedder],
+        generations: Callable[[], Generations],
+        load: Callable[[GenerationSpec], Embedder],
     ) -> None:
         self._store = store
         self._names = names
-        self._live = live
+        self._generations = generations
         self._load = load
-        self._switching = threading.Lock()
-        self._current: _Live | None = None
+        self._opening = threading.Lock()
+        self._open: dict[str, _Open] = {}
+        self._current: str | None = None
+        self._followed = False
+        self._later: dict[str, float] = {}
 
     def search(self, query: str, top: int = 5, where: Where | None = None, *, by_document: bool = False) -> Answer:
         """The best hits in the live generation; see :meth:`Searcher.search`.
@@ -52,33 +81,69 @@ class SearchService:
             ConfigError: ``top`` or the filter is wrong.
             StoreUnavailable, StoreBusy, Transient: ask again.
         """
-        live = self._resolved()
         try:
-            return self._ask(live, query, top, where, by_document)
+            return _ask(self._live(), query, top, where, by_document)
         except CollectionMissing:
             # Retired between the look at control and the search: look again, once.
-            self._current = None
-            return self._ask(self._resolved(), query, top, where, by_document)
+            self._forget()
+            return _ask(self._live(), query, top, where, by_document)
 
     def warm(self) -> None:
         """Load the live model now, so that the first search does not wait for it."""
-        self._resolved()
+        self._live()
 
-    def _ask(self, live: _Live, query: str, top: int, where: Where | None, by_document: bool) -> Answer:
-        typed = typed_where(where, live.collection) if where else None
-        return live.searcher.search(query, top, typed, by_document=by_document)
+    def follow(self) -> None:
+        """Open what may be live in a moment, and close what may not; called a few times a second.
 
-    def _resolved(self) -> _Live:
-        spec = self._live()
+        Raises:
+            Transient: ``control`` cannot be read.
+        """
+        self._followed = True
+        generations = self._generations()
+        wanted = [spec for spec in (generations.live, *generations.standby) if spec is not None]
+        for spec in wanted:
+            if spec.id not in self._open and time.monotonic() >= self._later.get(spec.id, 0.0):
+                try:
+                    self._opened(spec)
+                except (Fatal, Transient) as error:
+                    self._later[spec.id] = time.monotonic() + _RETRY_SECONDS
+                    log.warning("generation not open yet", extra={"generation": spec.id, "error": str(error)})
+        ids = {spec.id for spec in wanted}
+        if generations.live is not None and generations.live.id in self._open:
+            self._current = generations.live.id
+        with self._opening:
+            self._open = {id: one for id, one in self._open.items() if id in ids or id == self._current}
+            self._later = {id: at for id, at in self._later.items() if id in ids}
+
+    def _live(self) -> _Open:
+        spec = self._generations().live
         if spec is None:
             raise Transient("no generation is live yet: no worker has started for the first time")
-        current = self._current
-        if current is not None and current.generation == spec.id:
-            return current
-        with self._switching:
-            if self._current is None or self._current.generation != spec.id:
-                # Both models stay loaded until the new one answers.
+        found = self._open.get(spec.id)
+        if found is not None:
+            self._current = spec.id
+            return found
+        before = self._open.get(self._current or "")
+        if before is not None and self._followed:
+            return before  # the follower is opening the new one: nobody waits for a model
+        found = self._opened(spec)
+        self._current = spec.id
+        return found
+
+    def _opened(self, spec: GenerationSpec) -> _Open:
+        with self._opening:
+            found = self._open.get(spec.id)
+            if found is None:
                 collection = self._store.open(self._names.collection(spec.id))
-                searcher = Searcher(collection, self._load(spec.model))
-                self._current = _Live(spec.id, collection, searcher)
-            return self._current
+                found = _Open(collection, Searcher(collection, self._load(spec)))
+                self._open = {**self._open, spec.id: found}
+            return found
+
+    def _forget(self) -> None:
+        with self._opening:
+            self._open, self._current = {}, None
+
+
+def _ask(live: _Open, query: str, top: int, where: Where | None, by_document: bool) -> Answer:
+    typed = typed_where(where, live.collection) if where else None
+    return live.searcher.search(query, top, typed, by_document=by_document)

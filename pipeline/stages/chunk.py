@@ -29,6 +29,7 @@ from pipeline.records import ChunkedDocument, ChunkSpan, DeadLetter, DocumentDel
 from pipeline.specs import GenerationSpec
 from pipeline.stages.dead_letters import bury, letter_of
 from pipeline.stages.lane import Lane
+from pipeline.stages.pace import Pace, unhurried
 from pipeline.stages.parking import Parking
 from pipeline.stages.window import Taken
 
@@ -109,6 +110,7 @@ class ChunkStage:
         chunk: the chunker.
         behind_limit: records that the embed stage may be behind before reading pauses.
         patience: waits out transient errors.
+        pace: how fast, while the generation is being built.
     """
 
     name = "chunk"
@@ -127,7 +129,9 @@ class ChunkStage:
         patience: Patience,
         health: Health,
         metrics: Metrics,
+        pace: Pace | None = None,
     ) -> None:
+        self._pace = pace or unhurried()
         self._broker = broker
         self._publisher = publisher
         self._names = names
@@ -179,8 +183,8 @@ class ChunkStage:
         return self._parking.partitions
 
     def held_back(self) -> str:
-        """Says so when the embed stage is too far behind."""
-        return self._held_back
+        """Says so when the embed stage is too far behind, or live comes first."""
+        return self._held_back or self._pace.held_back
 
     def raise_failure(self) -> None:
         """Raise what stopped the thread, if anything did."""
@@ -188,6 +192,7 @@ class ChunkStage:
 
     def stop(self, drain: Deadline) -> None:
         """Finish what was offered, as far as the deadline allows."""
+        self._pace.release()
         while not self._inbox.empty() and not drain.expired and not self._lane.ended:
             time.sleep(0.01)
         self._lane.ask_to_stop()
@@ -200,7 +205,8 @@ class ChunkStage:
     def _turn(self) -> None:
         batch = self._gather()
         if batch:
-            self._run(batch)
+            with self._pace.turn():
+                self._run(batch)
         # Also by count: at full speed the embed stage falls behind by thousands in a few seconds.
         if time.monotonic() >= self._next_upkeep or self._sent >= max(1, self._behind_limit // 4):
             self._next_upkeep = time.monotonic() + _UPKEEP_SECONDS

@@ -33,6 +33,7 @@ from pipeline.records import ChunkedDocument, DeadLetter
 from pipeline.stages.dead_letters import bury, letter_of
 from pipeline.stages.held import HeldDeletes
 from pipeline.stages.lane import Lane
+from pipeline.stages.pace import Pace, unhurried
 from pipeline.stages.parking import Parking
 from pipeline.stages.repair import RepairWalk
 from pipeline.stages.window import Taken
@@ -72,12 +73,15 @@ class EmbedStage:
 
     Args:
         collection: of the generation.
-        siblings: collections that may hold vectors of the same model.
         embed: texts to vectors, and the reasons of those that failed.
         publisher: of dead letters.
         limits: bounds.
         patience: waits out transient errors.
         recent: vectors of batches that may not be in the store yet.
+        siblings: collections that may hold vectors of the same model.
+        pace: how fast, while the generation is being built.
+        begun: events before this time (seconds since 1970) are backfill here, whatever they were
+            to their connector: a migration replays them.
     """
 
     name = "embed"
@@ -94,7 +98,11 @@ class EmbedStage:
         metrics: Metrics,
         recent: RecentVectors,
         siblings: Sequence[Collection] = (),
+        pace: Pace | None = None,
+        begun: float = 0.0,
     ) -> None:
+        self._pace = pace or unhurried()
+        self._begun = begun
         self._collection = collection
         self._siblings = siblings
         self._embed = embed
@@ -168,8 +176,8 @@ class EmbedStage:
         return self._parking.partitions
 
     def held_back(self) -> str:
-        """Nothing comes after this stage."""
-        return ""
+        """Says so when live comes first; nothing comes after this stage."""
+        return self._pace.held_back
 
     def raise_failure(self) -> None:
         """Raise what stopped one of the threads, if anything did."""
@@ -178,6 +186,7 @@ class EmbedStage:
 
     def stop(self, drain: Deadline) -> None:
         """Finish what was offered and sweep what is held, as far as the deadline allows."""
+        self._pace.release()
         self._release.set()
         with self._busy:
             while self._open and not drain.expired and not any(lane.ended for lane in self._lanes):
@@ -318,7 +327,7 @@ class EmbedStage:
         }
         self._bury(list(exhausted.values()))
         letters.update(exhausted)
-        backfill = all(document.provenance.backfill for document in prepared.documents)
+        backfill = all(self._traffic(document) == "backfill" for document in prepared.documents)
         self._metrics.tokens_embedded.labels("backfill" if backfill else "live").inc(
             sum(item.tokens for item in prepared.to_embed if item.content_hash in batch.vectors)
         )
@@ -374,7 +383,7 @@ class EmbedStage:
 
     def _count(self, outcome: Outcome) -> None:
         metrics, document = self._metrics, outcome.document
-        traffic = "backfill" if document.provenance.backfill else "live"
+        traffic = self._traffic(document)
         metrics.records_processed.labels(self.name, outcome.result).inc()
         if outcome.result in ("complete", "incomplete"):
             metrics.chunks_embedded.labels(traffic).inc(outcome.embedded)
@@ -385,6 +394,10 @@ class EmbedStage:
         if outcome.result in ("complete", "incomplete", "deleted"):
             latency = max(0.0, time.time() - document.provenance.event_time)
             metrics.end_to_end_latency_seconds.labels(traffic).observe(latency)
+
+    def _traffic(self, document: ChunkedDocument) -> str:
+        provenance = document.provenance
+        return "backfill" if provenance.backfill or provenance.event_time < self._begun else "live"
 
     def _until_due(self) -> float:
         return 0.01 if self._release.is_set() else max(0.001, self._held.seconds(0.1))

@@ -110,7 +110,11 @@ class WorkerLimits:
 
 
 class Worker:
-    """One member of a stage's consumer group, for one generation."""
+    """One member of a stage's consumer group, for one generation.
+
+    Args:
+        generation: tells its loops and gauges from those of others in the same process.
+    """
 
     def __init__(
         self,
@@ -120,6 +124,7 @@ class Worker:
         health: Health,
         metrics: Metrics,
         on_tick: Callable[[], None] = lambda: None,
+        generation: str = "",
     ) -> None:
         self._consumer = consumer
         self._stage = stage
@@ -136,13 +141,20 @@ class Worker:
         self._next_commit = 0.0
         self._flush_at = 0.0
         self._commit_failing = False
-        self._poll_loop = f"{stage.name}.poll"
-        self._commit_loop = f"{stage.name}.commit"
+        self._labels = (stage.name, generation)
+        of = f".{generation}" if generation else ""
+        self._poll_loop = f"{stage.name}.poll{of}"
+        self._commit_loop = f"{stage.name}.commit{of}"
 
     @property
     def in_flight(self) -> int:
         """Records taken and not yet done."""
         return self._window.in_flight
+
+    @property
+    def busy(self) -> bool:
+        """True while records are in work that are not only waiting for their delayed sweep."""
+        return self._window.in_flight > self._stage.held
 
     @property
     def moving(self) -> frozenset[int]:
@@ -172,6 +184,7 @@ class Worker:
                 self._stage.stop(Deadline.after(0.0))
             for loop in (self._poll_loop, self._commit_loop):
                 self._health.end(loop)
+                self._health.set_ready(f"broker.{loop}", True, "")
             self._consumer.close(Deadline.after(self._limits.commit_timeout_seconds))
 
     def step(self) -> None:
@@ -212,7 +225,7 @@ class Worker:
             self._metrics.rebalances.inc()
             assignment = self._consumer.assignment()
             self._stage.assigned(assignment)
-            self._metrics.assigned_partitions.set(len(assignment))
+            self._metrics.assigned_partitions.labels(*self._labels).set(len(assignment))
             log.info(
                 "assignment changed",
                 extra={
@@ -252,8 +265,9 @@ class Worker:
         elif self._paused and drained and not why:
             self._paused = False
             self._resume(self._consumer.assignment())
-        self._metrics.paused_partitions.set(len(self._consumer.assignment()) if self._paused else len(self._parked))
-        self._metrics.inflight_records.labels(self._stage.name).set(self._window.in_flight)
+        paused = len(self._consumer.assignment()) if self._paused else len(self._parked)
+        self._metrics.paused_partitions.labels(*self._labels).set(paused)
+        self._metrics.inflight_records.labels(*self._labels).set(self._window.in_flight)
 
     def _park(self) -> None:
         """Pause what waits for an upgrade, and go back to the record that does."""
@@ -318,13 +332,13 @@ class Worker:
                 return
             self._committed.update(offsets)
             self._metrics.commits.labels("ok").inc()
-            self._metrics.last_commit_timestamp_seconds.labels(self._stage.name).set_to_current_time()
+            self._metrics.last_commit_timestamp_seconds.labels(*self._labels).set_to_current_time()
             self._metrics.commit_duration_seconds.observe(time.monotonic() - started)
 
     def _age(self) -> None:
         oldest = self._window.oldest()
         age = 0.0 if oldest is None else max(0.0, time.time() - oldest.timestamp)
-        self._metrics.oldest_unprocessed_event_age_seconds.labels(self._stage.name).set(age)
+        self._metrics.oldest_unprocessed_event_age_seconds.labels(*self._labels).set(age)
 
     def _reread(self, partitions: frozenset[TopicPartition]) -> None:
         """Forget partitions that may be lost; of those that are still ours, read again what is not

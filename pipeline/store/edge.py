@@ -104,6 +104,11 @@ class EdgeStore:
             if path.parent.name.startswith(prefix)
         )
 
+    def size(self, name: str) -> int:
+        """Bytes of a collection's files on the disk."""
+        files = (path for path in (self._directory / name).rglob("*") if path.is_file())
+        return sum(path.stat().st_blocks * 512 for path in files)
+
     def drop(self, name: str) -> None:
         """Delete a collection and every alias of it."""
         with self._lock:

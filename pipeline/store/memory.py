@@ -80,6 +80,11 @@ class MemoryStore:
         with self._lock:
             return sorted(name for name in self._collections if name.startswith(prefix))
 
+    def size(self, name: str) -> int:
+        """Bytes of a collection's vectors."""
+        collection = self.open(name)
+        return collection.count_chunks() * collection.spec.dimension * 4
+
     def drop(self, name: str) -> None:
         """Delete a collection and, as a server does, every alias of it."""
         with self._lock:

@@ -129,6 +129,11 @@ class QdrantStore:
             found = self._client.get_collections().collections
         return sorted(one.name for one in found if one.name.startswith(prefix))
 
+    def size(self, name: str) -> int:
+        """Bytes of a collection's vectors; a server does not tell what its files take."""
+        collection = self.open(name)
+        return collection.count_chunks() * collection.spec.dimension * 4
+
     def drop(self, name: str) -> None:
         """Delete a collection."""
         with _translated(name):

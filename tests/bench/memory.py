@@ -23,9 +23,11 @@ from tests.bench.setting import machine, write_documents
 from tests.support.deployment import Deployment
 
 _SAMPLE_SECONDS = 5.0
+#: A small bound, so that the cache is full before the second quarter and its filling is no growth.
+_CACHE = "[embed]\nrecent_vectors_bytes = 4194304\n"
 _CONFIGURATIONS = {
-    "hashing": '[model]\nprovider = "hashing"\nname = "hashing"\n',
-    "minilm": "",
+    "hashing": '[model]\nprovider = "hashing"\nname = "hashing"\n' + _CACHE,
+    "minilm": _CACHE,
 }
 
 

@@ -11,14 +11,21 @@ from pipeline.config import ChunkingConfig, Config, ModelConfig
 from pipeline.deadline import Deadline
 from pipeline.embedding.generation import generation_spec
 from pipeline.errors import LogDiverged, MalformedRecord, NewerSchema
-from pipeline.generations.control import Control, ControlState, LogIdentity, found
+from pipeline.generations import operator, transitions
+from pipeline.generations.control import Control, ControlState, LogIdentity
+from pipeline.naming import Names
 from pipeline.ports import NewRecord
+from pipeline.specs import GenerationSpec
 from tests.support.workers import NAMES
 
 LOG = LogIdentity(0, "topic-id")
 HASHING = ModelConfig(provider="hashing", name="hashing")
 SPEC = generation_spec(Config(model=HASHING))
 OTHER = generation_spec(Config(model=HASHING, chunking=ChunkingConfig(target_tokens=64)))
+
+
+def found(broker: EmbeddedBroker, names: Names, spec: GenerationSpec, log: LogIdentity) -> ControlState:
+    return operator.found(broker, names, lambda state: transitions.found(state, spec, 1.0), log)
 
 
 def write(broker: EmbeddedBroker, key: bytes, value: bytes) -> None:

@@ -1,0 +1,186 @@
+"""``vectide migrate run``: start, wait, gate, cutover, as one job that can be killed anywhere.
+
+It keeps nothing of its own: every turn looks at ``control`` and does the next thing. Where the
+state is embedded and no ``up`` runs, it runs the pipeline itself, without connectors.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from pipeline.cli.access import Ask, reached, running
+from pipeline.cli.assembly import opened
+from pipeline.cli.crew import until_stopped
+from pipeline.cli.index import Index
+from pipeline.cli.migrations import raised, refused_by_gate
+from pipeline.config import Config
+from pipeline.errors import Backpressure, Refused, Transient
+
+_POLL_SECONDS: Final = 0.5
+#: An outage is waited out, the job says so now and then.
+_SAY_SECONDS: Final = 30.0
+
+
+class Job:
+    """One migration from start to cutover.
+
+    Args:
+        config: of the pipeline.
+        proposal: what to migrate to, as ``/migrate`` takes it.
+        queries: labelled queries for the gate; None: known-item questions.
+        qrels: their labels.
+        automatic: cut over when the gate has been passed.
+        force: cut over whatever the gate finds, and why.
+        quiet: no progress on standard error.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        proposal: Mapping[str, Any],
+        queries: Path | None,
+        qrels: Path | None,
+        automatic: bool,
+        force: str | None,
+        *,
+        quiet: bool,
+    ) -> None:
+        self._config = config
+        self._proposal = proposal
+        self._labels = {
+            "queries": None if queries is None else str(queries.resolve()),
+            "qrels": None if qrels is None else str(qrels.resolve()),
+        }
+        self._automatic = automatic
+        self._force = force
+        self._quiet = quiet
+        self._said = 0.0
+
+    def run(self) -> dict[str, Any]:
+        """The generation as it is in the end.
+
+        Raises:
+            GateRefused: by the gate.
+            Refused: another decision came between: a rollback, an abort, another migration.
+        """
+        with until_stopped() as stop, self._reached(stop) as ask:
+            id = self._retried(stop, lambda: ask("POST", "/migrate", {"action": "start", **self._proposal}))[
+                "generation"
+            ]["id"]
+            while True:
+                now = self._retried(stop, lambda: ask("POST", "/migrate", {"action": "status"}))
+                done = self._turn(ask, stop, id, now)
+                if done is not None:
+                    return done
+                if stop.wait(_POLL_SECONDS):
+                    raise click.exceptions.Exit(0)  # told to stop: started again, it goes on here
+
+    def _turn(self, ask: Ask, stop: threading.Event, id: str, now: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The next thing; the outcome if there is none."""
+        found = next((one for one in now["generations"] if one["id"] == id), None)
+        if found is None or found["state"] == "previous":
+            history = self._retried(stop, lambda: ask("POST", "/migrate", {"action": "history"}))["history"]
+            last = next(one for one in reversed(history) if one["generation"] == id)
+            raise Refused(f"generation {id} is {last['state']}: {last['reason']}", "start anew if that is not wanted")
+        if found["state"] == "live":
+            return {"generation": found}
+        if found["state"] == "ready":
+            self._refuse_rolled_back(ask, stop, id)
+            if not self._automatic:
+                return {"generation": found}
+        if found["lag"] or found["paused"]:
+            self._say(found)
+            return None
+        return self._proved(ask, stop, id)
+
+    def _proved(self, ask: Ask, stop: threading.Event, id: str) -> dict[str, Any] | None:
+        try:
+            report = self._gate(ask, stop)
+        except (Transient, Backpressure) as error:
+            self._say_error(error)
+            return None
+        if report is None or report["generation"] != id:
+            return None
+        if not report["ok"] and self._force is None:
+            raise refused_by_gate(report)
+        if not self._automatic:
+            return None  # the next look finds it ready
+        arguments = {"action": "cutover", "generation": id, "examined": report.get("examined")}
+        if not report["ok"]:
+            arguments["force"] = self._force
+        return dict(self._retried(stop, lambda: ask("POST", "/migrate", arguments)))
+
+    def _gate(self, ask: Ask, stop: threading.Event) -> dict[str, Any] | None:
+        ask("POST", "/migrate", {"action": "gate", **self._labels})
+        while not stop.is_set():
+            task = ask("POST", "/migrate", {"action": "task"})
+            if not task:
+                return None  # the process that examined it was started again
+            if not task["running"]:
+                return raised(task)
+            if not self._quiet and sys.stderr.isatty():
+                whole = f" {task['done']} of {task['whole']}" if task["whole"] else ""
+                click.echo(f"\rgate: {task['phase']}{whole}          ", nl=False, err=True)
+            stop.wait(_POLL_SECONDS)
+        raise click.exceptions.Exit(0)
+
+    def _refuse_rolled_back(self, ask: Ask, stop: threading.Event, id: str) -> None:
+        """A job that slept through a rollback, or is started again after it, must not undo it."""
+        history = self._retried(stop, lambda: ask("POST", "/migrate", {"action": "history"}))["history"]
+        states = [one for one in history if one["generation"] == id]
+        if any(one["state"] == "live" for one in states):
+            raise Refused(
+                f"generation {id} was live, and was rolled back: {states[-1]['reason']}",
+                "`vectide migrate cutover` makes it live again, or abort it",
+            )
+
+    def _retried(self, stop: threading.Event, ask: Callable[[], Any]) -> Any:
+        """An outage is waited out for as long as it takes."""
+        while True:
+            try:
+                return ask()
+            except (Transient, Backpressure) as error:
+                self._say_error(error)
+                if stop.wait(_POLL_SECONDS):
+                    raise click.exceptions.Exit(0) from None
+
+    @contextmanager
+    def _reached(self, stop: threading.Event) -> Iterator[Ask]:
+        config = self._config
+        if config.broker != "embedded" or running(config.state) is not None or not (config.state / "log").exists():
+            with reached(config) as ask:
+                yield ask
+            return
+        with opened(config, "migrate") as parts:
+            index = Index(parts, {}, stop)
+            index.start()
+            routes = index.operations.routes()
+            try:
+                yield lambda method, path, arguments: routes[method, path](arguments)
+            finally:
+                index.close()
+            index.crew.raise_failure()
+
+    def _say(self, found: Mapping[str, Any]) -> None:
+        if self._quiet or time.monotonic() < self._said:
+            return
+        self._said = time.monotonic() + (_POLL_SECONDS if sys.stderr.isatty() else _SAY_SECONDS)
+        whole = found["documents_in_live"]
+        eta = found.get("eta_seconds")
+        left = f", {eta:.0f} s left" if eta is not None else ""
+        waits = ", paused" if found["paused"] else ""
+        line = f"building: {found['documents']} of {whole} documents, {found['lag']} records behind{left}{waits}"
+        click.echo(f"\r{line}      " if sys.stderr.isatty() else line, nl=not sys.stderr.isatty(), err=True)
+
+    def _say_error(self, error: Exception) -> None:
+        if time.monotonic() >= self._said:
+            self._said = time.monotonic() + _SAY_SECONDS
+            click.echo(f"waiting: {error}", err=True)

@@ -1,0 +1,376 @@
+"""Lines: the stages of each generation that this process follows, started and ended as ``control`` says.
+
+What can fail: a line of a generation that is being built meets something fatal (the generation is
+failed, with the reason, and live goes on); its model is not on this machine (it waits, says so and
+tries again); any other line meets something fatal (the process stops with it).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.broker.topics import chunks_topic
+from pipeline.cli.assembly import Followed, Models, Parts, collection_of
+from pipeline.cli.crew import Crew
+from pipeline.deadline import Deadline
+from pipeline.embedding.batches import embed_all
+from pipeline.embedding.generation import chunker
+from pipeline.embedding.models import located, tokenizer_of
+from pipeline.embedding.paced import PacedEmbedder
+from pipeline.embedding.recent import RecentVectors
+from pipeline.errors import Backpressure, CollectionMissing, ConfigError, Fatal, FingerprintMismatch, Transient
+from pipeline.generations import operator, transitions
+from pipeline.generations.control import UNDER_WAY, ControlState, Generation
+from pipeline.ports import Collection as StoredCollection
+from pipeline.records import Stage
+from pipeline.specs import GenerationSpec
+from pipeline.stages.chunk import ChunkStage
+from pipeline.stages.embed import EmbedLimits, EmbedStage
+from pipeline.stages.lag import LagSampler
+from pipeline.stages.pace import LiveTraffic, Pace
+from pipeline.stages.worker import Worker, WorkerLimits
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS: Final = 0.25
+_SAMPLE_SECONDS: Final = 0.5
+#: A model that is missing may be put there by a person, or by a volume that is still filled.
+_RETRY_SECONDS: Final = 15.0
+#: A generation that is built has nobody waiting for its last batches: they are done again.
+_BUILDING_DRAIN_SECONDS: Final = 2.0
+#: Beyond the drain: the last commit and leaving the group.
+_END_SECONDS: Final = 15.0
+
+
+class Line:
+    """The stages of one generation in this process.
+
+    Args:
+        building: its state is that of a migration under way.
+
+    Raises:
+        ConfigError, FingerprintMismatch: its model or tokenizer is not on this machine.
+        ForeignCollection, CollectionMissing: its collection is not there, or not its own.
+    """
+
+    def __init__(
+        self, parts: Parts, generation: Generation, stages: Collection[Stage], models: Models, traffic: LiveTraffic
+    ) -> None:
+        self.spec = generation.spec
+        self.building = generation.state in UNDER_WAY
+        self.pace = Pace(traffic, parts.config.migrate.live_seconds)
+        self.collection: StoredCollection | None = None
+        self.workers: dict[Stage, Worker] = {}
+        self.crew = Crew(threading.Event())
+        self._parts = parts
+        self.follow(generation)
+        parts.broker.ensure_topics([chunks_topic(parts.names, self.spec.id, parts.config.pipeline)])
+        if "chunk" in stages:
+            self.workers["chunk"] = self._chunk_worker()
+        if "embed" in stages:
+            # Before the model, which takes seconds to load: what is wrong with the store.
+            self.collection = collection_of(parts, self.spec)
+            self.workers["embed"] = self._embed_worker(self.collection, models, generation)
+        names = parts.names
+        topics = {"chunk": names.documents(parts.config.pipeline.epoch), "embed": names.chunks(self.spec.id)}
+        self._samplers = [
+            LagSampler(
+                parts.broker, names.group(stage, self.spec.id), topics[stage], worker, parts.health, parts.metrics
+            )
+            for stage, worker in self.workers.items()
+        ]
+
+    def follow(self, generation: Generation) -> None:
+        """Take note of a change of state, pause or throttle."""
+        self.building = generation.state in UNDER_WAY
+        self.pace.set(building=self.building, paused=generation.paused, share=generation.throttle)
+
+    def start(self) -> None:
+        """Start the threads."""
+        for stage, worker in self.workers.items():
+            self.crew.start(f"{stage}-worker", worker.run)
+
+    @property
+    def busy(self) -> bool:
+        """Records are in work."""
+        return any(worker.busy for worker in self.workers.values())
+
+    def lag(self) -> int:
+        """Records that some stage of the generation, here or elsewhere, has not committed."""
+        broker, names, id = self._parts.broker, self._parts.names, self.spec.id
+        chunk = broker.lag(names.group("chunk", id), names.documents(self._parts.config.pipeline.epoch))
+        embed = broker.lag(names.group("embed", id), names.chunks(id))
+        return sum(chunk.values()) + sum(embed.values())
+
+    def tick(self) -> None:
+        """Sample its lag."""
+        for sampler in self._samplers:
+            sampler.tick()
+
+    def end(self) -> bool:
+        """Drain, commit and leave the groups; False if that took too long."""
+        drain = _BUILDING_DRAIN_SECONDS if self.building else self._parts.config.work.drain_seconds
+        return self.crew.end(Deadline.after(drain + _END_SECONDS))
+
+    def _chunk_worker(self) -> Worker:
+        parts, config, names, spec = self._parts, self._parts.config, self._parts.names, self.spec
+        tokenizer = tokenizer_of(located(spec, config))
+        if tokenizer.sha256 != spec.chunking.tokenizer_sha256:
+            raise FingerprintMismatch(
+                f"the weights of generation {spec.id} have another tokenizer on this machine",
+                "give it the files of the generation's model; migrate.models says where they are",
+            )
+        stage = ChunkStage(
+            parts.broker,
+            parts.broker.publisher("chunk"),
+            names,
+            spec,
+            config.pipeline.epoch,
+            chunker(spec, tokenizer),
+            config.chunk.behind_limit_records,
+            parts.patience(),
+            parts.health,
+            parts.metrics,
+            self.pace,
+        )
+        consumer = parts.broker.consumer(
+            names.group("chunk", spec.id), [names.documents(config.pipeline.epoch)], "chunk"
+        )
+        return Worker(consumer, stage, self._limits(), parts.health, parts.metrics, generation=spec.id)
+
+    def _embed_worker(self, collection: StoredCollection, models: Models, generation: Generation) -> Worker:
+        parts, names, spec, embed = self._parts, self._parts.names, self.spec, self._parts.config.embed
+        embedder = PacedEmbedder(models.of(spec), self.pace.turn, self.pace.batch_tokens)
+        observe = parts.metrics.tokens_per_batch.observe
+        stage = EmbedStage(
+            collection,
+            lambda items: embed_all(embedder, items, embed.batch_tokens, embed.batch_items, observe),
+            parts.broker.publisher("embed"),
+            names,
+            EmbedLimits(
+                documents=embed.gather_documents,
+                tokens=embed.gather_tokens,
+                slice_chunks=embed.slice_chunks,
+                delete_grace_seconds=embed.delete_grace_seconds,
+                flush_seconds=embed.flush_seconds,
+            ),
+            parts.patience(),
+            parts.health,
+            parts.metrics,
+            RecentVectors(embed.recent_vectors_bytes),
+            siblings=self._siblings(),
+            pace=self.pace,
+            begun=generation.begun if self.building else 0.0,
+        )
+        consumer = parts.broker.consumer(names.group("embed", spec.id), [names.chunks(spec.id)], "embed")
+        return Worker(consumer, stage, self._limits(), parts.health, parts.metrics, generation=spec.id)
+
+    def _siblings(self) -> Sequence[StoredCollection]:
+        """Collections of the same model: a change of chunking alone finds most of its vectors there."""
+        if not self.building:
+            return []
+        parts, found = self._parts, []
+        for name in parts.store.names(parts.names.root):
+            if name == parts.names.collection(self.spec.id):
+                continue
+            try:
+                other = parts.store.open(name)
+            except (CollectionMissing, Fatal):
+                continue
+            if other.spec.model_fingerprint == self.spec.model.fingerprint:
+                found.append(other)
+        return found
+
+    def _limits(self) -> WorkerLimits:
+        work = self._parts.config.work
+        return WorkerLimits(
+            in_flight_records=work.in_flight_records,
+            in_flight_bytes=work.in_flight_bytes,
+            commit_seconds=work.commit_seconds,
+            drain_seconds=_BUILDING_DRAIN_SECONDS if self.building else work.drain_seconds,
+        )
+
+
+@dataclass(slots=True)
+class _Later:
+    """A line that could not be started, and when to try again."""
+
+    at: float
+    why: str
+
+
+class Lines:
+    """The lines of this process; run it in a thread.
+
+    Args:
+        parts: broker and store, open.
+        control: what ``control`` says.
+        models: loaded models.
+        stages: which stages run here.
+        only: one generation; None for all that are followed.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        control: Followed,
+        models: Models,
+        stages: Collection[Stage],
+        only: str | None = None,
+        on_state: Callable[[ControlState], None] = lambda state: None,
+    ) -> None:
+        self._parts = parts
+        self._control = control
+        self._models = models
+        self._stages = stages
+        self._only = only
+        self._on_state = on_state
+        self._traffic = LiveTraffic()
+        self._lines: dict[str, Line] = {}
+        self._later: dict[str, _Later] = {}
+        self._ending: list[threading.Thread] = []
+        self._next_sample = 0.0
+
+    def line(self, id: str) -> Line | None:
+        """The line of a generation, if it runs here."""
+        return self._lines.get(id)
+
+    def start_live(self, state: ControlState) -> Line | None:
+        """Start the live generation's line now, and raise what is wrong with it; None if it is not
+        to run here.
+
+        Raises:
+            Fatal: its model or its collection is not what it must be.
+            Transient: broker or store does not answer.
+        """
+        live = state.live
+        if live is None or (self._only is not None and live.id != self._only):
+            return None
+        return self._begin(live)
+
+    def run(self, stop: threading.Event) -> None:
+        """Follow ``control`` until ``stop`` is set; then end all lines.
+
+        Raises:
+            Fatal: what a line failed with that is not only being built.
+        """
+        try:
+            while not stop.is_set():
+                try:
+                    self._turn()
+                except (Transient, Backpressure) as error:
+                    log.debug("generations not looked at", extra={"error": str(error)})
+                stop.wait(_LOOK_SECONDS)
+        finally:
+            for line in self._lines.values():
+                line.crew.stop.set()  # all at once: each has its own drain budget
+            for line in self._lines.values():
+                line.end()
+            for thread in self._ending:
+                thread.join(_END_SECONDS)
+
+    def _turn(self) -> None:
+        state = self._control()
+        followed = {one.id: one for one in state.followed if self._only is None or one.id == self._only}
+        for id in [id for id in self._lines if id not in followed]:
+            self._end(id)
+        for id in [id for id in self._later if id not in followed]:
+            self._given_up(id)
+        for id, generation in followed.items():
+            line = self._lines.get(id)
+            if line is None:
+                self._try(generation)
+            else:
+                line.follow(generation)
+                self._look(generation, line)
+        live = self._lines.get(state.live.id) if state.live is not None else None
+        self._traffic.serve(lambda: live is not None and live.busy)
+        self._sample(state, live)
+        self._describe(state)
+        for line in self._lines.values():
+            line.tick()
+        self._on_state(state)
+
+    def _try(self, generation: Generation) -> None:
+        later = self._later.get(generation.id)
+        if later is not None and time.monotonic() < later.at:
+            return
+        try:
+            self._begin(generation)
+        except (ConfigError, FingerprintMismatch) as error:
+            if later is None:
+                log.warning("generation not followed yet", extra={"generation": generation.id, "error": str(error)})
+            self._later[generation.id] = _Later(time.monotonic() + _RETRY_SECONDS, str(error))
+            self._parts.health.set_ready(f"generation.{generation.id}", False, str(error))
+        except Fatal as error:
+            self._fail(generation, error)
+
+    def _begin(self, generation: Generation) -> Line:
+        line = Line(self._parts, generation, self._stages, self._models, self._traffic)
+        line.start()
+        self._lines[generation.id] = line
+        self._given_up(generation.id)
+        log.info("generation followed", extra={"generation": generation.id, "state": generation.state})
+        return line
+
+    def _given_up(self, id: str) -> None:
+        if self._later.pop(id, None) is not None:
+            self._parts.health.set_ready(f"generation.{id}", True, "")
+
+    def _look(self, generation: Generation, line: Line) -> None:
+        """Has its line failed?"""
+        try:
+            line.crew.raise_failure()
+        except Fatal as error:
+            # Retired or aborted a moment ago: its collection may go before the news of it come.
+            now = self._control.again().generations.get(generation.id)
+            if now is None or now not in self._control().followed:
+                return
+            self._fail(now, error)
+
+    def _fail(self, generation: Generation, error: Fatal) -> None:
+        if generation.state not in UNDER_WAY:
+            raise error
+        log.error("generation failed", extra={"generation": generation.id, "error": str(error)})
+        operator.operate(
+            self._parts.broker,
+            self._parts.names,
+            lambda state: transitions.fail(state, generation.id, time.time(), str(error)),
+        )
+        if generation.id in self._lines:
+            self._end(generation.id)
+
+    def _end(self, id: str) -> None:
+        line = self._lines.pop(id)
+        log.info("generation left", extra={"generation": id})
+        thread = threading.Thread(target=line.end, name=f"end {id}", daemon=True)
+        self._ending = [one for one in self._ending if one.is_alive()]
+        self._ending.append(thread)
+        thread.start()
+
+    def _sample(self, state: ControlState, live: Line | None) -> None:
+        """How far behind the live generation is, while another is being built here."""
+        if time.monotonic() < self._next_sample or not any(line.building for line in self._lines.values()):
+            return
+        self._next_sample = time.monotonic() + _SAMPLE_SECONDS
+        if state.live is not None:
+            self._traffic.sampled(live_lag(self._parts, state.live.spec))
+
+    def _describe(self, state: ControlState) -> None:
+        info = self._parts.metrics.generation_info
+        info.clear()
+        for one in state.followed:
+            info.labels(one.id, one.spec.model.name, one.state).set(1)
+
+
+def live_lag(parts: Parts, spec: GenerationSpec) -> int:
+    """Records of the log that a generation has not applied, wherever its workers run."""
+    broker, names = parts.broker, parts.names
+    chunk = broker.lag(names.group("chunk", spec.id), names.documents(parts.config.pipeline.epoch))
+    embed = broker.lag(names.group("embed", spec.id), names.chunks(spec.id))
+    return sum(chunk.values()) + sum(embed.values())

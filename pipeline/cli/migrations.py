@@ -1,0 +1,511 @@
+"""Migrations as JSON in and JSON out: the same code behind ``vectide migrate`` and HTTP.
+
+Everything that takes longer than a look runs in a thread of its own and is asked after: the gate,
+and the plan. So a command that is killed leaves nothing but a report that nobody reads.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from pipeline.cli.assembly import Followed, Models, Parts
+from pipeline.cli.planning import plan
+from pipeline.config import ChunkingConfig, Config, ModelConfig
+from pipeline.deadline import Deadline
+from pipeline.embedding.generation import generation_spec
+from pipeline.errors import (
+    Backpressure,
+    BrokerUnavailable,
+    CollectionMissing,
+    ConfigError,
+    GateRefused,
+    Refused,
+    Transient,
+    VectideError,
+)
+from pipeline.generations import gate, operator, transitions
+from pipeline.generations.control import UNDER_WAY, ControlState, Generation
+from pipeline.generations.known_items import known_items
+from pipeline.generations.quality import Ask, Comparison, labelled, matching, read_qrels, read_queries, unlabelled
+from pipeline.ports import Collection
+from pipeline.search.searcher import Searcher
+from pipeline.specs import GenerationSpec
+
+log = logging.getLogger(__name__)
+
+#: Workers look at control four times a second and drain for as long as they are configured to.
+_LEAVE_SECONDS: Final = 60.0
+_LEAVE_POLL_SECONDS: Final = 0.3
+_SEED: Final = 1
+_END_SECONDS: Final = 10.0
+
+
+class Migrations:
+    """One pipeline's migrations.
+
+    Args:
+        parts: broker and store, open.
+        control: what ``control`` says.
+        models: loaded models; the gate asks questions with two of them.
+    """
+
+    def __init__(self, parts: Parts, control: Followed, models: Models) -> None:
+        self._parts = parts
+        self._control = control
+        self._models = models
+        self._task: _Task | None = None
+        self._lock = threading.Lock()
+
+    def ask(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """``action`` and what belongs to it; see the methods.
+
+        Raises:
+            ConfigError: an argument is wrong.
+            Refused: it must not be done as things are.
+        """
+        actions: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+            "plan": self._plan,
+            "start": self._start,
+            "status": self._status,
+            "pause": lambda given: self._change(
+                given, lambda state, id, now: transitions.pause(state, id, now, paused=True)
+            ),
+            "resume": lambda given: self._change(
+                given, lambda state, id, now: transitions.pause(state, id, now, paused=False)
+            ),
+            "throttle": lambda given: self._change(
+                given, lambda state, id, now: transitions.throttle(state, id, now, float(given["share"]))
+            ),
+            "abort": self._abort,
+            "gate": self._gate,
+            "task": lambda given: self._polled() or {},
+            "cutover": self._cutover,
+            "rollback": self._rollback,
+            "retire": self._retire,
+            "history": self._history,
+        }
+        action = arguments.get("action")
+        if action not in actions:
+            raise ConfigError(f"unknown action {action!r}", f"one of {', '.join(actions)}")
+        return actions[action](arguments)
+
+    def close(self) -> None:
+        """Give up what still runs."""
+        if self._task is not None:
+            self._task.stop()
+
+    # ----------------------------------------------------------------- beginning
+
+    def _plan(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        spec, config = self._proposed(given)
+        live = self._live()
+        price = given.get("price")
+        return self._begin(
+            "plan",
+            lambda task: plan(self._parts, config, live.spec, spec, self._models, price, task.stopped, task.at),
+        )
+
+    def _start(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        spec, _ = self._proposed(given)
+        state = self._operate(lambda now: transitions.start(now, spec, time.time()))
+        same = [one for one in state.generations.values() if one.spec.fingerprint == spec.fingerprint]
+        newest = max(same, key=lambda one: one.spec.life)
+        return {"generation": described(newest)}
+
+    def _proposed(self, given: Mapping[str, Any]) -> tuple[GenerationSpec, Config]:
+        """The generation that is asked for: the configuration's, with what is given instead."""
+        config = self._parts.config
+        try:
+            if given.get("model") is not None:
+                name = str(given["model"])
+                of_old = {"device": config.model.device, "threads": config.model.threads}
+                provider = given.get("provider") or _provider(name)
+                config = config.model_copy(
+                    update={"model": ModelConfig.model_validate({"name": name, "provider": provider, **of_old})}
+                )
+            for section, kind in (("model", ModelConfig), ("chunking", ChunkingConfig)):
+                wanted = given.get(f"{section}_settings") or {}
+                if wanted:
+                    before = getattr(config, section).model_dump()
+                    config = config.model_copy(update={section: kind.model_validate({**before, **wanted})})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", "see docs/config.md") from None
+        return generation_spec(config), config
+
+    # ------------------------------------------------------------------- looking
+
+    def _status(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        state = self._control.again()
+        generations = [self._progress(one, state) for one in state.followed]
+        target = state.target
+        return {
+            "state": "none" if target is None else target.state,
+            "target": None if target is None else target.id,
+            "live": None if state.live is None else state.live.id,
+            "previous": None if state.previous is None else state.previous.id,
+            "generations": generations,
+            "task": self._polled(),
+            "gate": _last_gate(state, target),
+        }
+
+    def _progress(self, one: Generation, state: ControlState) -> dict[str, Any]:
+        parts = self._parts
+        documents, chunks, unserved = self._stored(one)
+        whole = documents if state.live is None or one.id == state.live.id else self._stored(state.live)[0]
+        now = time.time()
+        lag = gate.behind(parts.broker, parts.names, one.id, parts.config.pipeline.epoch)
+        found = {
+            **described(one),
+            "documents": documents,
+            "documents_in_live": whole,
+            "chunks": chunks,
+            "incomplete_or_failed": unserved,
+            "lag": lag,
+        }
+        if one.state in UNDER_WAY:
+            seconds = max(1e-9, now - one.begun)
+            left = max(0, whole - documents)
+            found["documents_per_second"] = round(documents / seconds, 3)
+            found["eta_seconds"] = round(left * seconds / documents, 1) if documents else None
+        return found
+
+    def _stored(self, one: Generation) -> tuple[int, int, int]:
+        try:
+            collection = self._parts.store.open(self._parts.names.collection(one.id))
+            heads = collection.count_heads()
+            unserved = sum(heads.get(name, 0) for name in ("incomplete", "failed", "omitted"))
+            return sum(heads.values()) - heads.get("deleted", 0), collection.count_chunks(), unserved
+        except CollectionMissing:
+            return 0, 0, 0
+
+    def _history(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "history": [
+                {
+                    "generation": one.generation,
+                    "state": one.state,
+                    "at": one.at,
+                    "reason": one.reason,
+                    "details": dict(one.details),
+                }
+                for one in self._control.again().history
+            ]
+        }
+
+    # ------------------------------------------------------------------- the gate
+
+    def _gate(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Start examining the target; ``task`` tells how far it is and what was found."""
+        target, live = self._target(given), self._live()
+        asked = dict(given)
+        return self._begin("gate", lambda task: self._examined(target, live, asked, task))
+
+    def _examined(self, target: Generation, live: Generation, given: Mapping[str, Any], task: _Task) -> dict[str, Any]:
+        parts = self._parts
+        collection, served = (parts.store.open(parts.names.collection(one.id)) for one in (target, live))
+        report = gate.examine(
+            parts.broker,
+            parts.names,
+            parts.config.pipeline.epoch,
+            target.spec,
+            target.transitions,
+            collection,
+            served,
+            lambda on_phase: self._quality(target, live, collection, served, given, on_phase),
+            parts.config.migrate.lag_seconds,
+            task.at,
+            task.stopped,
+        )
+        found = report.as_json()
+        if report.ok:
+            state = self._operate(
+                lambda now: transitions.pass_gate(now, target.id, target.transitions, time.time(), found)
+            )
+            found["examined"] = state.generations[target.id].transitions
+        else:
+            self._operate(
+                lambda now: transitions.refuse_gate(
+                    now, target.id, target.transitions, time.time(), "; ".join(report.why), found
+                )
+            )
+        return found
+
+    def _quality(
+        self,
+        target: Generation,
+        live: Generation,
+        collection: Collection,
+        served: Collection,
+        given: Mapping[str, Any],
+        on_phase: gate.OnPhase,
+    ) -> Comparison:
+        config = self._parts.config.migrate
+        old, new = (
+            _asking(Searcher(place, self._models.of(one.spec))) for place, one in ((served, live), (collection, target))
+        )
+
+        def progress(done: int, whole: int) -> None:
+            on_phase("questions", done, whole)
+
+        if given.get("queries") and given.get("qrels"):
+            queries, qrels = read_queries(Path(given["queries"])), read_qrels(Path(given["qrels"]))
+            matched = matching(qrels, _keys(served))
+            return labelled(queries, matched.qrels, old, new, config.tolerance, progress)
+        on_phase("drawing questions", 0, 0)
+        items = known_items(served, config.known_items, _SEED)
+        return unlabelled(items, old, new, config.known_item_tolerance, progress)
+
+    # ------------------------------------------------------------------ switching
+
+    def _cutover(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """``examined``: as the gate said; or ``force``: why without it."""
+        target = self._target(given, also_live=True)
+        force = given.get("force")
+        if target.state != "live":
+            self._refuse_lagging(target, force)
+        state = self._operate(
+            lambda now: transitions.cut_over(now, target.id, given.get("examined"), time.time(), force)
+        )
+        self._point_alias(state)
+        return {"generation": described(state.generations[target.id])}
+
+    def _rollback(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        state = self._control.again()
+        if state.previous is not None:
+            self._refuse_lagging(state.previous, given.get("force"))
+        reason = str(given.get("reason") or given.get("force") or "")
+        state = self._operate(lambda now: transitions.roll_back(now, time.time(), reason))
+        self._point_alias(state)
+        assert state.live is not None  # just made so
+        return {"generation": described(state.live)}
+
+    def _refuse_lagging(self, generation: Generation, force: str | None) -> None:
+        if force:
+            return
+        parts, seconds = self._parts, self._parts.config.migrate.lag_seconds
+        deadline = Deadline.after(seconds)
+        while behind := gate.behind(parts.broker, parts.names, generation.id, parts.config.pipeline.epoch):
+            if deadline.expired:
+                raise Refused(
+                    f"generation {generation.id} is {behind} records behind the log, for {seconds:.0f} s",
+                    "wait until it has caught up, or --force REASON",
+                )
+            time.sleep(_LEAVE_POLL_SECONDS / 10)
+
+    def _point_alias(self, state: ControlState) -> None:
+        """For those who read the store directly; control is what counts, and workers repair it."""
+        assert state.live is not None  # after a switch
+        try:
+            self._parts.store.point_alias(self._parts.names.alias, self._parts.names.collection(state.live.id))
+        except VectideError as error:
+            log.warning("alias not moved", extra={"alias": self._parts.names.alias, "error": str(error)})
+
+    # --------------------------------------------------------------------- ending
+
+    def _abort(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        target = self._target(given, also=("aborted",))
+        reason = str(given.get("reason") or "")
+        self._operate(lambda now: transitions.abort(now, target.id, time.time(), reason))
+        return {"generation": target.id, **self._cleared(target.id)}
+
+    def _retire(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        state = self._control.again()
+        id = given.get("generation") or (None if state.previous is None else state.previous.id)
+        if id is None:
+            raise Refused("there is no previous generation to retire", "`vectide migrate history` shows what there was")
+        self._operate(lambda now: transitions.retire(now, str(id), time.time()))
+        return {"generation": id, **self._cleared(str(id))}
+
+    def _cleared(self, id: str) -> dict[str, Any]:
+        """Remove what a generation has in Kafka and in the store; again and again until all is gone."""
+        parts, names = self._parts, self._parts.names
+        collection, topic = names.collection(id), names.chunks(id)
+        points = size = 0
+        if collection in parts.store.names(collection):
+            opened = parts.store.open(collection)
+            points = opened.count_chunks() + sum(opened.count_heads().values())
+            size = parts.store.size(collection)
+        self._left(id)
+        parts.store.drop(collection)
+        parts.broker.delete_topics([topic])
+        return {"points": points, "bytes": size}
+
+    def _left(self, id: str) -> None:
+        """Wait until no worker is in the generation's groups, then forget the groups."""
+        deadline = Deadline.after(_LEAVE_SECONDS)
+        for stage in ("chunk", "embed"):
+            group = self._parts.names.group("chunk" if stage == "chunk" else "embed", id)
+            while True:
+                try:
+                    self._parts.broker.delete_group(group)
+                    break
+                except BrokerUnavailable:
+                    if deadline.expired:
+                        raise
+                    time.sleep(_LEAVE_POLL_SECONDS)
+
+    # -------------------------------------------------------------------- private
+
+    def _change(self, given: Mapping[str, Any], decide: Callable[[ControlState, str, float], Any]) -> dict[str, Any]:
+        target = self._target(given)
+        state = self._operate(lambda now: decide(now, target.id, time.time()))
+        return {"generation": described(state.generations[target.id])}
+
+    def _operate(self, decide: operator.Decision) -> ControlState:
+        return operator.operate(self._parts.broker, self._parts.names, decide)
+
+    def _live(self) -> Generation:
+        live = self._control.again().live
+        if live is None:
+            raise Refused("no generation is live yet", "start `vectide up` or the workers once: that founds the first")
+        return live
+
+    def _target(self, given: Mapping[str, Any], *, also_live: bool = False, also: tuple[str, ...] = ()) -> Generation:
+        state = self._control.again()
+        id = given.get("generation")
+        found = state.target if id is None else state.generations.get(str(id))
+        if found is None and also_live and id is None and state.live is not None:
+            found = state.live
+        if found is None and also:
+            ended = [one for one in state.generations.values() if one.state in also]
+            found = max(ended, key=lambda one: one.since, default=None)
+        if found is None:
+            raise Refused("no migration is under way", "`vectide migrate start --model ...` begins one")
+        return found
+
+    def _begin(self, name: str, work: Callable[[_Task], dict[str, Any]]) -> dict[str, Any]:
+        with self._lock:
+            if self._task is not None and self._task.running:
+                raise Refused(f"a {self._task.name} is running in this process", "wait for it")
+            self._task = _Task(name, work)
+            return self._task.as_json()
+
+    def _polled(self) -> dict[str, Any] | None:
+        return None if self._task is None else self._task.as_json()
+
+
+class _Task:
+    """Something that takes its time, in a thread."""
+
+    def __init__(self, name: str, work: Callable[[_Task], dict[str, Any]]) -> None:
+        self.name = name
+        self._work = work
+        self._stop = threading.Event()
+        self._phase: tuple[str, int, int] = ("starting", 0, 0)
+        self._found: dict[str, Any] | None = None
+        self._failure: VectideError | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def at(self, phase: str, done: int, whole: int) -> None:
+        self._phase = phase, done, whole
+
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(_END_SECONDS)
+
+    def as_json(self) -> dict[str, Any]:
+        phase, done, whole = self._phase
+        failure = self._failure
+        return {
+            "name": self.name,
+            "running": self.running,
+            "phase": phase,
+            "done": done,
+            "whole": whole,
+            "found": self._found,
+            "error": None if failure is None else str(failure),
+            "again": isinstance(failure, Transient | Backpressure),
+        }
+
+    def _run(self) -> None:
+        try:
+            self._found = self._work(self)
+        except VectideError as error:
+            self._failure = error
+        except Exception as error:
+            log.exception("task failed", extra={"task": self.name})
+            self._failure = Refused(f"{type(error).__name__}: {error}", "this is a bug of vectide: please report it")
+
+
+def described(one: Generation) -> dict[str, Any]:
+    """A generation, for people and scripts."""
+    return {
+        "id": one.id,
+        "state": one.state,
+        "since": one.since,
+        "begun": one.begun,
+        "paused": one.paused,
+        "throttle": one.throttle,
+        "model": one.spec.model.name,
+        "provider": one.spec.model.provider,
+        "dimension": one.spec.model.dimension,
+        "model_fingerprint": one.spec.model.fingerprint,
+        "chunking_fingerprint": one.spec.chunking.fingerprint,
+        "transitions": one.transitions,
+    }
+
+
+def raised(task: Mapping[str, Any]) -> dict[str, Any]:
+    """What an ended task has found.
+
+    Raises:
+        Transient: it met an outage; begin it again.
+        Refused: it failed.
+    """
+    if task["error"] is not None:
+        if task["again"]:
+            raise Transient(str(task["error"]))
+        raise Refused(str(task["error"]))
+    found: dict[str, Any] = task["found"]
+    return found
+
+
+def refused_by_gate(found: Mapping[str, Any]) -> GateRefused:
+    """What a gate's refusal says."""
+    return GateRefused(
+        f"the gate refuses generation {found['generation']}: {'; '.join(found['why'])}",
+        "`vectide migrate status` shows all it found; mend it, or `vectide migrate cutover --force REASON`",
+    )
+
+
+def _last_gate(state: ControlState, target: Generation | None) -> dict[str, Any] | None:
+    if target is None:
+        return None
+    found = [one for one in state.history if one.generation == target.id and one.reason.startswith("gate ")]
+    return dict(found[-1].details) if found else None
+
+
+def _asking(searcher: Searcher) -> Ask:
+    def ask(query: str, top: int) -> list[str]:
+        return [hit.key for hit in searcher.search(query, top, by_document=True).hits]
+
+    return ask
+
+
+def _keys(collection: Collection) -> Any:
+    after: str | None = None
+    while True:
+        heads, after = collection.scan_heads(after)
+        yield from (head.key.text for head in heads if head.state != "deleted")
+        if after is None:
+            return
+
+
+def _provider(name: str) -> str:
+    return name if name in ("hashing", "wordllama") else "sentence-transformers"

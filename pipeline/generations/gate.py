@@ -1,0 +1,190 @@
+"""The gate: what a generation must prove before it is searched. The cheapest refusal comes first.
+
+1. its collection carries its fingerprints;
+2. it has caught up to the ends that the log had when the gate began;
+3. its collection equals the log, and no more documents have failed than in the live one;
+4. its answers are not worse than the live one's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pipeline.errors import Transient
+from pipeline.generations.equality import Equality, compare
+from pipeline.generations.quality import Comparison
+from pipeline.naming import Names
+from pipeline.ports import Broker, Collection
+from pipeline.specs import GenerationSpec
+
+_POLL_SECONDS: Final = 0.1
+
+OnPhase = Callable[[str, int, int], None]
+"""Which part of the gate it is at, how far of how much (0 of 0: unknown)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the gate has found of a generation."""
+
+    generation: str
+    examined: int
+    """The generation's ``transitions`` when the gate began."""
+    why: tuple[str, ...] = ()
+    """Why it is refused; empty if it passes."""
+    seconds: float = 0.0
+    caught_up: Mapping[str, Any] = field(default_factory=dict)
+    equality: Equality | None = None
+    live_unserved: int = 0
+    """Incomplete, failed and omitted documents of the live generation."""
+    quality: Comparison | None = None
+
+    @property
+    def ok(self) -> bool:
+        """It may be searched."""
+        return not self.why
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``--json`` and the history."""
+        return {
+            "generation": self.generation,
+            "ok": self.ok,
+            "why": list(self.why),
+            "seconds": round(self.seconds, 3),
+            "caught_up": dict(self.caught_up),
+            "equality": None if self.equality is None else self.equality.as_json(),
+            "live_unserved": self.live_unserved,
+            "quality": None if self.quality is None else self.quality.as_json(),
+        }
+
+
+def examine(
+    broker: Broker,
+    names: Names,
+    epoch: int,
+    target: GenerationSpec,
+    examined: int,
+    collection: Collection,
+    live: Collection,
+    quality: Callable[[OnPhase], Comparison],
+    wait_seconds: float,
+    on_phase: OnPhase = lambda phase, done, whole: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Report:
+    """Examine a generation while the pipeline goes on; nothing is written.
+
+    Args:
+        broker: has the log.
+        names: of the pipeline.
+        epoch: of the documents topic.
+        target: the generation.
+        examined: its ``transitions`` now.
+        collection: of the generation.
+        live: the live one's.
+        quality: asks both; called last, and only if nothing else refuses.
+        wait_seconds: how long it may take to catch up with what the log has now.
+        on_phase: told what it does.
+        stopped: asked now and then; if so, the gate is given up.
+
+    Raises:
+        Transient: broker or store does not answer, or it was stopped; examine it again.
+    """
+    started = time.monotonic()
+
+    def report(*why: str, **found: Any) -> Report:
+        return Report(target.id, examined, why, time.monotonic() - started, **found)
+
+    on_phase("fingerprints", 0, 0)
+    spec = collection.spec
+    if (spec.model_fingerprint, spec.chunking_fingerprint) != (target.model.fingerprint, target.chunking.fingerprint):
+        return report(f"collection {spec.name} is of another model or chunking than the generation")
+    topic = names.documents(epoch)
+    ends = {partition: one.end for partition, one in broker.offsets(topic).items()}
+    behind = _caught_up(broker, names, target.id, topic, ends, wait_seconds, on_phase, stopped)
+    caught_up = {"ends": {str(partition): end for partition, end in ends.items()}, "behind": behind}
+    if behind:
+        return report(
+            f"it is {behind} records behind the log, and did not catch up in {wait_seconds:.0f} s", caught_up=caught_up
+        )
+
+    def progress(*numbers: Any) -> None:
+        if stopped():
+            raise Transient("the gate was stopped")
+        on_phase("equality", 0, 0)
+
+    equality = compare(broker, topic, epoch, collection, ends, progress)
+    unserved = _unserved(live.count_heads())
+    why = [] if equality.ok else [_different(equality)]
+    if _unserved(equality.heads) > unserved:
+        why.append(
+            f"{_unserved(equality.heads)} of its documents are incomplete or failed, "
+            f"and {unserved} of the live generation's"
+        )
+    found: dict[str, Any] = {"caught_up": caught_up, "equality": equality, "live_unserved": unserved}
+    if why:
+        return report(*why, **found)
+    comparison = quality(on_phase)
+    return report(*([] if comparison.ok else [comparison.why]), **found, quality=comparison)
+
+
+def behind(broker: Broker, names: Names, generation: str, epoch: int) -> int:
+    """Records of the log that a generation has not applied."""
+    topic = names.documents(epoch)
+    chunk = sum(broker.lag(names.group("chunk", generation), topic).values())
+    chunks = names.chunks(generation)
+    if chunks not in broker.topics(chunks):
+        return chunk
+    return chunk + sum(broker.lag(names.group("embed", generation), chunks).values())
+
+
+def _caught_up(
+    broker: Broker,
+    names: Names,
+    generation: str,
+    topic: str,
+    ends: Mapping[int, int],
+    wait_seconds: float,
+    on_phase: OnPhase,
+    stopped: Callable[[], bool],
+) -> int:
+    """How many records are missing in the end; 0 once everything below ``ends`` is applied."""
+    until = time.monotonic() + wait_seconds
+    chunks = names.chunks(generation)
+    stage_ends = {("chunk", topic): dict(ends)}
+    missing = sum(ends.values())
+    for stage, group_topic in (("chunk", topic), ("embed", chunks)):
+        group = names.group("chunk" if stage == "chunk" else "embed", generation)
+        if (stage, group_topic) not in stage_ends:
+            # What the chunk stage made of everything below the ends is below these.
+            bounds = broker.offsets(group_topic)
+            stage_ends[stage, group_topic] = {partition: one.end for partition, one in bounds.items()}
+        wanted = stage_ends[stage, group_topic]
+        while True:
+            committed = broker.committed(group, group_topic)
+            starts = {partition: one.start for partition, one in broker.offsets(group_topic).items()}
+            missing = sum(
+                max(0, end - max(committed.get(partition, 0), starts[partition] if starts[partition] >= end else 0))
+                for partition, end in wanted.items()
+            )
+            on_phase("catching up", 0, missing)
+            if missing == 0:
+                break
+            if stopped():
+                raise Transient("the gate was stopped")
+            if time.monotonic() > until:
+                return missing
+            time.sleep(_POLL_SECONDS)
+    return missing
+
+
+def _unserved(heads: Mapping[Any, int]) -> int:
+    return sum(heads.get(state, 0) for state in ("incomplete", "failed", "omitted"))
+
+
+def _different(equality: Equality) -> str:
+    found = {kind: one for kind, one in equality.findings.items() if one.count}
+    said = ", ".join(f"{one.count} {kind} (for example {one.examples[0]})" for kind, one in found.items())
+    return f"its collection differs from the log: {said}"

@@ -1,0 +1,77 @@
+"""The one writer of ``control``: takes its transactional id over, reads, decides, writes, lets go.
+
+What can fail: two operators at once (the first is fenced when it writes, reads again and decides
+on what the second has done); a process that dies inside its transaction (aborted, nothing is
+seen); an answer that is lost (read again: the decision finds itself carried out).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from pipeline.deadline import Deadline
+from pipeline.errors import Fenced
+from pipeline.generations.control import ControlState, LogIdentity, change_records, check_log, log_record, read
+from pipeline.generations.transitions import Change
+from pipeline.naming import Names
+from pipeline.ports import Broker, NewRecord
+
+_WRITE_SECONDS: Final = 10.0
+
+Decision = Callable[[ControlState], Sequence[Change]]
+"""What to change, given everything that ``control`` says."""
+
+
+def operate(broker: Broker, names: Names, decide: Decision) -> ControlState:
+    """Carry a decision out on the newest state, and give the state after it.
+
+    Idempotent as far as ``decide`` is: after any failure, call it again.
+
+    Raises:
+        Refused: by the decision; nothing was written.
+        BrokerUnavailable: no answer; it may have been written.
+    """
+    return _written(
+        broker,
+        names,
+        lambda state: [
+            record for change in decide(state) for record in change_records(names, change.generation, change.transition)
+        ],
+    )
+
+
+def found(broker: Broker, names: Names, decide: Decision, log: LogIdentity) -> ControlState:
+    """Make sure that there is a live generation, and that the log is the one that ``control`` knows.
+
+    Raises:
+        LogDiverged: the documents topic is another one.
+        BrokerUnavailable: no answer.
+    """
+
+    def records(state: ControlState) -> list[NewRecord]:
+        made = [
+            record for change in decide(state) for record in change_records(names, change.generation, change.transition)
+        ]
+        return made if state.log is not None else [log_record(names, log), *made]
+
+    state = read(broker, names)
+    while state.live is None or state.log is None:
+        state = _written(broker, names, records)
+    check_log(state, log)
+    return state
+
+
+def _written(broker: Broker, names: Names, records: Callable[[ControlState], list[NewRecord]]) -> ControlState:
+    while True:
+        publisher = broker.transactional_publisher(names.operator)
+        try:
+            # Only now can nobody else write: what was read before may be old.
+            new = records(read(broker, names))
+            if new:
+                publisher.publish(new, Deadline.after(_WRITE_SECONDS))
+        except Fenced:
+            continue
+        finally:
+            publisher.close(Deadline.after(_WRITE_SECONDS))
+        return read(broker, names)
