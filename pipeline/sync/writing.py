@@ -148,7 +148,10 @@ def _composed(
             writing.embedded += 1
         writing.chunks.append(_point(plan, plan.stamp, id, span, available[span.content_hash]))
     writing.head = _head(plan, plan.stamp, writing.failures)
-    if plan.read is not None and not writing.chunks and changed(writing.head, stamp=plan.read.stamp) == plan.read:
+    read = plan.read
+    # Of this very version: a newer one that failed in the same words must still move the head.
+    same = read is not None and read.version == document.version and changed(writing.head, stamp=read.stamp) == read
+    if same and not writing.chunks:
         writing.head = None  # a replay that failed as before: nothing to say, and no attempt spent
     return writing
 
