@@ -265,8 +265,14 @@ def _proposed(parts: Parts, state: ControlState) -> ControlState:
         return state  # a worker without weights takes everything from control
     if any(one.spec.fingerprint == proposed.fingerprint for one in state.followed):
         return state
-    known = any(one.spec.fingerprint == proposed.fingerprint for one in state.generations.values())
-    if config.migrate.on_model_change == "migrate" and not known:
+    if any(one.spec.fingerprint == proposed.fingerprint for one in state.generations.values()):
+        # An operator has migrated away from it: that counts, and a pod of yesterday must not undo it.
+        log.warning(
+            "the configuration names a generation that is over; the live one is followed",
+            extra={"configured": proposed.id, "live": live.id, "model": live.spec.model.name},
+        )
+        return state
+    if config.migrate.on_model_change == "migrate":
         log.info("migration started: the configuration asks for it", extra={"generation": proposed.id})
         return operator.operate(parts.broker, parts.names, lambda now: transitions.start(now, proposed, time.time()))
     ours, theirs = proposed.model_dump(mode="json"), live.spec.model_dump(mode="json")
@@ -278,7 +284,6 @@ def _proposed(parts: Parts, state: ControlState) -> ControlState:
     ]
     raise FingerprintMismatch(
         f"the live generation {live.id} differs from the configuration: {'; '.join(differing)}",
-        "migrate with this configuration: `vectide migrate run` (or start, then cutover), after starting the workers "
-        "with what the live generation has"
-        + ("; it was a generation before, so on_model_change does not begin it again by itself" if known else ""),
+        "`vectide migrate run` migrates to what is configured (or set migrate.on_model_change, and the workers begin "
+        "it); to stay, configure what the live generation has",
     )

@@ -99,24 +99,25 @@ class Job:
         if found["lag"] or found["paused"]:
             self._say(found)
             return None
-        return self._proved(ask, stop, id)
+        self._proved(ask, stop, id)
+        return None
 
-    def _proved(self, ask: Ask, stop: threading.Event, id: str) -> dict[str, Any] | None:
+    def _proved(self, ask: Ask, stop: threading.Event, id: str) -> None:
         try:
             report = self._gate(ask, stop)
         except (Transient, Backpressure) as error:
             self._say_error(error)
-            return None
+            return
         if report is None or report["generation"] != id:
-            return None
+            return
         if not report["ok"] and self._force is None:
             raise refused_by_gate(report)
         if not self._automatic:
-            return None  # the next look finds it ready
+            return  # the next look finds it ready
         arguments = {"action": "cutover", "generation": id, "examined": report.get("examined")}
         if not report["ok"]:
             arguments["force"] = self._force
-        return dict(self._retried(stop, lambda: ask("POST", "/migrate", arguments)))
+        self._retried(stop, lambda: ask("POST", "/migrate", arguments))
 
     def _gate(self, ask: Ask, stop: threading.Event) -> dict[str, Any] | None:
         ask("POST", "/migrate", {"action": "gate", **self._labels})

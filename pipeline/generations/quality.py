@@ -339,9 +339,7 @@ def _values(
     for at, (question, found) in enumerate(zip(questions, answers, strict=True)):
         numbers = {key: str(number) for number, key in enumerate(dict.fromkeys((*question.relevant, *found)))}
         qrels[str(at)] = {numbers[key]: score for key, score in question.relevant.items()}
-        # A query without an answer is left out of the run, and counts 0.
-        if found:
-            run[str(at)] = {numbers[key]: float(-place) for place, key in enumerate(found)}
+        run[str(at)] = {numbers[key]: float(-place) for place, key in enumerate(found)}
     values = {name: np.zeros(len(questions)) for name in names}
     measures = [ir_measures.parse_measure(name) for name in names]
     for metric in ir_measures.iter_calc(measures, qrels, run):

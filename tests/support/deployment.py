@@ -161,9 +161,13 @@ class Deployment:
         finally:
             store.close()
 
-    def differences(self, collection: Collection, source: str) -> list[str]:
-        """Where the store is not what the documents say; empty if they are equal."""
-        config = load(self.folder / "vectide.toml", {})
+    def differences(self, collection: Collection, source: str, **settings: Any) -> list[str]:
+        """Where the store is not what the documents say; empty if they are equal.
+
+        Args:
+            settings: of the generation, where they are not those of the configuration.
+        """
+        config = load(self.folder / "vectide.toml", {}, **settings)
         cut = chunker(generation_spec(config), tokenizer_of(config.model))
         found, wrong = _stored(collection), []
         for path, text in self.truth().items():

@@ -9,6 +9,7 @@ import random
 import re
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def ranked(place: int | None, key: str = "s:a") -> list[str]:
         ({f"s:{n}": 1 for n in range(20)}, [f"s:{n}" for n in range(10)], (1.0, 0.5, 1.0)),
         ({"s:a": 1, "s:b": 0, "s:c": -1}, ["s:b", "s:c", "s:a"], (1 / 2, 1.0, 1 / 3)),
         # What is said twice counts once, and takes one place.
-        ({"s:a": 1, "s:b": 1}, ["s:a", "s:a", "s:b"], (1.0, 1.0, 1.0)),
+        ({"s:a": 1}, [*["s:x"] * 10, "s:a"], (1 / math.log2(3), 1.0, 1 / 2)),
         ({"s:a": 1}, [], (0.0, 0.0, 0.0)),
         ({"s:Ünï codé\0 \udc80": 1}, ["s:x", "s:Ünï codé\0 \udc80"], (1 / math.log2(3), 1.0, 0.5)),
     ],
@@ -114,6 +115,12 @@ def test_overlap_is_told_and_refuses_nothing() -> None:
     # 1 of 10, 2 of 4, and two empty answers are the same.
     assert comparison.overlap == pytest.approx((0.1 + 0.5 + 1) / 3)
     assert comparison.ok
+
+
+def test_only_the_first_ten_count_whatever_a_search_returns() -> None:
+    items = [KnownItem("one", "s:a")]
+    comparison = unlabelled(items, answers({"one": ranked(1)}), lambda text, top: [*ranked(1), "s:x", "s:y"])
+    assert comparison.overlap == 1.0
 
 
 # ------------------------------------------------------------------------------- what refuses
@@ -365,12 +372,18 @@ def test_a_clear_difference_is_beyond_chance_and_never_impossible() -> None:
     assert p_value([0.2] * 30 + [-0.1] * 10) < 0.001
 
 
-def test_flips_are_drawn_in_blocks_of_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(1)
-    differences = rng.normal(0.003, 0.1, 3_000)
+@pytest.mark.parametrize("cells", [1_000, 10_000])  # less than a row, and three
+def test_flips_are_drawn_in_blocks_of_bounded_memory(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    differences = np.random.default_rng(1).normal(0.003, 0.1, 3_000)
     whole = p_value(differences)
-    monkeypatch.setattr("pipeline.generations.quality._CELLS", 1_000)  # less than a row
-    assert p_value(differences) == whole
+    monkeypatch.setattr("pipeline.generations.quality._CELLS", cells)
+    monkeypatch.setattr("pipeline.generations.quality.PERMUTATIONS", 1_000)
+    tracemalloc.start()
+    try:
+        assert p_value(differences) == pytest.approx(whole, abs=0.05)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @given(st.lists(st.floats(-1, 1).map(lambda one: round(one, 2)), max_size=12))
@@ -407,6 +420,11 @@ def test_the_nearest_meaning_of_an_id_counts(order: list[str]) -> None:
     assert matching({"q": {"docs:1": 1}}, order).qrels == {"q": {"docs:1": 1}}
     without = [key for key in order if key != "docs:1"]
     assert matching({"q": {"1": 1}}, without).qrels == {"q": {"c:1": 1}}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["a:1.txt", "b:1.md", "c:1"])))
+def test_two_that_fit_less_well_are_no_rivals_of_one_that_fits(order: list[str]) -> None:
+    assert matching({"q": {"1": 1}}, order).qrels == {"q": {"c:1": 1}}
 
 
 @pytest.mark.parametrize(
