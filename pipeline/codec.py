@@ -167,6 +167,16 @@ def decode_event(record: Record) -> DocumentEvent | None:
     )
 
 
+def supersedes(record: Record) -> bool:
+    """True if a record of the documents topic makes earlier ones of its key needless: it is one
+    that this version reads, and no null, which says nothing about the document.
+    """
+    try:
+        return record.value is not None and bool(_open(record, "changed", "deleted"))
+    except (MalformedRecord, NewerSchema):
+        return False
+
+
 def encode_chunked(document: ChunkedDocument) -> Encoded:
     """A chunked document as a record of a chunks topic.
 

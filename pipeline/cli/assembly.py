@@ -215,10 +215,13 @@ class Followed:
             return self._control.state
 
     def again(self) -> ControlState:
-        """As of now."""
+        """As of now: what was written before the call is in it."""
         with self._lock:
-            self._looked = Deadline.after(0.0)
-        return self()
+            # A reader knows the end that the topic had when it was opened, so a new one is.
+            self._control.close()
+            state = self._control.refresh()
+            self._looked = Deadline.after(_CONTROL_SECONDS)
+            return state
 
     def close(self) -> None:
         """Stop following."""

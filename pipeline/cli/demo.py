@@ -19,6 +19,8 @@ from pipeline.cli.assembly import opened
 from pipeline.cli.corpus import write_corpus
 from pipeline.cli.crew import until_stopped
 from pipeline.cli.index import Index
+from pipeline.cli.migrate import gate_lines
+from pipeline.cli.migrations import raised
 from pipeline.cli.options import configuration
 from pipeline.cli.progress import FirstSync
 from pipeline.cli.search import described
@@ -37,13 +39,16 @@ _QUESTIONS: Final = (
 )
 _SENTENCE: Final = "The lighthouse keeper of Skerryvore records the tide in a blue notebook every morning."
 _BURST: Final = 20
+#: Whose words are not those of the answer: what a static model is bad at.
+_HARD: Final = "make my loops show how far along they are"
+_KNOWN_ITEMS: Final = 100
 #: Nothing in the demo takes longer, on two busy cores.
 _WAIT_SECONDS: Final = 60.0
 
 
 @click.command()
 def demo() -> None:
-    """Sync real documents, search them, edit them live, restart: with times, embedded and reused chunks.
+    """Sync real documents, search them, edit them live, restart, migrate to another model: with times.
 
     The documents are the descriptions of the Python packages installed here and vectide's own docs,
     in a temporary folder that is removed at the end.
@@ -76,14 +81,16 @@ class _Demo:
             self._questions(index)
             self._live(index)
         self._restart(embedder)
+        self._migration(embedder)
         self._title("Yours")
         self._say("vectide up FOLDER                 keeps an index of your own folder live")
         self._say('vectide search "your question"    asks it, from another terminal')
+        self._say("vectide migrate run --model X      changes the model, live")
 
     @contextmanager
-    def _index(self, embedder: Embedder | None) -> Iterator[Index]:
+    def _index(self, embedder: Embedder | None, config: Config | None = None) -> Iterator[Index]:
         ending = threading.Event()
-        with opened(self._config, "demo") as parts:
+        with opened(config or self._config, "demo") as parts:
             index = Index(parts, folder_sources((self._documents,)), ending, embedder)
             index.start()
             try:
@@ -177,6 +184,96 @@ class _Demo:
             if published or embedded:
                 raise Fatal("a restart did work again", "this is a bug of vectide: please report it")
 
+    def _migration(self, embedder: Embedder) -> None:
+        """From a static model, which is fast and coarse, to the one above, while the documents change."""
+        self._title("A new model, live")
+        with self._index(embedder, self._static) as index:
+            FirstSync(index, sys.stdout).show(closing=False)
+            self._say(
+                f"an index of the same documents by {index.spec.model.name}, {index.spec.model.dimension} dimensions"
+            )
+            self._question(index)
+            ask = index.operations.migrate
+            target = ask({"action": "start", "model": self._config.model.name})["generation"]
+            self._say(f"migration to {target['model']} started; one file is edited and one deleted meanwhile")
+            started = time.monotonic()
+            files = sorted(self._documents.rglob("*.md"), key=lambda path: path.stat().st_size)
+            edited, deleted = files[-1], files[-4]
+            before = self._head(index, edited)
+            self._measure(
+                index,
+                "an edit during it, in the live index",
+                lambda: edited.write_text(edited.read_text() + "\n\nAn edit during the migration.\n"),
+                lambda: self._newer(index, edited, before),
+            )
+            deleted.unlink()
+            self._built(index, target["id"])
+            self._say(f"built beside the live index in {time.monotonic() - started:.1f} s")
+            examined = self._gate(index)
+            self._switch(index, "cutover", {"generation": target["id"], "examined": examined})
+            self._question(index)
+            self._switch(index, "rollback", {"reason": "to show it"})
+            examined = self._gate(index, quiet=True)
+            self._switch(index, "cutover", {"generation": target["id"], "examined": examined})
+
+    @property
+    def _static(self) -> Config:
+        return configuration(
+            None,
+            self._config.state.parent / "static",
+            model__provider="wordllama",
+            model__name="wordllama",
+            migrate__known_items=_KNOWN_ITEMS,
+        )
+
+    def _question(self, index: Index) -> None:
+        answer = index.search.search(_HARD, 1, by_document=True)
+        self._console.print(f"[bold]{_HARD}[/bold]  ({answer.model}, {answer.seconds * 1000:.0f} ms)")
+        for hit in answer.hits:
+            click.echo("  " + described(hit.as_json()).replace("\n", "\n  "))
+
+    def _built(self, index: Index, id: str) -> None:
+        until = time.monotonic() + 2 * _WAIT_SECONDS
+        last = ""
+        while True:
+            found = index.operations.migrate({"action": "status"})["generations"]
+            one = next(each for each in found if each["id"] == id)
+            if one["documents"] >= one["documents_in_live"] and one["lag"] == 0:
+                return
+            said = f"  {one['documents']} of {one['documents_in_live']} documents"
+            if sys.stdout.isatty() and said != last:
+                click.echo(f"\r{said}", nl=False)
+                last = said
+            if time.monotonic() > until:
+                raise Transient(f"the migration stands at{said}")
+            if index.crew.wait(0.2) or self._stop.is_set():
+                raise KeyboardInterrupt
+
+    def _gate(self, index: Index, *, quiet: bool = False) -> int:
+        ask = index.operations.migrate
+        ask({"action": "gate"})
+        while (task := ask({"action": "task"}))["running"]:
+            if index.crew.wait(0.05) or self._stop.is_set():
+                raise KeyboardInterrupt
+        found = raised(task)
+        for line in [] if quiet else gate_lines(found):
+            self._say(line)
+        if not found["ok"]:
+            raise Fatal(f"the gate refused: {found['why']}", "this is a bug of vectide: please report it")
+        return int(found["examined"])
+
+    def _switch(self, index: Index, action: str, arguments: dict[str, object]) -> None:
+        """How long until a search answers from the other generation."""
+        before = index.search.search(_HARD, 1).generation
+        started = time.monotonic()
+        index.operations.migrate({"action": action, **arguments})
+        while index.search.search(_HARD, 1).generation == before:
+            if time.monotonic() - started > _WAIT_SECONDS:
+                raise Transient(f"{action}: searches did not follow in {_WAIT_SECONDS:.0f} s")
+            if index.crew.wait(0.002) or self._stop.is_set():
+                raise KeyboardInterrupt
+        self._say(f"{action}: {(time.monotonic() - started) * 1000:.0f} ms until searches are in the other index")
+
     # ------------------------------------------------------------------------- measuring
 
     def _measure(self, index: Index, what: str, change: Callable[[], object], done: Callable[[], bool]) -> None:
@@ -216,4 +313,4 @@ class _Demo:
         self._console.print(f"\n[bold cyan]{text}[/bold cyan]")
 
     def _say(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)

@@ -55,8 +55,12 @@ class Operations:
             ("POST", "/search"): self.search,
             ("GET", "/status"): self.status,
             ("POST", "/dead-letters"): self.dead_letters,
-            ("POST", "/migrate"): self._migrations.ask,
+            ("POST", "/migrate"): self.migrate,
         }
+
+    def migrate(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """``action`` and what belongs to it; see :class:`pipeline.cli.migrations.Migrations`."""
+        return self._migrations.ask(arguments)
 
     def close(self) -> None:
         """Give up what still runs."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pipeline.codec import decode_event, encode_chunked, unreadable
+from pipeline.codec import decode_event, encode_chunked, supersedes, unreadable
 from pipeline.deadline import Deadline
 from pipeline.errors import MalformedRecord, NewerSchema, Poison, Transient
 from pipeline.identity import version_of
@@ -230,8 +230,15 @@ class ChunkStage:
     def _run(self, batch: list[Taken]) -> None:
         started = time.monotonic()
         works: list[_Work] = []
+        # A log that is not compacted yet holds old versions: a generation that is being built needs none.
+        readable = batch if self._pace.building else []
+        last = {taken.record.key: taken for taken in readable if supersedes(taken.record)}
         for taken in batch:
             if self._parking.holds(taken):
+                continue
+            if last.get(taken.record.key, taken).record.offset > taken.record.offset:
+                # As compaction would: a later record of the document is in this very batch.
+                works.append(_Work(taken))
                 continue
             try:
                 works.append(self._work(taken))

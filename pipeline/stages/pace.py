@@ -96,6 +96,11 @@ class Pace:
         self._released.set()
 
     @property
+    def building(self) -> bool:
+        """The generation is being built."""
+        return self._building
+
+    @property
     def held_back(self) -> str:
         """Why nothing should be read for this generation now; or empty."""
         if not self._building or self._released.is_set():

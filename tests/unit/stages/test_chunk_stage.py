@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.topics import chunks_topic
-from pipeline.codec import decode_chunked, encode_event
+from pipeline.codec import SCHEMA, decode_chunked, encode_event
 from pipeline.config import Config, ModelConfig, PipelineConfig
 from pipeline.deadline import Deadline
 from pipeline.embedding.generation import chunker, generation_spec
@@ -60,6 +60,17 @@ class Refusing:
         self.inner.close(deadline)
 
 
+def changed(path: str, text: str | None, partition: int = 0, **more: str) -> NewRecord:
+    key = DocumentKey("s", path)
+    event = DocumentChanged(key, text, {"a": "b"}, "text/plain", "d", Provenance(12.5), **more)  # type: ignore[arg-type]
+    return NewRecord(NAMES.documents(EPOCH), *encode_event(event), partition=partition)
+
+
+def deleted(path: str) -> NewRecord:
+    event = DocumentDeleted(DocumentKey("s", path), Provenance(13.5))
+    return NewRecord(NAMES.documents(EPOCH), *encode_event(event), partition=0)
+
+
 @dataclass
 class Running(Working):
     broker: EmbeddedBroker
@@ -67,18 +78,16 @@ class Running(Working):
     health: Health
     worker: Worker
 
-    def send(self, path: str, text: str | None, partition: int = 0, **changed: str) -> NewRecord:
-        key = DocumentKey("s", path)
-        event = DocumentChanged(key, text, {"a": "b"}, "text/plain", "d", Provenance(12.5), **changed)  # type: ignore[arg-type]
-        return self.write(NewRecord(NAMES.documents(EPOCH), *encode_event(event), partition=partition))
+    def send(self, path: str, text: str | None, partition: int = 0, **more: str) -> NewRecord:
+        return self.write(changed(path, text, partition, **more))
 
     def delete(self, path: str) -> NewRecord:
-        event = DocumentDeleted(DocumentKey("s", path), Provenance(13.5))
-        return self.write(NewRecord(NAMES.documents(EPOCH), *encode_event(event), partition=0))
+        return self.write(deleted(path))
 
-    def write(self, record: NewRecord) -> NewRecord:
-        self.broker.publisher("test").publish([record], Deadline.after(5))
-        return record
+    def write(self, *records: NewRecord) -> NewRecord:
+        """All at once; the last of them."""
+        self.broker.publisher("test").publish(records, Deadline.after(5))
+        return records[-1]
 
     def lag(self, partition: int = 0) -> int:
         return self.broker.lag(NAMES.group("chunk", SPEC.id), NAMES.documents(EPOCH))[partition]
@@ -146,6 +155,22 @@ def test_a_null_only_forgets_an_old_delete(running: Running) -> None:
     running.send("b", "text")
     assert [one.key.path for one in running.sent()] == ["b"]
     assert running.letters() == []
+
+
+def test_while_building_the_last_of_several_versions_in_one_batch_is_cut(running: Running) -> None:
+    """As compaction would. But a null, and what this version cannot read, say nothing about the document."""
+    running.worker._stage._pace.set(building=True, paused=False, share=1.0)  # type: ignore[attr-defined]
+    null = NewRecord(NAMES.documents(EPOCH), DocumentKey("s", "b").to_bytes(), None, (), 0)
+    running.write(*[changed("a", f"version {number}") for number in range(5)], deleted("b"), null)
+    assert [(one.key.path, one.text, one.state) for one in running.sent()] == [
+        ("a", "version 4", "chunked"),
+        ("b", "", "deleted"),
+    ]
+    record = changed("c", "of tomorrow", partition=1)
+    newer = tuple((name, b"9" if name == SCHEMA else value) for name, value in record.headers)
+    running.write(changed("c", "its text", partition=1), replace(record, headers=newer))
+    running.until(lambda: running.lag(1) == 1)
+    assert [one.text for one in running.sent(1)] == ["its text"]
 
 
 def test_what_cannot_be_cut_is_a_letter_and_a_failed_version(running: Running) -> None:
