@@ -178,11 +178,10 @@ class SteppedConsumer:
         self._requests.send("broker", "commit", [(at.partition, offsets[at]) for at in sorted(offsets)], run)
 
     def close(self, deadline: Deadline) -> None:
-        def run() -> None:
-            if self._inner is not None:
-                self._inner.close(deadline)
-
-        self._requests.send("broker", "leave", "", run, reads=True)
+        # A group would notice in any case, if later.
+        self._requests.timeline.turn("leave")
+        if self._inner is not None:
+            self._inner.close(deadline)
 
 
 class _SteppedReader:

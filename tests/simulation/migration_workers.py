@@ -143,7 +143,10 @@ class _Stage:
 class _ChunkStage(_Stage):
     def work(self, records: list[tuple[TopicPartition, Any]]) -> None:
         made = []
+        last = {record.key: record.offset for _, record in records} if self.pace.building else {}
         for at, record in records:
+            if record.offset < last.get(record.key, 0):
+                continue  # as the product's stage: a later record of the document is in this batch
             event = decode_event(record)
             assert event is not None
             document = chunked(event, version_of(EPOCH, record.offset), self.spec.id, self._cut)
