@@ -80,7 +80,7 @@ def _table(fields: Any, section: str) -> list[str]:
 
 _TYPES = {
     str: "text", int: "integer", float: "number", bool: "true or false",
-    SecretStr: "secret", Path: "path", Any: "any value",
+    SecretStr: "secret", Path: "path", Any: "any value", list[str]: "list of texts",
 }  # fmt: skip
 
 
