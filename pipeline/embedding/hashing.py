@@ -61,7 +61,7 @@ class HashingEmbedder:
         for row, text in enumerate(texts):
             features = [_feature(word, dimension) for word in _WORD.findall(text.lower())]
             # A text without words still needs a direction; its own hash gives it one.
-            features.append(_feature(text, dimension))
+            features.append(_hashed(text, dimension))
             places = np.fromiter((place for place, _ in features), dtype=np.int64)
             signs = np.fromiter((sign for _, sign in features), dtype=np.float32)
             np.add.at(vectors[row], places, signs)
@@ -72,8 +72,12 @@ class HashingEmbedder:
         return vectors
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=16_384)
 def _feature(word: str, dimension: int) -> tuple[int, float]:
+    return _hashed(word, dimension)
+
+
+def _hashed(word: str, dimension: int) -> tuple[int, float]:
     digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     number = int.from_bytes(digest, "little")
     return (number >> 1) % dimension, 1.0 if number & 1 else -1.0

@@ -55,7 +55,12 @@ class Writer:
             path.write_text("\n\n".join(parts))
             return
         self._made += 1
-        other = self._folder / f"n{self._made:06}.md"
+        # From a bounded set: the head of a deleted document stays, so ever new names would be growth.
+        other = next(
+            name
+            for _ in range(1000)
+            if not (name := self._folder / f"n{rng.randrange(2 * len(self._paths)):06}.md").exists()
+        )
         if kind < 0.9:
             path.rename(other)
         else:

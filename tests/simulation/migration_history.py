@@ -201,10 +201,10 @@ class History:
             before = self.of(id)[-2].reason
             if not one.reason.startswith("cutover forced"):
                 self.require(before == "gate passed", f"{id} was switched to after {before!r}, without a gate")
-            self.require(
-                not (command.who == "job" and id in self._rolled_back), f"a job undid the rollback from {id}"
-            )
+            self.require(not (command.who == "job" and id in self._rolled_back), f"a job undid the rollback from {id}")
         asked = command.asked
         if asked is not None and not asked.arguments.get("force"):
             behind = self._in_step(id, asked.versions)
-            self.require(not behind, f"{id} became live without {behind}, which were in the log before it was asked for")
+            self.require(
+                not behind, f"{id} became live without {behind}, which were in the log before it was asked for"
+            )

@@ -221,17 +221,13 @@ class Pipeline:
         name = NAMES.collection(generation)
         heads = self.store.open(name)._heads if name in self.store.names(name) else {}
         return [
-            key.path
-            for key, version in versions.items()
-            if key.doc not in heads or heads[key.doc].version < version
+            key.path for key, version in versions.items() if key.doc not in heads or heads[key.doc].version < version
         ]
 
     def lag(self) -> int:
         """Records that some followed generation has not committed."""
         return sum(
-            gate.behind(self.broker, NAMES, id, EPOCH)
-            for id, state in self.history.states.items()
-            if state in FOLLOWED
+            gate.behind(self.broker, NAMES, id, EPOCH) for id, state in self.history.states.items() if state in FOLLOWED
         )
 
     def spec(self, generation: str) -> GenerationSpec:
@@ -610,6 +606,7 @@ def run(profile: Profile, seed: int) -> Result:
         failure = f"{type(error).__name__}: {error}"
         if not isinstance(error, Violated):
             import traceback
+
             traceback.print_exc()
     trace = schedule.timeline.lines() if failure else []
     return Result(profile.name, seed, failure, trace, schedule.timeline.steps, schedule.seen)

@@ -134,7 +134,9 @@ class Searcher:
                 moved |= hit is not None
             elif now.get(key.doc) != was:
                 moved = True
-                require(hit is None or hit.version >= was.content_version, f"{key.path} went back to {hit and hit.version}")
+                require(
+                    hit is None or hit.version >= was.content_version, f"{key.path} went back to {hit and hit.version}"
+                )
                 require(
                     hit is None or was.state != "deleted" or hit.version > was.version,
                     f"{key.path} was deleted before, and is found at {hit and hit.version}",

@@ -187,9 +187,7 @@ class _EmbedStage(_Stage):
             outcomes = [one for one in outcomes if one.result != "again"] + self._again(again)
         due = self.timeline.now + self.habits.donor_seconds
         self.held += [
-            (due, one.document.key.doc, places[one.document.key.doc])
-            for one in outcomes
-            if one.sweep_after is not None
+            (due, one.document.key.doc, places[one.document.key.doc]) for one in outcomes if one.sweep_after is not None
         ]
 
     def _again(self, documents: list[ChunkedDocument]) -> list[Outcome]:
