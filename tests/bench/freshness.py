@@ -85,14 +85,15 @@ def measure(count: int, settings: dict[str, Any]) -> dict[str, Any]:
         documents = Path(name) / "docs"
         write_documents(documents, _DOCUMENTS, seed=2)
         with running(documents, settings) as (index, _):
-            idle = _quantiles(edits(index, documents, count))
+            idle = quantiles(edits(index, documents, count))
             every = 2 / statistics.median(capacity(index, documents) for _ in range(3))
             with load_of(documents, every):
-                loaded = _quantiles(edits(index, documents, count))
+                loaded = quantiles(edits(index, documents, count))
         return {"idle": idle, f"half load (another edit every {every * 1000:.0f} ms)": loaded}
 
 
-def _quantiles(values: list[float]) -> dict[str, float]:
+def quantiles(values: list[float]) -> dict[str, float]:
+    """p50, p95 and p99."""
     cuts = statistics.quantiles(values, n=100)
     return {"p50": round(cuts[49], 1), "p95": round(cuts[94], 1), "p99": round(cuts[98], 1)}
 
