@@ -434,6 +434,16 @@ class Store(Protocol):
         """Delete a collection; one that does not exist is no error."""
         ...
 
+    def defer_index(self, name: str) -> None:
+        """Build no vector index while a collection is loaded; searches scan, and are exact."""
+        ...
+
+    def build_index(self, name: str) -> bool:
+        """Build what was deferred; called again until it is True: nothing is left to build. Does
+        nothing where indexes are never built.
+        """
+        ...
+
     def size(self, name: str) -> int:
         """Bytes that dropping it gives back, at least: files where they are ours, else its vectors."""
         ...

@@ -28,7 +28,7 @@ def figures(parts: Parts, control: ControlState) -> dict[str, Any]:
     """
     live = None if control.live is None else control.live.spec
     reports = read_reports(parts.broker, parts.names)
-    lag, oldest = _lag(parts, live)
+    lag, oldest = lag_of(parts, live)
     counters = {name: int(sum(report.counters.get(name, 0) for report in reports)) for name in _COUNTERS}
     return {
         **_stored(parts, live),
@@ -61,7 +61,7 @@ def _stored(parts: Parts, live: GenerationSpec | None) -> dict[str, Any]:
         return empty
 
 
-def _lag(parts: Parts, live: GenerationSpec | None) -> tuple[dict[str, int], float]:
+def lag_of(parts: Parts, live: GenerationSpec | None) -> tuple[dict[str, int], float]:
     """Records behind, by stage, and the age of the oldest event that is not done in both."""
     if live is None:
         return {"chunk": 0, "embed": 0}, 0.0

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS: Final = 0.25
 _SAMPLE_SECONDS: Final = 0.5
+_ALIAS_SECONDS: Final = 5.0
 #: A model that is missing may be put there by a person, or by a volume that is still filled.
 _RETRY_SECONDS: Final = 15.0
 #: A generation that is built has nobody waiting for its last batches: they are done again.
@@ -74,7 +75,10 @@ class Line:
             self.workers["chunk"] = self._chunk_worker()
         if "embed" in stages:
             # Before the model, which takes seconds to load: what is wrong with the store.
+            new = not parts.store.names(parts.names.collection(self.spec.id))
             self.collection = collection_of(parts, self.spec)
+            if new and self.building:
+                parts.store.defer_index(self.collection.spec.name)
             self.workers["embed"] = self._embed_worker(self.collection, models, generation)
         names = parts.names
         topics = {"chunk": names.documents(parts.config.pipeline.epoch), "embed": names.chunks(self.spec.id)}
@@ -235,6 +239,7 @@ class Lines:
         self._later: dict[str, _Later] = {}
         self._ending: list[threading.Thread] = []
         self._next_sample = 0.0
+        self._next_alias = 0.0
 
     def line(self, id: str) -> Line | None:
         """The line of a generation, if it runs here."""
@@ -290,6 +295,7 @@ class Lines:
                 self._look(generation, line)
         live = self._lines.get(state.live.id) if state.live is not None else None
         self._traffic.serve(lambda: live is not None and live.busy)
+        self._point_alias(state, live)
         self._sample(state, live)
         self._describe(state)
         for line in self._lines.values():
@@ -360,6 +366,16 @@ class Lines:
         self._next_sample = time.monotonic() + _SAMPLE_SECONDS
         if state.live is not None:
             self._traffic.sampled(live_lag(self._parts, state.live.spec))
+
+    def _point_alias(self, state: ControlState, live: Line | None) -> None:
+        """For those who read the store directly; whatever moved it, control is what counts."""
+        if live is None or live.collection is None or time.monotonic() < self._next_alias:
+            return
+        self._next_alias = time.monotonic() + _ALIAS_SECONDS
+        store, names = self._parts.store, self._parts.names
+        collection = names.collection(live.spec.id)
+        if state.live is not None and store.alias(names.alias) != collection:
+            store.point_alias(names.alias, collection)
 
     def _describe(self, state: ControlState) -> None:
         info = self._parts.metrics.generation_info

@@ -21,6 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _POLL_SECONDS: Final = 0.2
 _WATCH_SECONDS: Final = 1.0
+_BAR: Final = 30
 
 
 @click.group()
@@ -344,6 +345,11 @@ def _tell(found: Mapping[str, Any], json_: bool) -> None:
         click.echo(f"generation {generation} is gone: {found['points']} points, {found['bytes'] / 1e6:.1f} MB")
 
 
+def _bar(share: float) -> str:
+    done = round(min(1.0, share) * _BAR)
+    return f"[{'#' * done}{'.' * (_BAR - done)}]"
+
+
 def _show(found: Mapping[str, Any]) -> None:
     click.echo(f"migration     {found['state']}")
     for one in found["generations"]:
@@ -353,7 +359,8 @@ def _show(found: Mapping[str, Any]) -> None:
             whole = one["documents_in_live"]
             share = one["documents"] / whole if whole else 1.0
             eta = one.get("eta_seconds")
-            line += f", {share:.0%}, {one['documents_per_second']:.1f} documents/s"
+            line += f"\n          {_bar(share)} {share:.0%}, {one['documents_per_second']:.1f} documents/s"
+            line += f", {one['tokens']} of about {one['tokens_whole']} tokens"
             line += f", {eta:.0f} s left" if eta is not None and one["state"] == "building" else ""
             line += ", paused" if one["paused"] else ""
             line += f", throttled to {one['throttle']:.0%}" if one["throttle"] < 1 else ""

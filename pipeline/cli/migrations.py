@@ -10,12 +10,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from pipeline.cli.assembly import Followed, Models, Parts
+from pipeline.cli.figures import lag_of
 from pipeline.cli.planning import plan
 from pipeline.config import ChunkingConfig, Config, ModelConfig
 from pipeline.deadline import Deadline
@@ -44,6 +46,8 @@ log = logging.getLogger(__name__)
 _LEAVE_SECONDS: Final = 60.0
 _LEAVE_POLL_SECONDS: Final = 0.3
 _SEED: Final = 1
+#: Documents whose tokens are counted; to count all would read every head.
+_SAMPLE: Final = 200
 _END_SECONDS: Final = 10.0
 
 
@@ -158,33 +162,46 @@ class Migrations:
 
     def _progress(self, one: Generation, state: ControlState) -> dict[str, Any]:
         parts = self._parts
-        documents, chunks, unserved = self._stored(one)
-        whole = documents if state.live is None or one.id == state.live.id else self._stored(state.live)[0]
-        now = time.time()
-        lag = gate.behind(parts.broker, parts.names, one.id, parts.config.pipeline.epoch)
+        stored = self._stored(one)
+        whole = stored if state.live is None or one.id == state.live.id else self._stored(state.live)
+        lag, oldest = lag_of(parts, one.spec)
         found = {
             **described(one),
-            "documents": documents,
-            "documents_in_live": whole,
-            "chunks": chunks,
-            "incomplete_or_failed": unserved,
-            "lag": lag,
+            "documents": stored.documents,
+            "documents_in_live": whole.documents,
+            "tokens": stored.tokens,
+            "chunks": stored.chunks,
+            "incomplete_or_failed": stored.unserved,
+            "lag": sum(lag.values()),
+            "oldest_unprocessed_event_age_seconds": round(oldest, 1),
         }
         if one.state in UNDER_WAY:
-            seconds = max(1e-9, now - one.begun)
-            left = max(0, whole - documents)
-            found["documents_per_second"] = round(documents / seconds, 3)
-            found["eta_seconds"] = round(left * seconds / documents, 1) if documents else None
+            # Of its own documents; until there are some, as large as the live generation's are.
+            each = stored.tokens / stored.documents if stored.documents else whole.tokens / max(1, whole.documents)
+            found["tokens_whole"] = round(each * max(whole.documents, stored.documents))
+            seconds = max(1e-9, time.time() - one.begun)
+            left = max(0, whole.documents - stored.documents)
+            found["documents_per_second"] = round(stored.documents / seconds, 3)
+            found["tokens_per_second"] = round(stored.tokens / seconds, 1)
+            found["eta_seconds"] = round(left * seconds / stored.documents, 1) if stored.documents else None
         return found
 
-    def _stored(self, one: Generation) -> tuple[int, int, int]:
+    def _stored(self, one: Generation) -> _Stored:
         try:
             collection = self._parts.store.open(self._parts.names.collection(one.id))
-            heads = collection.count_heads()
-            unserved = sum(heads.get(name, 0) for name in ("incomplete", "failed", "omitted"))
-            return sum(heads.values()) - heads.get("deleted", 0), collection.count_chunks(), unserved
+            states = collection.count_heads()
+            sample = [head for head in collection.scan_heads(None, _SAMPLE)[0] if head.state != "deleted"]
+            chunks = collection.count_chunks()
         except CollectionMissing:
-            return 0, 0, 0
+            return _Stored(0, 0, 0, 0)
+        documents = sum(states.values()) - states.get("deleted", 0)
+        tokens = sum(chunk.tokens for head in sample for chunk in head.chunks)
+        return _Stored(
+            documents,
+            chunks,
+            round(tokens * documents / len(sample)) if sample else 0,
+            sum(states.get(name, 0) for name in ("incomplete", "failed", "omitted")),
+        )
 
     def _history(self, given: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -219,6 +236,7 @@ class Migrations:
             target.transitions,
             collection,
             served,
+            lambda: parts.store.build_index(collection.spec.name),
             lambda on_phase: self._quality(target, live, collection, served, given, on_phase),
             parts.config.migrate.lag_seconds,
             task.at,
@@ -275,6 +293,8 @@ class Migrations:
             lambda now: transitions.cut_over(now, target.id, given.get("examined"), time.time(), force)
         )
         self._point_alias(state)
+        # Where it was forced past the gate, the index is still to be built: searches are exact meanwhile.
+        self._parts.store.build_index(self._parts.names.collection(target.id))
         return {"generation": described(state.generations[target.id])}
 
     def _rollback(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -390,6 +410,17 @@ class Migrations:
 
     def _polled(self) -> dict[str, Any] | None:
         return None if self._task is None else self._task.as_json()
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """What is in a generation's collection."""
+
+    documents: int
+    chunks: int
+    tokens: int
+    """Of all of it, from a sample of the documents."""
+    unserved: int
 
 
 class _Task:

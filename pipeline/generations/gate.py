@@ -3,6 +3,7 @@
 1. its collection carries its fingerprints;
 2. it has caught up to the ends that the log had when the gate began;
 3. its collection equals the log, and no more documents have failed than in the live one;
+   then its vector index is built, where that was deferred;
 4. its answers are not worse than the live one's.
 """
 
@@ -69,6 +70,7 @@ def examine(
     examined: int,
     collection: Collection,
     live: Collection,
+    build_index: Callable[[], bool],
     quality: Callable[[OnPhase], Comparison],
     wait_seconds: float,
     on_phase: OnPhase = lambda phase, done, whole: None,
@@ -84,6 +86,7 @@ def examine(
         examined: its ``transitions`` now.
         collection: of the generation.
         live: the live one's.
+        build_index: of the generation's collection; True once nothing is left to build.
         quality: asks both; called last, and only if nothing else refuses.
         wait_seconds: how long it may take to catch up with what the log has now.
         on_phase: told what it does.
@@ -126,6 +129,11 @@ def examine(
     found: dict[str, Any] = {"caught_up": caught_up, "equality": equality, "live_unserved": unserved}
     if why:
         return report(*why, **found)
+    while not build_index():
+        on_phase("indexing", 0, 0)
+        if stopped():
+            raise Transient("the gate was stopped")
+        time.sleep(_POLL_SECONDS)
     comparison = quality(on_phase)
     return report(*([] if comparison.ok else [comparison.why]), **found, quality=comparison)
 

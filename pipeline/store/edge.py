@@ -104,6 +104,13 @@ class EdgeStore:
             if path.parent.name.startswith(prefix)
         )
 
+    def defer_index(self, name: str) -> None:
+        """Nothing to do: there is never an index."""
+
+    def build_index(self, name: str) -> bool:
+        """True: there is never an index."""
+        return True
+
     def size(self, name: str) -> int:
         """Bytes of a collection's files on the disk."""
         files = (path for path in (self._directory / name).rglob("*") if path.is_file())

@@ -80,6 +80,13 @@ class MemoryStore:
         with self._lock:
             return sorted(name for name in self._collections if name.startswith(prefix))
 
+    def defer_index(self, name: str) -> None:
+        """Nothing to do: there is never an index."""
+
+    def build_index(self, name: str) -> bool:
+        """True: there is never an index."""
+        return True
+
     def size(self, name: str) -> int:
         """Bytes of a collection's vectors."""
         collection = self.open(name)

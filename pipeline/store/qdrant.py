@@ -29,6 +29,8 @@ from pipeline.store.payload import VECTOR, Payload
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
+#: Vectors of a segment in kilobytes above which it gets an index: a server's own default.
+_INDEXING_KILOBYTES: Final = 10_000
 _OLDEST_SERVER: Final = (1, 19)
 _DISTANCES: Final = {"cosine": "Cosine", "dot": "Dot", "euclid": "Euclid"}
 _BUSY_SECONDS: Final = 2.0
@@ -128,6 +130,28 @@ class QdrantStore:
         with _translated(prefix):
             found = self._client.get_collections().collections
         return sorted(one.name for one in found if one.name.startswith(prefix))
+
+    def defer_index(self, name: str) -> None:
+        """Build no vector index while a collection is loaded."""
+        self._index_above(name, 0)
+
+    def build_index(self, name: str) -> bool:
+        """Build what was deferred; True once the server has nothing left to optimise."""
+        from qdrant_client import models
+
+        with _translated(name):
+            info = self._client.get_collection(name)
+        if info.config.optimizer_config.indexing_threshold == 0:
+            self._index_above(name, _INDEXING_KILOBYTES)
+            return False
+        return bool(info.status == models.CollectionStatus.GREEN)
+
+    def _index_above(self, name: str, kilobytes: int) -> None:
+        from qdrant_client import models
+
+        change = models.OptimizersConfigDiff(indexing_threshold=kilobytes)
+        with _translated(name):
+            self._client.update_collection(name, optimizers_config=change)
 
     def size(self, name: str) -> int:
         """Bytes of a collection's vectors; a server does not tell what its files take."""

@@ -254,3 +254,18 @@ def test_a_dropped_collection_is_missing(store: QdrantStore, filled: Collection)
     for call in (*WRITES.values(), lambda c: c.heads([key("d").doc]), lambda c: c.count_chunks()):
         with pytest.raises(CollectionMissing):
             call(filled)
+
+
+def test_an_index_is_deferred_and_built_when_it_is_asked_for(store: QdrantStore, filled: Collection) -> None:
+    """Given a collection that is being loaded, then no index is built until it is asked for."""
+    name = filled.spec.name
+
+    def threshold() -> int | None:
+        return store._client.get_collection(name).config.optimizer_config.indexing_threshold
+
+    assert store.build_index(name), "nothing was deferred"
+    store.defer_index(name)
+    assert threshold() == 0
+    assert not store.build_index(name), "it has only begun"
+    assert threshold() == 10_000
+    assert store.build_index(name)

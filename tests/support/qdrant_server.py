@@ -143,6 +143,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._serve("POST")
 
+    def do_PATCH(self) -> None:
+        self._serve("PATCH")
+
     def do_DELETE(self) -> None:
         self._serve("DELETE")
 
@@ -196,6 +199,7 @@ class Handler(BaseHTTPRequestHandler):
             ("GET", r"/collections/([^/]+)/exists", lambda _, name: {"exists": name in self.shards.open}),
             ("GET", r"/collections/([^/]+)", self._info),
             ("PUT", r"/collections/([^/]+)", self._create),
+            ("PATCH", r"/collections/([^/]+)", self._change),
             ("DELETE", r"/collections/([^/]+)", lambda _, name: self.shards.delete(name)),
             ("PUT", r"/collections/([^/]+)/index", self._index),
             ("PUT", r"/collections/([^/]+)/points", self._upsert),
@@ -247,12 +251,19 @@ class Handler(BaseHTTPRequestHandler):
                     "vacuum_min_vector_number": 1000,
                     "default_segment_number": 0,
                     "flush_interval_sec": 5,
+                    "indexing_threshold": config.get("indexing_threshold", 10_000),
                 },
                 "wal_config": {"wal_capacity_mb": 32, "wal_segments_ahead": 0},
                 "metadata": config["metadata"],
             },
             "payload_schema": {},
         }
+
+    def _change(self, body: dict[str, Any], name: str) -> Any:
+        _known(body, "optimizers_config")
+        _known(body["optimizers_config"], "indexing_threshold")
+        self.shards.get(name)[1].update(body["optimizers_config"])
+        return True
 
     def _create(self, body: dict[str, Any], name: str) -> Any:
         _known(body, "vectors", "metadata", "shard_number", "replication_factor")
