@@ -198,6 +198,9 @@ class MigrateConfig(Section):
     known_item_tolerance: Annotated[float, Field(ge=0, le=1)] = Field(
         0.05, description="the same of answers to known-item queries, where there are no labels"
     )
+    shadow_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="of live searches, also asked of the generation being built, to compare; needs its model too"
+    )
     known_items: Count = Field(200, description="known-item queries drawn from the documents")
 
 

@@ -26,7 +26,7 @@ from pipeline.observe.metrics import Metrics
 from pipeline.patience import Patience
 from pipeline.ports import Broker, Collection, CollectionSpec, Embedder, Store
 from pipeline.retry import RetryPolicy
-from pipeline.search.service import SearchService
+from pipeline.search.service import SearchService, Shadow
 from pipeline.specs import GenerationSpec
 from pipeline.store.opening import open_store
 
@@ -235,6 +235,7 @@ class Searched:
 
     live: GenerationSpec | None
     standby: list[GenerationSpec]
+    target: GenerationSpec | None
 
 
 def search_service(parts: Parts, control: Callable[[], ControlState], models: Models) -> SearchService:
@@ -243,9 +244,16 @@ def search_service(parts: Parts, control: Callable[[], ControlState], models: Mo
     def searched() -> Searched:
         state = control()
         standby = [one.spec for one in state.followed if one.state in ("ready", "previous")]
-        return Searched(None if state.live is None else state.live.spec, standby)
+        live, target = state.live, state.target
+        return Searched(None if live is None else live.spec, standby, None if target is None else target.spec)
 
-    return SearchService(parts.store, parts.names, searched, models.of)
+    def observe(seconds: float, overlap: float) -> None:
+        parts.metrics.shadow_search_duration_seconds.observe(seconds)
+        parts.metrics.shadow_overlap.observe(overlap)
+
+    share = parts.config.migrate.shadow_share
+    shadow = Shadow(share, observe) if share else None
+    return SearchService(parts.store, parts.names, searched, models.of, shadow)
 
 
 def _control_state(parts: Parts) -> ControlState | None:

@@ -16,6 +16,7 @@ from prometheus_client.metrics import MetricWrapperBase
 _FRESHNESS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400)
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_SHARES: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _TOKENS: Final = (16, 64, 256, 1024, 2048, 4096, 8192, 16384, 32768)
 
 STAGES: Final = ("chunk", "embed")
@@ -121,6 +122,12 @@ class Metrics:
         )
         self.commit_duration_seconds = self._histogram("commit_duration_seconds", "One offset commit.", _SECONDS)
         self.search_duration_seconds = self._histogram("search_duration_seconds", "One search.", _SECONDS)
+        self.shadow_search_duration_seconds = self._histogram(
+            "shadow_search_duration_seconds", "One search of the generation being built, behind a live one.", _SECONDS
+        )
+        self.shadow_overlap = self._histogram(
+            "shadow_overlap", "Part of the documents that both answers have.", _SHARES
+        )
         self._initialise()
 
     def exposition(self) -> bytes:

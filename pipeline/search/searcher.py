@@ -99,6 +99,11 @@ class Searcher:
         self._collection = collection
         self._embedder = embedder
 
+    @property
+    def generation(self) -> str:
+        """Of the collection."""
+        return self._collection.spec.generation
+
     def search(self, query: str, top: int = 5, where: Where | None = None, *, by_document: bool = False) -> Answer:
         """The ``top`` best hits, best first.
 

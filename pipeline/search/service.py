@@ -8,13 +8,14 @@ while a generation is still being opened, the one before it goes on answering.
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from pipeline.errors import CollectionMissing, Fatal, Transient
+from pipeline.errors import CollectionMissing, Fatal, Transient, VectideError
 from pipeline.naming import Names
 from pipeline.points import Where
 from pipeline.ports import Collection, Embedder, Store
@@ -40,11 +41,48 @@ class Generations(Protocol):
         """Those that may be live in a moment."""
         ...
 
+    @property
+    def target(self) -> GenerationSpec | None:
+        """The one that a migration builds or has built."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class _Open:
     collection: Collection
     searcher: Searcher
+
+
+class Shadow:
+    """Asks a share of the searches of the target too, behind the answer, and tells how alike they are.
+
+    One at a time, in a thread of its own: what comes meanwhile is left out, never queued.
+
+    Args:
+        share: of the searches, 0 to 1.
+        observe: told the target's seconds, and the part of the documents that both answers have.
+    """
+
+    def __init__(self, share: float, observe: Callable[[float, float], None]) -> None:
+        self._share = share
+        self._observe = observe
+        self._random = random.Random()  # noqa: S311 - which searches are asked twice is no secret
+        self._busy = threading.Semaphore(1)
+
+    def offer(self, answer: Answer, ask: Callable[[], Answer]) -> None:
+        """Ask again, perhaps; returns at once."""
+        if self._random.random() < self._share and self._busy.acquire(blocking=False):
+            threading.Thread(target=self._run, args=(answer, ask), name="shadow", daemon=True).start()
+
+    def _run(self, answer: Answer, ask: Callable[[], Answer]) -> None:
+        try:
+            other = ask()
+            ours, theirs = ({hit.key for hit in one.hits} for one in (answer, other))
+            self._observe(other.seconds, len(ours & theirs) / max(1, len(ours | theirs)))
+        except VectideError as error:
+            log.debug("shadow search failed", extra={"error": str(error)})
+        finally:
+            self._busy.release()
 
 
 class SearchService:
@@ -55,6 +93,7 @@ class SearchService:
         names: of the pipeline.
         generations: as ``control`` says.
         load: the model of a generation, loaded, safe for several threads.
+        shadow: asks the target as well; None asks only the live one.
     """
 
     def __init__(
@@ -63,7 +102,9 @@ class SearchService:
         names: Names,
         generations: Callable[[], Generations],
         load: Callable[[GenerationSpec], Embedder],
+        shadow: Shadow | None = None,
     ) -> None:
+        self._shadow = shadow
         self._store = store
         self._names = names
         self._generations = generations
@@ -72,6 +113,7 @@ class SearchService:
         self._open: dict[str, _Open] = {}
         self._current: str | None = None
         self._followed = False
+        self._target: str | None = None
         self._later: dict[str, float] = {}
 
     def search(self, query: str, top: int = 5, where: Where | None = None, *, by_document: bool = False) -> Answer:
@@ -82,11 +124,15 @@ class SearchService:
             StoreUnavailable, StoreBusy, Transient: ask again.
         """
         try:
-            return _ask(self._live(), query, top, where, by_document)
+            answer = _ask(self._live(), query, top, where, by_document)
         except CollectionMissing:
             # Retired between the look at control and the search: look again, once.
             self._forget()
-            return _ask(self._live(), query, top, where, by_document)
+            answer = _ask(self._live(), query, top, where, by_document)
+        target = self._open.get(self._target or "")
+        if self._shadow is not None and target is not None and target.searcher.generation != answer.generation:
+            self._shadow.offer(answer, lambda: _ask(target, query, top, where, by_document))
+        return answer
 
     def warm(self) -> None:
         """Load the live model now, so that the first search does not wait for it."""
@@ -100,7 +146,9 @@ class SearchService:
         """
         self._followed = True
         generations = self._generations()
-        wanted = [spec for spec in (generations.live, *generations.standby) if spec is not None]
+        shadowed = None if self._shadow is None else generations.target
+        self._target = None if shadowed is None else shadowed.id
+        wanted = [spec for spec in (generations.live, *generations.standby, shadowed) if spec is not None]
         for spec in wanted:
             if spec.id not in self._open and time.monotonic() >= self._later.get(spec.id, 0.0):
                 try:
