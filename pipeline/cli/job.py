@@ -117,7 +117,14 @@ class Job:
         arguments = {"action": "cutover", "generation": id, "examined": report.get("examined")}
         if not report["ok"]:
             arguments["force"] = self._force
-        self._retried(stop, lambda: ask("POST", "/migrate", arguments))
+        try:
+            self._retried(stop, lambda: ask("POST", "/migrate", arguments))
+        except Refused:
+            now = self._retried(stop, lambda: ask("POST", "/migrate", {"action": "status"}))
+            found = next((one for one in now["generations"] if one["id"] == id), None)
+            if found is not None and found["transitions"] == report.get("examined"):
+                raise
+            # Paused, rolled back, cut over by hand ... while it was examined: the next turn says what of it.
 
     def _gate(self, ask: Ask, stop: threading.Event) -> dict[str, Any] | None:
         ask("POST", "/migrate", {"action": "gate", **self._labels})

@@ -10,11 +10,11 @@ from typing import Any
 from pipeline.cli import migrate
 from pipeline.cli.access import Ask
 from pipeline.cli.job import Job
-from pipeline.cli.migrations import Migrations, refused_by_gate
-from pipeline.errors import Backpressure, ConfigError, Fatal, Refused, Transient, VectideError
+from pipeline.cli.migrations import refused_by_gate
+from pipeline.errors import Backpressure, Fatal, Refused, Transient
 from tests.simulation.migration_corpus import CONFIG, PROPOSALS, Corpus
 from tests.simulation.migration_history import Asked, Command, History, Violated
-from tests.simulation.migration_time import Event, Process, Timeline
+from tests.simulation.migration_time import Timeline
 
 #: What a command that was carried out leaves its generation in, at some moment while it ran.
 _LEAVES: Mapping[str, set[str]] = {
@@ -49,8 +49,8 @@ class Desk:
         assert actor is not None
         command: Command = actor.command
         asked = Asked(str(arguments["action"]), arguments, len(self._history.entries), self._corpus.versions())
+        self._timeline.turn(f"ask {asked.action}", arguments)
         command.asked = asked
-        self._timeline.note("ASKS", arguments)
         try:
             answer = self._ask(arguments)
         except (Transient, Backpressure, Refused) as error:
@@ -111,39 +111,67 @@ def cut_over(ask: Ask, force: str | None) -> None:
     ask("POST", "/migrate", arguments)
 
 
-class Operator:
-    """A person who gives commands, seldom the right ones."""
+#: What people do next, with which chance: what they do not, they think about first.
+_FOLLOWING: Mapping[str, Mapping[str, float]] = {
+    "start": {"force": 0.2, "cutover": 0.2, "abort": 0.1},
+    "cutover": {"rollback": 0.4, "retire": 0.15},
+    "force": {"rollback": 0.5, "retire": 0.1},
+    "rollback": {"gate": 0.3, "cutover": 0.1, "abort": 0.3, "force": 0.1},
+    "abort": {"start": 0.4},
+    "pause": {"resume": 0.5},
+}
 
-    def __init__(self, random_: random.Random, history: History) -> None:
+
+class Operator:
+    """A person who gives commands, seldom the right ones.
+
+    Args:
+        random_: of the schedule.
+        history: where a look shows how things are.
+        starts: how likely a migration is begun where none is under way.
+    """
+
+    def __init__(self, random_: random.Random, history: History, starts: float) -> None:
         self._random = random_
         self._history = history
+        self._starts = starts
+        self._said = ""
 
-    def next(self) -> tuple[str, Callable[[Ask], None]]:
-        """What to do, judged by a look at how things are, and how."""
+    def next(self) -> tuple[str, Callable[[Ask], Any], float]:
+        """What to do, how, and seconds before it."""
+        chance = self._random.random()
+        for said, share in _FOLLOWING.get(self._said, {}).items():
+            if chance < share:
+                self._said = said
+                return said, self._doing(said), self._random.uniform(0.0, 0.3)
+            chance -= share
+        self._said = self._by_a_look()
+        return self._said, self._doing(self._said), self._random.expovariate(1.0)
+
+    def _by_a_look(self) -> str:
         states = set(self._history.states.values())
         under_way = states & {"building", "ready"}
         weights = {
-            "start": 1.0 if under_way else 8.0,
+            "start": 1.0 if under_way else self._starts,
             "cutover": 5.0 if under_way else 0.3,
             "force": 2.0 if under_way else 0.3,
             "gate": 2.0 if under_way else 0.3,
             "pause": 1.0 if under_way else 0.2,
-            "resume": 2.0 if under_way else 0.2,
+            "resume": 1.0 if under_way else 0.2,
             "throttle": 1.0 if under_way else 0.2,
-            "abort": 1.5 if under_way else 0.3,
+            "abort": 1.0 if under_way else 0.3,
             "rollback": 5.0 if "previous" in states and not under_way else 0.5,
             "retire": 2.0 if "previous" in states else 0.5,
             "retire any": 1.0,
             "abort any": 0.5,
         }
-        said = self._random.choices(list(weights), list(weights.values()))[0]
-        return said, self._doing(said)
+        return self._random.choices(list(weights), list(weights.values()))[0]
 
-    def _doing(self, said: str) -> Callable[[Ask], None]:
+    def _doing(self, said: str) -> Callable[[Ask], Any]:
         if said in ("cutover", "force"):
             return lambda ask: cut_over(ask, "a person says so" if said == "force" else None)
         if said == "gate":
-            return lambda ask: migrate._examined(ask, None, None) and None
+            return lambda ask: migrate._examined(ask, None, None)
         arguments: dict[str, Any] = {"action": said}
         if said == "start":
             arguments |= self._random.choice(PROPOSALS)
@@ -154,4 +182,4 @@ class Operator:
             arguments = {"action": said.split()[0], "generation": self._random.choice(known)}
         elif said == "rollback" and self._random.random() < 0.3:
             arguments["force"] = "a person says so"
-        return lambda ask: ask("POST", "/migrate", arguments) and None
+        return lambda ask: ask("POST", "/migrate", arguments)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.deadline import Deadline
 from pipeline.errors import BrokerUnavailable, Fatal, PartitionsLost, StoreUnavailable
 from pipeline.ports import CollectionSpec, Consumer, NewRecord, Polled, Record, TopicPartition, Written
-from pipeline.store.memory import MemoryStore
+from pipeline.store.memory import MemoryCollection, MemoryStore
 from tests.simulation.migration_time import Timeline
 
 T = TypeVar("T")
@@ -234,66 +234,60 @@ class _SteppedPublisher:
         self._inner.close(deadline)
 
 
+#: Of the Store port and of the Collection port; whatever else there is only reads.
+_WRITES: Final = frozenset(
+    ("create", "defer_index", "build_index", "drop", "point_alias")
+    + ("upsert_chunks", "insert_heads", "replace_heads", "sweep", "align")
+)
+
+
 class SteppedStore:
     """The Store port over the one in memory."""
 
     def __init__(self, inner: MemoryStore, requests: Requests, on_removal: Callable[[str], None]) -> None:
-        self.inner = inner
+        self._inner = inner
         self._requests = requests
         self._on_removal = on_removal
 
     def create(self, spec: CollectionSpec) -> SteppedCollection:
-        made = self._requests.send("store", "create", spec.name, lambda: self.inner.create(spec))
+        made = self._requests.send("store", "create", spec.name, lambda: self._inner.create(spec))
         return SteppedCollection(made, self._requests)
 
     def open(self, name: str) -> SteppedCollection:
-        found = self._requests.send("store", "open", name, lambda: self.inner.open(name), reads=True)
+        found = self._requests.send("store", "open", name, lambda: self._inner.open(name), reads=True)
         return SteppedCollection(found, self._requests)
-
-    def names(self, prefix: str) -> list[str]:
-        return self._requests.send("store", "names", prefix, lambda: self.inner.names(prefix), reads=True)
-
-    def size(self, name: str) -> int:
-        return self._requests.send("store", "size", name, lambda: self.inner.size(name), reads=True)
 
     def drop(self, name: str) -> None:
         def run() -> None:
             self._on_removal(name)
-            self.inner.drop(name)
+            self._inner.drop(name)
 
         self._requests.send("store", "drop", name, run)
 
-    def point_alias(self, alias: str, name: str) -> None:
-        self._requests.send("store", "point alias", name, lambda: self.inner.point_alias(alias, name))
+    def __getattr__(self, name: str) -> Any:
+        found, reads = getattr(self._inner, name), name not in _WRITES
 
-    def alias(self, alias: str) -> str | None:
-        return self._requests.send("store", "alias", alias, lambda: self.inner.alias(alias), reads=True)
+        def request(*arguments: Any) -> Any:
+            return self._requests.send("store", name, arguments, lambda: found(*arguments), reads=reads)
 
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-_WRITES: Iterable[str] = ("upsert_chunks", "insert_heads", "replace_heads", "sweep", "align")
+        setattr(self, name, request)
+        return request
 
 
 class SteppedCollection:
     """The Collection port over one in memory."""
 
-    flush_each_batch = True
-
-    def __init__(self, inner: Any, requests: Requests) -> None:
-        self.inner = inner
+    def __init__(self, inner: MemoryCollection, requests: Requests) -> None:
         self.spec = inner.spec
+        self.flush_each_batch = inner.flush_each_batch
+        self._inner = inner
         self._requests = requests
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self.inner, name)
-        reads = name not in _WRITES
+        found, reads, id = getattr(self._inner, name), name not in _WRITES, self.spec.generation
 
         def request(*arguments: Any, **more: Any) -> Any:
-            return self._requests.send(
-                "store", name, self.spec.generation, lambda: found(*arguments, **more), reads=reads
-            )
+            return self._requests.send("store", name, id, lambda: found(*arguments, **more), reads=reads)
 
         setattr(self, name, request)
         return request

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,7 +17,6 @@ from pipeline.cli.migrations import Migrations
 from pipeline.embedding.generation import generation_spec
 from pipeline.errors import ConfigError, Fatal, Refused, Transient, VectideError
 from pipeline.generations import gate
-from pipeline.generations.control import Generation
 from pipeline.identity import DocumentKey
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
@@ -63,16 +62,16 @@ class Profile:
     """One process does everything, as ``vectide up`` does; commands are asked of it."""
     crash: float = 0.002
     freeze: float = 0.004
+    starts: float = 8.0
+    """Weight of starting a migration where none is under way; a job does that as well."""
     fault: float = 0.01
     """Per request: that it is lost, or that its answer is."""
     fatal: float = 0.01
     """Per batch of a generation that is being built: that it fails for good."""
-    hurry: float = 1.0
-    """How fast commands follow each other."""
 
 
 OPERATORS = Profile("operators")
-JOBS = Profile("jobs", operators=1, jobs=1, workers=1, freeze=0.008, hurry=0.7)
+JOBS = Profile("jobs", operators=1, jobs=1, workers=1, crash=0.001, freeze=0.004, fault=0.003, starts=0.2)
 TOGETHER = Profile("together", operators=2, jobs=1, workers=1, together=True)
 PROFILES = {one.name: one for one in (OPERATORS, JOBS, TOGETHER)}
 
@@ -441,7 +440,7 @@ class Schedule:
         for place, process in enumerate(self.jobs):
             if process is None or process.dead:
                 self.jobs[place] = self._job(place)
-            elif chance() < 2 * profile.crash:
+            elif chance() < profile.crash:
                 self._count("crash of a job")
                 pipeline.crash(process)
         if chance() < profile.freeze:
@@ -471,27 +470,27 @@ class Schedule:
     def _write(self) -> None:
         while self.active:
             self.timeline.sleep(self.random.expovariate(1.5))
-            self.timeline.turn("writes")
-            self.timeline.note("LOG", self.pipeline.corpus.change())
+            if self.active:
+                self.timeline.note("LOG", self.pipeline.corpus.change())
 
     def _person(self) -> Process:
-        operator = Operator(self.random, self.pipeline.history)
+        operator = Operator(self.random, self.pipeline.history, self.profile.starts)
         process = self.pipeline.process("operator", self.skew())
 
         def run() -> None:
             while self.active:
-                self.timeline.sleep(self.random.expovariate(1.0 / self.profile.hurry))
+                said, do, seconds = operator.next()
+                self.timeline.sleep(seconds)
                 if not self.active:
                     return
-                said, do = operator.next()
                 self._command(process, Command("operator", said), lambda desk: do(desk.ask))
 
         self.pipeline.start(process, "", run)
         return process
 
     def skew(self) -> float:
-        """How wrong a clock is."""
-        return 0.0
+        """How wrong a person's clock is."""
+        return self.random.choice([0.0, 0.0, -300.0, 300.0])
 
     def _plan(self) -> tuple[dict[str, Any], str | None, bool]:
         force = "a job says so" if self.random.random() < 0.2 else None
@@ -506,13 +505,13 @@ class Schedule:
                 if not self.active:
                     return
                 proposal, force, automatic = self.plans[place]
-                outcome = self._command(
+                self._command(
                     process,
                     Command("job", f"migrate to {proposal}"),
                     lambda desk: SimulatedJob(desk, proposal, force, automatic=automatic).run(),
                 )
-                # Whoever runs jobs starts one again that has failed, for a while.
-                if outcome == "done" or self.random.random() < 0.3:
+                # Whoever runs jobs starts the same one again for a while, whatever became of it.
+                if self.random.random() < 0.3:
                     self.plans[place] = self._plan()
 
         self.pipeline.start(process, "", run)
@@ -528,6 +527,9 @@ class Schedule:
             outcome = "done"
         except (Transient, Refused) as error:
             outcome = type(error).__name__
+        except Exception as error:
+            self.pipeline.history.require(False, f"{command.said} ended with {type(error).__name__}: {error}")
+            raise
         self._count(f"{command.who} {command.said.split(' to ')[0]}: {outcome}")
         return outcome
 

@@ -16,7 +16,7 @@ from typing import Any
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from pipeline import deadline
-from pipeline.cli import assembly, crew, job, lines, migrate, migrations
+from pipeline.cli import assembly, crew, figures, job, lines, migrate, migrations
 from pipeline.generations import gate
 from pipeline.search import service
 from pipeline.stages import lag, pace
@@ -24,7 +24,7 @@ from pipeline.stages import lag, pace
 #: Virtual clocks start here: seconds since 1970.
 EPOCH = 1_800_000_000.0
 
-_TOLD_THE_TIME = (deadline, assembly, lines, migrate, migrations, job, gate, service, pace, lag)
+_TOLD_THE_TIME = (deadline, assembly, figures, lines, migrate, migrations, job, gate, service, pace, lag)
 _THREADED = (assembly, crew, lines, migrations, job, service, pace)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from pipeline.codec import decode_chunked, decode_event, encode_chunked
 from pipeline.cli import lines
 from pipeline.cli.assembly import Followed, Models, Parts
+from pipeline.codec import decode_chunked, decode_event, encode_chunked
 from pipeline.deadline import Deadline
 from pipeline.errors import Fatal, PartitionsLost, Transient
 from pipeline.generations import operator, transitions
