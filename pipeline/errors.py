@@ -176,3 +176,25 @@ class GateRefused(Refused):
     """A generation is not proven: behind, different from the log, or worse than the live one."""
 
     exit_code = 9
+
+
+#: Of Transient and Backpressure: nothing is wrong with what was asked.
+UNAVAILABLE = 7
+
+
+def exit_code(error: VectideError) -> int:
+    """The exit code of an error; docs/commands.md lists them."""
+    if isinstance(error, Fatal):
+        return error.exit_code
+    if isinstance(error, Transient | Backpressure):
+        return UNAVAILABLE
+    return 2 if isinstance(error, Poison) else 1
+
+
+def as_error(code: int, text: str) -> VectideError:
+    """The error that another process ended with, from its exit code and text."""
+    kinds: dict[int, type[VectideError]] = {
+        2: ConfigError, 3: Fenced, 4: LogDiverged, 5: FingerprintMismatch, 6: StateInUse,
+        UNAVAILABLE: Transient, 8: Refused, 9: GateRefused,
+    }  # fmt: skip
+    return kinds.get(code, Fatal)(text)

@@ -58,6 +58,8 @@ class KafkaGroupConsumer:
                 heartbeat_interval_ms=max(300, round(session_timeout_seconds * 1000 / 5)),
                 max_poll_interval_ms=round(max_poll_interval_seconds * 1000),
                 fetch_max_bytes=_FETCH_BYTES,
+                # A zombie of a retired generation must not make its topic again.
+                allow_auto_create_topics=False,
             )
             self._consumer.subscribe(list(topics), listener=self._changes)
 

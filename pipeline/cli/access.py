@@ -19,7 +19,7 @@ from typing import Any, Final
 from pipeline.cli.assembly import Followed, Models, apply_topics, opened, search_service
 from pipeline.cli.operations import Operations
 from pipeline.config import Config
-from pipeline.errors import ConfigError, Refused, Transient, VectideError
+from pipeline.errors import ConfigError, Transient, VectideError, as_error
 from pipeline.observe.http import Route
 
 #: A first search may load a model behind the endpoint.
@@ -40,7 +40,7 @@ def reached(config: Config) -> Iterator[Ask]:
     """
     url = running(config.state) if config.broker == "embedded" else None
     if url is not None:
-        yield lambda method, path, arguments: _post(url, method, path, arguments)
+        yield _Following(config.state, url)
         return
     if config.broker == "embedded" and not (config.state / "log").exists():
         raise ConfigError(
@@ -69,6 +69,24 @@ def running(state: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, VectideError):
         return None
     return url if answer == {"instance": instance} else None
+
+
+class _Following:
+    """Asks the running process, and the next one after a restart: its port may be another."""
+
+    def __init__(self, state: Path, url: str) -> None:
+        self._state = state
+        self._url = url
+
+    def __call__(self, method: str, path: str, arguments: Mapping[str, Any]) -> Any:
+        try:
+            return _post(self._url, method, path, arguments)
+        except _Silent:
+            found = running(self._state)
+            if found is None:
+                raise
+            self._url = found
+            return _post(found, method, path, arguments)
 
 
 class Endpoint:
@@ -102,18 +120,18 @@ def _post(url: str, method: str, path: str, arguments: Mapping[str, Any], second
         with opener.open(request, timeout=seconds) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
-        detail = _detail(error)
-        if error.code == 400:
-            raise ConfigError(detail) from None
-        if error.code == 409:
-            raise Refused(detail) from None
-        raise Transient(f"{url}: {detail}") from None
+        raise _raised(url, error) from None
     except OSError as error:
-        raise Transient(f"{url} does not answer: {error}") from None
+        raise _Silent(f"{url} does not answer: {error}") from None
 
 
-def _detail(error: urllib.error.HTTPError) -> str:
+class _Silent(Transient):
+    """Nobody answers there any more."""
+
+
+def _raised(url: str, error: urllib.error.HTTPError) -> VectideError:
     try:
-        return str(json.load(error)["error"])
+        described = json.load(error)
+        return as_error(int(described["code"]), str(described["error"]))
     except (ValueError, KeyError, TypeError):
-        return f"status {error.code}"
+        return Transient(f"{url}: status {error.code}")

@@ -17,9 +17,9 @@ from pipeline.embedding.generation import generation_spec
 from pipeline.embedding.loading import load
 from pipeline.embedding.models import located
 from pipeline.embedding.shared import SharedEmbedder
-from pipeline.errors import CollectionMissing, ConfigError, Fatal, FingerprintMismatch
+from pipeline.errors import CollectionMissing, ConfigError, Fatal, FingerprintMismatch, Refused
 from pipeline.generations import operator, transitions
-from pipeline.generations.control import Control, ControlState, LogIdentity, check_log
+from pipeline.generations.control import Control, ControlState, LogIdentity, check_log, read
 from pipeline.naming import Names
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
@@ -202,6 +202,7 @@ class Followed:
     """What ``control`` says, looked up at most a few times a second; for several threads."""
 
     def __init__(self, parts: Parts) -> None:
+        self._parts = parts
         self._control = Control(parts.broker, parts.names)
         self._lock = threading.Lock()
         self._looked = Deadline.after(0.0)
@@ -216,12 +217,9 @@ class Followed:
 
     def again(self) -> ControlState:
         """As of now: what was written before the call is in it."""
-        with self._lock:
-            # A reader knows the end that the topic had when it was opened, so a new one is.
-            self._control.close()
-            state = self._control.refresh()
-            self._looked = Deadline.after(_CONTROL_SECONDS)
-            return state
+        # A reader knows the end that the topic had when it was opened, so a new one is; without the
+        # lock, which every search takes.
+        return read(self._parts.broker, self._parts.names)
 
     def close(self) -> None:
         """Stop following."""
@@ -238,8 +236,17 @@ class Searched:
     target: GenerationSpec | None
 
 
-def search_service(parts: Parts, control: Callable[[], ControlState], models: Models) -> SearchService:
-    """Searches in the live generation."""
+def search_service(
+    parts: Parts, control: Callable[[], ControlState], models: Models, *, alone: bool = False
+) -> SearchService:
+    """Searches in the live generation.
+
+    Args:
+        parts: the store is open.
+        control: what ``control`` says.
+        models: loaded models.
+        alone: nobody else in this process uses them.
+    """
 
     def searched() -> Searched:
         state = control()
@@ -253,7 +260,8 @@ def search_service(parts: Parts, control: Callable[[], ControlState], models: Mo
 
     share = parts.config.migrate.shadow_share
     shadow = Shadow(share, observe) if share else None
-    return SearchService(parts.store, parts.names, searched, models.of, shadow)
+    keep = models.keep if alone else lambda specs: None
+    return SearchService(parts.store, parts.names, searched, models.of, shadow, keep)
 
 
 def _control_state(parts: Parts) -> ControlState | None:
@@ -284,8 +292,15 @@ def _proposed(parts: Parts, state: ControlState) -> ControlState:
         )
         return state
     if config.migrate.on_model_change == "migrate":
-        log.info("migration started: the configuration asks for it", extra={"generation": proposed.id})
-        return operator.operate(parts.broker, parts.names, lambda now: transitions.start(now, proposed, time.time()))
+        try:
+            state = operator.operate(
+                parts.broker, parts.names, lambda now: transitions.start(now, proposed, time.time(), again=False)
+            )
+            log.info("migration started: the configuration asks for it", extra={"generation": proposed.id})
+        except Refused as error:
+            # Another migration is under way: this one's turn is another start.
+            log.warning("the configured migration was not started", extra={"error": str(error)})
+        return state
     ours, theirs = proposed.model_dump(mode="json"), live.spec.model_dump(mode="json")
     differing = [
         f"{part}.{name} is {theirs[part].get(name)!r}, configured is {ours[part].get(name)!r}"

@@ -251,8 +251,8 @@ class _Demo:
 
     def _gate(self, index: Index, *, quiet: bool = False) -> int:
         ask = index.operations.migrate
-        ask({"action": "gate"})
-        while (task := ask({"action": "task"}))["running"]:
+        task = ask({"action": "gate"})
+        while (task := ask({"action": "task", "id": task["id"]}))["running"]:
             if index.crew.wait(0.05) or self._stop.is_set():
                 raise KeyboardInterrupt
         found = raised(task)

@@ -74,7 +74,7 @@ class Index:
         # What is wrong with the live generation is raised here; others must not keep it from starting.
         self.lines.start_live(self.control())
         self.crew.start("lines", self.lines.run)
-        self.crew.start("search", lambda stop: follow(self.search, stop))
+        self.crew.start("search", lambda stop: follow(self.search, self.parts.health, stop))
         for runner in self.runners:
             self.crew.start("connector", runner.run)
         self.crew.start("pulse", Pulse([self._reporter.tick]).run)

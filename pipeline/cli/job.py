@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -22,11 +22,15 @@ from pipeline.cli.crew import until_stopped
 from pipeline.cli.index import Index
 from pipeline.cli.migrations import raised, refused_by_gate
 from pipeline.config import Config
-from pipeline.errors import Backpressure, Refused, Transient
+from pipeline.errors import Backpressure, ConfigError, Refused, Transient
+from pipeline.generations.quality import read_qrels, read_queries
 
-_POLL_SECONDS: Final = 0.5
+_POLL_SECONDS: Final = 1.0
+_TASK_SECONDS: Final = 0.3
 #: An outage is waited out, the job says so now and then.
 _SAY_SECONDS: Final = 30.0
+#: Not 0: a Kubernetes Job that was evicted must be started again.
+STOPPED: Final = 10
 
 
 class Job:
@@ -40,6 +44,9 @@ class Job:
         automatic: cut over when the gate has been passed.
         force: cut over whatever the gate finds, and why.
         quiet: no progress on standard error.
+
+    Raises:
+        ConfigError: the labels cannot be read: said now, not after hours of building.
     """
 
     def __init__(
@@ -48,11 +55,16 @@ class Job:
         proposal: Mapping[str, Any],
         queries: Path | None,
         qrels: Path | None,
+        *,
         automatic: bool,
         force: str | None,
-        *,
         quiet: bool,
     ) -> None:
+        if (queries is None) != (qrels is None):
+            raise ConfigError("queries and qrels belong together", "give both, or neither for known-item questions")
+        if queries is not None and qrels is not None:
+            read_queries(queries)
+            read_qrels(qrels)
         self._config = config
         self._proposal = proposal
         self._labels = {
@@ -70,25 +82,24 @@ class Job:
         Raises:
             GateRefused: by the gate.
             Refused: another decision came between: a rollback, an abort, another migration.
+            Exit: it was told to stop.
         """
         with until_stopped() as stop, self._reached(stop) as ask:
-            id = self._retried(stop, lambda: ask("POST", "/migrate", {"action": "start", **self._proposal}))[
-                "generation"
-            ]["id"]
+            begun = self._asked(ask, stop, {"action": "start", **self._proposal})
+            id = str(begun["generation"]["id"])
             while True:
-                now = self._retried(stop, lambda: ask("POST", "/migrate", {"action": "status"}))
+                now = self._asked(ask, stop, {"action": "status"})
                 done = self._turn(ask, stop, id, now)
                 if done is not None:
                     return done
                 if stop.wait(_POLL_SECONDS):
-                    raise click.exceptions.Exit(0)  # told to stop: started again, it goes on here
+                    raise click.exceptions.Exit(STOPPED)
 
     def _turn(self, ask: Ask, stop: threading.Event, id: str, now: Mapping[str, Any]) -> dict[str, Any] | None:
         """The next thing; the outcome if there is none."""
         found = next((one for one in now["generations"] if one["id"] == id), None)
         if found is None or found["state"] == "previous":
-            history = self._retried(stop, lambda: ask("POST", "/migrate", {"action": "history"}))["history"]
-            last = next(one for one in reversed(history) if one["generation"] == id)
+            last = self._history(ask, stop, id)[-1]
             raise Refused(f"generation {id} is {last['state']}: {last['reason']}", "start anew if that is not wanted")
         if found["state"] == "live":
             return {"generation": found}
@@ -96,11 +107,16 @@ class Job:
             self._refuse_rolled_back(ask, stop, id)
             if not self._automatic:
                 return {"generation": found}
-        if found["lag"] or found["paused"]:
+        if found["paused"] or self._far(found):
             self._say(found)
             return None
         self._proved(ask, stop, id)
         return None
+
+    def _far(self, found: Mapping[str, Any]) -> bool:
+        """Under steady writes something is always on its way; the gate itself knows where it began."""
+        age = found["oldest_unprocessed_event_age_seconds"]
+        return bool(found["lag"]) and age > self._config.migrate.lag_seconds
 
     def _proved(self, ask: Ask, stop: threading.Event, id: str) -> None:
         try:
@@ -108,57 +124,58 @@ class Job:
         except (Transient, Backpressure) as error:
             self._say_error(error)
             return
-        if report is None or report["generation"] != id:
+        if report["generation"] != id or report["not_yet"]:
             return
         if not report["ok"] and self._force is None:
             raise refused_by_gate(report)
         if not self._automatic:
             return  # the next look finds it ready
-        arguments = {"action": "cutover", "generation": id, "examined": report.get("examined")}
+        arguments = {"action": "cutover", "generation": id, "examined": report["examined"]}
         if not report["ok"]:
             arguments["force"] = self._force
         try:
-            self._retried(stop, lambda: ask("POST", "/migrate", arguments))
+            self._asked(ask, stop, arguments)
         except Refused:
-            now = self._retried(stop, lambda: ask("POST", "/migrate", {"action": "status"}))
+            now = self._asked(ask, stop, {"action": "status"})
             found = next((one for one in now["generations"] if one["id"] == id), None)
-            if found is not None and found["transitions"] == report.get("examined"):
+            if found is not None and found["transitions"] == report["examined"]:
                 raise
-            # Paused, rolled back, cut over by hand ... while it was examined: the next turn says what of it.
+            # Rolled back, cut over by hand ... while it was examined: the next turn says what of it.
 
-    def _gate(self, ask: Ask, stop: threading.Event) -> dict[str, Any] | None:
-        ask("POST", "/migrate", {"action": "gate", **self._labels})
+    def _gate(self, ask: Ask, stop: threading.Event) -> dict[str, Any]:
+        begun = ask("POST", "/migrate", {"action": "gate", **self._labels})
         while not stop.is_set():
-            task = ask("POST", "/migrate", {"action": "task"})
-            if not task:
-                return None  # the process that examined it was started again
+            task = ask("POST", "/migrate", {"action": "task", "id": begun["id"]})
             if not task["running"]:
                 return raised(task)
             if not self._quiet and sys.stderr.isatty():
                 whole = f" {task['done']} of {task['whole']}" if task["whole"] else ""
                 click.echo(f"\rgate: {task['phase']}{whole}          ", nl=False, err=True)
-            stop.wait(_POLL_SECONDS)
-        raise click.exceptions.Exit(0)
+            stop.wait(_TASK_SECONDS)
+        raise click.exceptions.Exit(STOPPED)
 
     def _refuse_rolled_back(self, ask: Ask, stop: threading.Event, id: str) -> None:
         """A job that slept through a rollback, or is started again after it, must not undo it."""
-        history = self._retried(stop, lambda: ask("POST", "/migrate", {"action": "history"}))["history"]
-        states = [one for one in history if one["generation"] == id]
-        if any(one["state"] == "live" for one in states):
+        entries = self._history(ask, stop, id)
+        if any(one["state"] == "live" for one in entries):
             raise Refused(
-                f"generation {id} was live, and was rolled back: {states[-1]['reason']}",
+                f"generation {id} was live, and was rolled back: {entries[-1]['reason']}",
                 "`vectide migrate cutover` makes it live again, or abort it",
             )
 
-    def _retried(self, stop: threading.Event, ask: Callable[[], Any]) -> Any:
+    def _history(self, ask: Ask, stop: threading.Event, id: str) -> list[dict[str, Any]]:
+        history = self._asked(ask, stop, {"action": "history"})["history"]
+        return [one for one in history if one["generation"] == id]
+
+    def _asked(self, ask: Ask, stop: threading.Event, arguments: Mapping[str, Any]) -> Any:
         """An outage is waited out for as long as it takes."""
         while True:
             try:
-                return ask()
+                return ask("POST", "/migrate", arguments)
             except (Transient, Backpressure) as error:
                 self._say_error(error)
                 if stop.wait(_POLL_SECONDS):
-                    raise click.exceptions.Exit(0) from None
+                    raise click.exceptions.Exit(STOPPED) from None
 
     @contextmanager
     def _reached(self, stop: threading.Event) -> Iterator[Ask]:
@@ -175,7 +192,8 @@ class Job:
                 yield lambda method, path, arguments: routes[method, path](arguments)
             finally:
                 index.close()
-            index.crew.raise_failure()
+                # What a line failed with also stops the job, which would else say only that.
+                index.crew.raise_failure()
 
     def _say(self, found: Mapping[str, Any]) -> None:
         if self._quiet or time.monotonic() < self._said:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,7 +25,7 @@ from pipeline.embedding.paced import PacedEmbedder
 from pipeline.embedding.recent import RecentVectors
 from pipeline.errors import Backpressure, CollectionMissing, ConfigError, Fatal, FingerprintMismatch, Transient
 from pipeline.generations import operator, transitions
-from pipeline.generations.control import UNDER_WAY, ControlState, Generation
+from pipeline.generations.control import FOLLOWED, UNDER_WAY, ControlState, Generation
 from pipeline.ports import Collection as StoredCollection
 from pipeline.records import Stage
 from pipeline.specs import GenerationSpec
@@ -36,6 +36,10 @@ from pipeline.stages.pace import LiveTraffic, Pace
 from pipeline.stages.worker import Worker, WorkerLimits
 
 log = logging.getLogger(__name__)
+
+STAGES: Final[tuple[Stage, ...]] = ("chunk", "embed")
+#: What a person can mend on this machine alone: another may have the weights.
+_PUT_THERE: Final = (ConfigError, FingerprintMismatch)
 
 _LOOK_SECONDS: Final = 0.25
 _SAMPLE_SECONDS: Final = 0.5
@@ -71,15 +75,20 @@ class Line:
         self._parts = parts
         self.follow(generation)
         parts.broker.ensure_topics([chunks_topic(parts.names, self.spec.id, parts.config.pipeline)])
-        if "chunk" in stages:
-            self.workers["chunk"] = self._chunk_worker()
+        made: dict[Stage, ChunkStage | EmbedStage] = {}
         if "embed" in stages:
             # Before the model, which takes seconds to load: what is wrong with the store.
             new = not parts.store.names(parts.names.collection(self.spec.id))
             self.collection = collection_of(parts, self.spec)
             if new and self.building:
                 parts.store.defer_index(self.collection.spec.name)
-            self.workers["embed"] = self._embed_worker(self.collection, models, generation)
+        if "chunk" in stages:
+            made["chunk"] = self._chunk_stage()
+        if self.collection is not None:
+            made["embed"] = self._embed_stage(self.collection, models)
+        # Groups are joined last: a member that never polls would keep its partitions from the others.
+        for stage, one in made.items():
+            self.workers[stage] = self._worker(stage, one)
         names = parts.names
         topics = {"chunk": names.documents(parts.config.pipeline.epoch), "embed": names.chunks(self.spec.id)}
         self._samplers = [
@@ -104,13 +113,6 @@ class Line:
         """Records are in work."""
         return any(worker.busy for worker in self.workers.values())
 
-    def lag(self) -> int:
-        """Records that some stage of the generation, here or elsewhere, has not committed."""
-        broker, names, id = self._parts.broker, self._parts.names, self.spec.id
-        chunk = broker.lag(names.group("chunk", id), names.documents(self._parts.config.pipeline.epoch))
-        embed = broker.lag(names.group("embed", id), names.chunks(id))
-        return sum(chunk.values()) + sum(embed.values())
-
     def tick(self) -> None:
         """Sample its lag."""
         for sampler in self._samplers:
@@ -121,7 +123,13 @@ class Line:
         drain = _BUILDING_DRAIN_SECONDS if self.building else self._parts.config.work.drain_seconds
         return self.crew.end(Deadline.after(drain + _END_SECONDS))
 
-    def _chunk_worker(self) -> Worker:
+    def _worker(self, stage: Stage, made: ChunkStage | EmbedStage) -> Worker:
+        parts, names, id = self._parts, self._parts.names, self.spec.id
+        topic = names.documents(parts.config.pipeline.epoch) if stage == "chunk" else names.chunks(id)
+        consumer = parts.broker.consumer(names.group(stage, id), [topic], stage)
+        return Worker(consumer, made, self._limits(), parts.health, parts.metrics, generation=id)
+
+    def _chunk_stage(self) -> ChunkStage:
         parts, config, names, spec = self._parts, self._parts.config, self._parts.names, self.spec
         tokenizer = tokenizer_of(located(spec, config))
         if tokenizer.sha256 != spec.chunking.tokenizer_sha256:
@@ -129,7 +137,7 @@ class Line:
                 f"the weights of generation {spec.id} have another tokenizer on this machine",
                 "give it the files of the generation's model; migrate.models says where they are",
             )
-        stage = ChunkStage(
+        return ChunkStage(
             parts.broker,
             parts.broker.publisher("chunk"),
             names,
@@ -142,16 +150,12 @@ class Line:
             parts.metrics,
             self.pace,
         )
-        consumer = parts.broker.consumer(
-            names.group("chunk", spec.id), [names.documents(config.pipeline.epoch)], "chunk"
-        )
-        return Worker(consumer, stage, self._limits(), parts.health, parts.metrics, generation=spec.id)
 
-    def _embed_worker(self, collection: StoredCollection, models: Models, generation: Generation) -> Worker:
+    def _embed_stage(self, collection: StoredCollection, models: Models) -> EmbedStage:
         parts, names, spec, embed = self._parts, self._parts.names, self.spec, self._parts.config.embed
         embedder = PacedEmbedder(models.of(spec), self.pace.turn, self.pace.batch_tokens)
         observe = parts.metrics.tokens_per_batch.observe
-        stage = EmbedStage(
+        return EmbedStage(
             collection,
             lambda items: embed_all(embedder, items, embed.batch_tokens, embed.batch_items, observe),
             parts.broker.publisher("embed"),
@@ -169,10 +173,7 @@ class Line:
             RecentVectors(embed.recent_vectors_bytes),
             siblings=self._siblings(),
             pace=self.pace,
-            begun=generation.begun if self.building else 0.0,
         )
-        consumer = parts.broker.consumer(names.group("embed", spec.id), [names.chunks(spec.id)], "embed")
-        return Worker(consumer, stage, self._limits(), parts.health, parts.metrics, generation=spec.id)
 
     def _siblings(self) -> Sequence[StoredCollection]:
         """Collections of the same model: a change of chunking alone finds most of its vectors there."""
@@ -217,6 +218,7 @@ class Lines:
         models: loaded models.
         stages: which stages run here.
         only: one generation; None for all that are followed.
+        on_state: told what ``control`` says, at every look.
     """
 
     def __init__(
@@ -234,16 +236,15 @@ class Lines:
         self._stages = stages
         self._only = only
         self._on_state = on_state
-        self._traffic = LiveTraffic()
+        # A delete stays uncommitted for its grace, a flush gathers, and commits come twice a second.
+        embed, work = parts.config.embed, parts.config.work
+        self._traffic = LiveTraffic(embed.delete_grace_seconds + embed.flush_seconds + 2 * work.commit_seconds)
         self._lines: dict[str, Line] = {}
         self._later: dict[str, _Later] = {}
+        self._loading: dict[str, _Loading] = {}
         self._ending: list[threading.Thread] = []
         self._next_sample = 0.0
         self._next_alias = 0.0
-
-    def line(self, id: str) -> Line | None:
-        """The line of a generation, if it runs here."""
-        return self._lines.get(id)
 
     def start_live(self, state: ControlState) -> Line | None:
         """Start the live generation's line now, and raise what is wrong with it; None if it is not
@@ -262,7 +263,7 @@ class Lines:
         """Follow ``control`` until ``stop`` is set; then end all lines.
 
         Raises:
-            Fatal: what a line failed with that is not only being built.
+            Exception: what the live generation's line failed with.
         """
         try:
             while not stop.is_set():
@@ -294,27 +295,56 @@ class Lines:
                 line.follow(generation)
                 self._look(generation, line)
         live = self._lines.get(state.live.id) if state.live is not None else None
-        self._traffic.serve(lambda: live is not None and live.busy)
-        self._point_alias(state, live)
-        self._sample(state, live)
+        busy = None if live is None else lambda: live.busy
+        self._traffic.serve(busy, whole=live is not None and len(live.workers) == len(STAGES))
+        self._point_alias(live)
+        self._sample(state)
         self._describe(state)
         for line in self._lines.values():
             line.tick()
         self._on_state(state)
 
     def _try(self, generation: Generation) -> None:
+        """Start a line if all is there that it needs; its model is loaded apart, for that takes seconds."""
         later = self._later.get(generation.id)
         if later is not None and time.monotonic() < later.at:
             return
         try:
-            self._begin(generation)
-        except (ConfigError, FingerprintMismatch) as error:
-            if later is None:
-                log.warning("generation not followed yet", extra={"generation": generation.id, "error": str(error)})
-            self._later[generation.id] = _Later(time.monotonic() + _RETRY_SECONDS, str(error))
-            self._parts.health.set_ready(f"generation.{generation.id}", False, str(error))
-        except Fatal as error:
-            self._fail(generation, error)
+            if "embed" in self._stages and not self._loaded(generation):
+                return
+            # Loading took its time: what was aborted meanwhile must not be made again.
+            now = self._control.again().generations.get(generation.id)
+            if now is not None and now.state in FOLLOWED:
+                self._begin(now)
+        except Exception as error:
+            if generation.state == "live" and isinstance(error, Fatal):
+                raise
+            if generation.state in UNDER_WAY and isinstance(error, Fatal) and not isinstance(error, _PUT_THERE):
+                self._fail(generation, error)
+                return
+            self._wait_with(generation, error)
+
+    def _loaded(self, generation: Generation) -> bool:
+        """True once the generation's model is loaded.
+
+        Raises:
+            Exception: what loading it failed with.
+        """
+        loading = self._loading.get(generation.id)
+        if loading is None:
+            loading = self._loading[generation.id] = _Loading(lambda: self._models.of(generation.spec))
+        if not loading.done:
+            return False
+        del self._loading[generation.id]
+        loading.raise_failure()
+        return True
+
+    def _wait_with(self, generation: Generation, error: Exception) -> None:
+        """Not now: its weights are not on this machine, or something does not answer."""
+        if generation.id not in self._later:
+            log.warning("generation not followed yet", extra={"generation": generation.id, "error": str(error)})
+        self._later[generation.id] = _Later(time.monotonic() + _RETRY_SECONDS, str(error))
+        self._parts.health.set_ready(f"generation.{generation.id}", False, str(error))
 
     def _begin(self, generation: Generation) -> Line:
         line = Line(self._parts, generation, self._stages, self._models, self._traffic)
@@ -325,23 +355,29 @@ class Lines:
         return line
 
     def _given_up(self, id: str) -> None:
+        self._loading.pop(id, None)
         if self._later.pop(id, None) is not None:
             self._parts.health.set_ready(f"generation.{id}", True, "")
 
     def _look(self, generation: Generation, line: Line) -> None:
-        """Has its line failed?"""
+        """Has its line failed? Only the live one takes the process with it."""
         try:
             line.crew.raise_failure()
-        except Fatal as error:
+        except Exception as error:
             # Retired or aborted a moment ago: its collection may go before the news of it come.
             now = self._control.again().generations.get(generation.id)
-            if now is None or now not in self._control().followed:
+            if now is None or now.state not in FOLLOWED:
                 return
-            self._fail(now, error)
+            passing = isinstance(error, Transient | Backpressure)
+            if now.state == "live" and not passing:
+                raise
+            if now.state in UNDER_WAY and isinstance(error, Fatal):
+                self._fail(now, error)
+                return
+            self._end(now.id)
+            self._wait_with(now, error)
 
     def _fail(self, generation: Generation, error: Fatal) -> None:
-        if generation.state not in UNDER_WAY:
-            raise error
         log.error("generation failed", extra={"generation": generation.id, "error": str(error)})
         operator.operate(
             self._parts.broker,
@@ -359,23 +395,25 @@ class Lines:
         self._ending.append(thread)
         thread.start()
 
-    def _sample(self, state: ControlState, live: Line | None) -> None:
+    def _sample(self, state: ControlState) -> None:
         """How far behind the live generation is, while another is being built here."""
         if time.monotonic() < self._next_sample or not any(line.building for line in self._lines.values()):
             return
         self._next_sample = time.monotonic() + _SAMPLE_SECONDS
-        if state.live is not None:
-            self._traffic.sampled(live_lag(self._parts, state.live.spec))
+        if self._traffic.here:
+            self._traffic.behind_seconds  # noqa: B018 - a look; who is never seen idle is behind
+        elif state.live is not None:
+            self._traffic.sampled(*_places(self._parts, state.live.spec))
 
-    def _point_alias(self, state: ControlState, live: Line | None) -> None:
-        """For those who read the store directly; whatever moved it, control is what counts."""
+    def _point_alias(self, live: Line | None) -> None:
+        """For those who read the store directly; and what was forced past the gate is indexed."""
         if live is None or live.collection is None or time.monotonic() < self._next_alias:
             return
         self._next_alias = time.monotonic() + _ALIAS_SECONDS
-        store, names = self._parts.store, self._parts.names
-        collection = names.collection(live.spec.id)
-        if state.live is not None and store.alias(names.alias) != collection:
-            store.point_alias(names.alias, collection)
+        store, alias, collection = self._parts.store, self._parts.names.alias, live.collection.spec.name
+        if store.alias(alias) != collection:
+            store.point_alias(alias, collection)
+        store.build_index(collection)
 
     def _describe(self, state: ControlState) -> None:
         info = self._parts.metrics.generation_info
@@ -384,9 +422,49 @@ class Lines:
             info.labels(one.id, one.spec.model.name, one.state).set(1)
 
 
+class _Loading:
+    """A model being loaded in a thread of its own."""
+
+    def __init__(self, load: Callable[[], object]) -> None:
+        self._load = load
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="load", daemon=True)
+        self._thread.start()
+
+    @property
+    def done(self) -> bool:
+        return not self._thread.is_alive()
+
+    def raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        try:
+            self._load()
+        except Exception as error:  # raised again by who asks
+            self._failure = error
+
+
 def live_lag(parts: Parts, spec: GenerationSpec) -> int:
-    """Records of the log that a generation has not applied, wherever its workers run."""
+    """Records of the log that a generation has not committed, wherever its workers run."""
     broker, names = parts.broker, parts.names
     chunk = broker.lag(names.group("chunk", spec.id), names.documents(parts.config.pipeline.epoch))
     embed = broker.lag(names.group("embed", spec.id), names.chunks(spec.id))
     return sum(chunk.values()) + sum(embed.values())
+
+
+def _places(parts: Parts, spec: GenerationSpec) -> tuple[dict[Hashable, int], dict[Hashable, int]]:
+    """Where a generation's topics end, and what its groups have committed, by stage and partition."""
+    broker, names = parts.broker, parts.names
+    ends: dict[Hashable, int] = {}
+    committed: dict[Hashable, int] = {}
+    topics: tuple[tuple[Stage, str], ...] = (
+        ("chunk", names.documents(parts.config.pipeline.epoch)),
+        ("embed", names.chunks(spec.id)),
+    )
+    for stage, topic in topics:
+        ends |= {(stage, partition): one.end for partition, one in broker.offsets(topic).items()}
+        done = broker.committed(names.group(stage, spec.id), topic)
+        committed |= {(stage, partition): offset for partition, offset in done.items()}
+    return ends, committed

@@ -13,6 +13,7 @@ code meaning
 7    Kafka, Qdrant or a running vectide did not answer in time: try again
 8    refused as things are, for example a second migration; nothing was changed
 9    the gate refused: the new generation is behind, differs from the log or answers worse
+10   a migration job was told to stop before it was done: start it again
 130  interrupted
 ==== ==========================================================================
 """
@@ -26,9 +27,8 @@ from typing import Final
 
 import click
 
-from pipeline.errors import Backpressure, Fatal, Transient, VectideError
+from pipeline.errors import VectideError, exit_code
 
-UNAVAILABLE: Final = 7
 _INTERRUPTED: Final = 130
 
 #: Command: module, name in it, and the line that ``--help`` shows without importing it.
@@ -91,10 +91,3 @@ def main() -> None:
     except VectideError as error:
         click.echo(f"vectide: {error}", err=True)
         sys.exit(exit_code(error))
-
-
-def exit_code(error: VectideError) -> int:
-    """The exit code of an error."""
-    if isinstance(error, Fatal):
-        return error.exit_code
-    return UNAVAILABLE if isinstance(error, Transient | Backpressure) else 1

@@ -67,8 +67,8 @@ def _labels(command: F) -> F:
 def plan_(json_: bool, config_file: Path | None, state: Path | None, price: float | None, **proposal: Any) -> None:
     """Say what a migration would be, and do nothing."""
     with _asking(config_file, state) as ask:
-        ask("POST", "/migrate", {"action": "plan", "price": price, **_given(proposal)})
-        found = raised(_awaited(ask, "plan"))
+        task = ask("POST", "/migrate", {"action": "plan", "price": price, **_given(proposal)})
+        found = raised(_awaited(ask, task))
     if json_:
         print_json(found)
         return
@@ -237,6 +237,7 @@ def history(json_: bool, config_file: Path | None, state: Path | None) -> None:
     help="manual: end when the gate has been passed.",
 )
 @click.option("--force", metavar="REASON", help="Cut over whatever the gate finds.")
+@click.option("--again", is_flag=True, help="Also what was aborted, has failed or was retired.")
 @as_json
 @configured
 def run(
@@ -244,6 +245,7 @@ def run(
     qrels: Path | None,
     cutover: str,
     force: str | None,
+    again: bool,
     json_: bool,
     config_file: Path | None,
     state: Path | None,
@@ -252,11 +254,12 @@ def run(
     """Do all of it: start, wait, gate, cutover. Killed and started again, it goes on where it was.
 
     Exit codes: 0 live (or ready, with --cutover manual), 8 overtaken by another decision, 9 refused
-    by the gate.
+    by the gate, 10 told to stop before it was done.
     """
     config = configuration(config_file, state)
     configure_logs(config)
-    found = Job(config, _given(proposal), queries, qrels, cutover == "auto", force, quiet=json_).run()
+    wanted = {**_given(proposal), "again": again}
+    found = Job(config, wanted, queries, qrels, automatic=cutover == "auto", force=force, quiet=json_).run()
     _tell(found, json_)
 
 
@@ -293,14 +296,14 @@ def _examined(ask: Ask, queries: Path | None, qrels: Path | None) -> dict[str, A
         "queries": None if queries is None else str(queries.resolve()),
         "qrels": None if qrels is None else str(qrels.resolve()),
     }
-    ask("POST", "/migrate", given)
-    return raised(_awaited(ask, "gate"))
+    return raised(_awaited(ask, ask("POST", "/migrate", given)))
 
 
-def _awaited(ask: Ask, name: str) -> dict[str, Any]:
+def _awaited(ask: Ask, begun: Mapping[str, Any]) -> dict[str, Any]:
     """A task of the process that works, once it has ended. No deadline: it tells how far it is."""
+    name = begun["name"]
     while True:
-        task: dict[str, Any] = ask("POST", "/migrate", {"action": "task"})
+        task: dict[str, Any] = ask("POST", "/migrate", {"action": "task", "id": begun["id"]})
         if not task["running"]:
             return task
         if sys.stderr.isatty():
@@ -365,6 +368,8 @@ def _show(found: Mapping[str, Any]) -> None:
             line += ", paused" if one["paused"] else ""
             line += f", throttled to {one['throttle']:.0%}" if one["throttle"] < 1 else ""
         click.echo(line)
+    for one in found["over"]:
+        click.echo(f"{one['state']:<9} {one['id']:<16} {one['model']}: {printable(one['reason'])}")
     if found["gate"] is not None:
         for line in gate_lines(found["gate"]):
             click.echo(line)

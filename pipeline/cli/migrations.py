@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,12 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from pipeline.cli.assembly import Followed, Models, Parts
-from pipeline.cli.figures import lag_of
+from pipeline.cli.figures import behind_seconds, lag_of
 from pipeline.cli.planning import plan
 from pipeline.config import ChunkingConfig, Config, ModelConfig
 from pipeline.deadline import Deadline
 from pipeline.embedding.generation import generation_spec
 from pipeline.errors import (
-    Backpressure,
     BrokerUnavailable,
     CollectionMissing,
     ConfigError,
@@ -31,6 +31,8 @@ from pipeline.errors import (
     Refused,
     Transient,
     VectideError,
+    as_error,
+    exit_code,
 )
 from pipeline.generations import gate, operator, transitions
 from pipeline.generations.control import UNDER_WAY, ControlState, Generation
@@ -89,7 +91,7 @@ class Migrations:
             ),
             "abort": self._abort,
             "gate": self._gate,
-            "task": lambda given: self._polled() or {},
+            "task": self._asked_after,
             "cutover": self._cutover,
             "rollback": self._rollback,
             "retire": self._retire,
@@ -118,7 +120,8 @@ class Migrations:
 
     def _start(self, given: Mapping[str, Any]) -> dict[str, Any]:
         spec, _ = self._proposed(given)
-        state = self._operate(lambda now: transitions.start(now, spec, time.time()))
+        again = bool(given.get("again", True))
+        state = self._operate(lambda now: transitions.start(now, spec, time.time(), again=again))
         same = [one for one in state.generations.values() if one.spec.fingerprint == spec.fingerprint]
         newest = max(same, key=lambda one: one.spec.life)
         return {"generation": described(newest)}
@@ -156,6 +159,7 @@ class Migrations:
             "live": None if state.live is None else state.live.id,
             "previous": None if state.previous is None else state.previous.id,
             "generations": generations,
+            "over": _over(state),
             "task": self._polled(),
             "gate": _last_gate(state, target),
         }
@@ -223,7 +227,8 @@ class Migrations:
         """Start examining the target; ``task`` tells how far it is and what was found."""
         target, live = self._target(given), self._live()
         asked = dict(given)
-        return self._begin("gate", lambda task: self._examined(target, live, asked, task))
+        key = f"gate {target.id} {target.transitions} {asked.get('queries')} {asked.get('qrels')}"
+        return self._begin("gate", lambda task: self._examined(target, live, asked, task), key)
 
     def _examined(self, target: Generation, live: Generation, given: Mapping[str, Any], task: _Task) -> dict[str, Any]:
         parts = self._parts
@@ -244,16 +249,15 @@ class Migrations:
         )
         found = report.as_json()
         if report.ok:
-            state = self._operate(
-                lambda now: transitions.pass_gate(now, target.id, target.transitions, time.time(), found)
-            )
-            found["examined"] = state.generations[target.id].transitions
-        else:
+            self._operate(lambda now: transitions.pass_gate(now, target.id, target.transitions, time.time(), found))
+        elif not report.not_yet:
             self._operate(
                 lambda now: transitions.refuse_gate(
                     now, target.id, target.transitions, time.time(), "; ".join(report.why), found
                 )
             )
+        # What it wrote itself is one more; whoever came between is found by it.
+        found["examined"] = target.transitions + (0 if report.not_yet else 1)
         return found
 
     def _quality(
@@ -273,7 +277,9 @@ class Migrations:
         def progress(done: int, whole: int) -> None:
             on_phase("questions", done, whole)
 
-        if given.get("queries") and given.get("qrels"):
+        if bool(given.get("queries")) != bool(given.get("qrels")):
+            raise ConfigError("queries and qrels belong together", "give both, or neither for known-item questions")
+        if given.get("queries"):
             queries, qrels = read_queries(Path(given["queries"])), read_qrels(Path(given["qrels"]))
             matched = matching(qrels, _keys(served))
             return labelled(queries, matched.qrels, old, new, config.tolerance, progress)
@@ -293,8 +299,6 @@ class Migrations:
             lambda now: transitions.cut_over(now, target.id, given.get("examined"), time.time(), force)
         )
         self._point_alias(state)
-        # Where it was forced past the gate, the index is still to be built: searches are exact meanwhile.
-        self._parts.store.build_index(self._parts.names.collection(target.id))
         return {"generation": described(state.generations[target.id])}
 
     def _rollback(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -308,17 +312,15 @@ class Migrations:
         return {"generation": described(state.live)}
 
     def _refuse_lagging(self, generation: Generation, force: str | None) -> None:
+        """Under steady writes something is always on its way: what counts is for how long."""
         if force:
             return
-        parts, seconds = self._parts, self._parts.config.migrate.lag_seconds
-        deadline = Deadline.after(seconds)
-        while behind := gate.behind(parts.broker, parts.names, generation.id, parts.config.pipeline.epoch):
-            if deadline.expired:
-                raise Refused(
-                    f"generation {generation.id} is {behind} records behind the log, for {seconds:.0f} s",
-                    "wait until it has caught up, or --force REASON",
-                )
-            time.sleep(_LEAVE_POLL_SECONDS / 10)
+        age, most = behind_seconds(self._parts, generation.spec), self._parts.config.migrate.lag_seconds
+        if age > most:
+            raise Refused(
+                f"generation {generation.id} is {age:.0f} s behind the log, over migrate.lag_seconds = {most:.0f}",
+                "wait until it has caught up, or --force REASON",
+            )
 
     def _point_alias(self, state: ControlState) -> None:
         """For those who read the store directly; control is what counts, and workers repair it."""
@@ -338,7 +340,9 @@ class Migrations:
 
     def _retire(self, given: Mapping[str, Any]) -> dict[str, Any]:
         state = self._control.again()
-        id = given.get("generation") or (None if state.previous is None else state.previous.id)
+        over = [one for one in state.generations.values() if one.state in ("aborted", "failed")]
+        default = state.previous or max(over, key=lambda one: one.since, default=None)
+        id = given.get("generation") or (None if default is None else default.id)
         if id is None:
             raise Refused("there is no previous generation to retire", "`vectide migrate history` shows what there was")
         self._operate(lambda now: transitions.retire(now, str(id), time.time()))
@@ -401,15 +405,26 @@ class Migrations:
             raise Refused("no migration is under way", "`vectide migrate start --model ...` begins one")
         return found
 
-    def _begin(self, name: str, work: Callable[[_Task], dict[str, Any]]) -> dict[str, Any]:
+    def _begin(self, name: str, work: Callable[[_Task], dict[str, Any]], key: str = "") -> dict[str, Any]:
+        """Start a task, or go on waiting for the very same one: its asker may have been killed."""
         with self._lock:
-            if self._task is not None and self._task.running:
-                raise Refused(f"a {self._task.name} is running in this process", "wait for it")
-            self._task = _Task(name, work)
+            running = self._task
+            if running is not None and running.running:
+                if key and running.key == key:
+                    return running.as_json()
+                raise Transient(f"a {running.name} is running in this process; it will be over soon")
+            self._task = _Task(name, work, key)
             return self._task.as_json()
 
     def _polled(self) -> dict[str, Any] | None:
         return None if self._task is None else self._task.as_json()
+
+    def _asked_after(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        task = self._task
+        if task is None or task.id != given.get("id"):
+            # The process was started again, or somebody else asked for something.
+            raise Transient("that task is not there any more; ask for it again")
+        return task.as_json()
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,8 +441,10 @@ class _Stored:
 class _Task:
     """Something that takes its time, in a thread."""
 
-    def __init__(self, name: str, work: Callable[[_Task], dict[str, Any]]) -> None:
+    def __init__(self, name: str, work: Callable[[_Task], dict[str, Any]], key: str) -> None:
         self.name = name
+        self.key = key
+        self.id = uuid.uuid4().hex
         self._work = work
         self._stop = threading.Event()
         self._phase: tuple[str, int, int] = ("starting", 0, 0)
@@ -454,6 +471,7 @@ class _Task:
         phase, done, whole = self._phase
         failure = self._failure
         return {
+            "id": self.id,
             "name": self.name,
             "running": self.running,
             "phase": phase,
@@ -461,7 +479,7 @@ class _Task:
             "whole": whole,
             "found": self._found,
             "error": None if failure is None else str(failure),
-            "again": isinstance(failure, Transient | Backpressure),
+            "code": None if failure is None else exit_code(failure),
         }
 
     def _run(self) -> None:
@@ -496,13 +514,10 @@ def raised(task: Mapping[str, Any]) -> dict[str, Any]:
     """What an ended task has found.
 
     Raises:
-        Transient: it met an outage; begin it again.
-        Refused: it failed.
+        VectideError: of the kind that it failed with.
     """
     if task["error"] is not None:
-        if task["again"]:
-            raise Transient(str(task["error"]))
-        raise Refused(str(task["error"]))
+        raise as_error(int(task["code"]), str(task["error"]))
     found: dict[str, Any] = task["found"]
     return found
 
@@ -513,6 +528,16 @@ def refused_by_gate(found: Mapping[str, Any]) -> GateRefused:
         f"the gate refuses generation {found['generation']}: {'; '.join(found['why'])}",
         "`vectide migrate status` shows all it found; mend it, or `vectide migrate cutover --force REASON`",
     )
+
+
+def _over(state: ControlState) -> list[dict[str, Any]]:
+    """What was given up or has failed and still takes room, with the reason."""
+    found = []
+    for one in state.generations.values():
+        if one.state in ("aborted", "failed"):
+            reason = next(entry.reason for entry in reversed(state.history) if entry.generation == one.id)
+            found.append({**described(one), "reason": reason})
+    return found
 
 
 def _last_gate(state: ControlState, target: Generation | None) -> dict[str, Any] | None:

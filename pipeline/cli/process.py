@@ -31,15 +31,17 @@ _FOLLOW_SECONDS: Final = 0.1
 _END_SECONDS: Final = 15.0
 
 
-def follow(search: SearchService, stop: threading.Event) -> None:
+def follow(search: SearchService, health: Health, stop: threading.Event) -> None:
     """Keep a search's generations open until ``stop`` is set; in a thread of its own, for loading a
-    model takes seconds.
+    model takes seconds. Not ready while it answers from another generation than the live one.
     """
     while not stop.wait(_FOLLOW_SECONDS):
         try:
-            search.follow()
+            why = search.follow()
         except (Transient, Backpressure) as error:
             log.debug("generations not looked at", extra={"error": str(error)})
+            continue
+        health.set_ready("search", not why, why)
 
 
 def http_server(

@@ -22,13 +22,14 @@ def serve(config_file: Path | None, state: Path | None) -> None:
     with long_lived("serve", config_file, state) as process:
         parts = process.parts
         control, models = Followed(parts), Models(parts.config)
-        search = search_service(parts, control, models)
+        search = search_service(parts, control, models, alone=True)
         process.patience.until_done("broker", search.warm)
         operations = Operations(parts, control, search, models)
         for (method, path), route in operations.routes().items():
-            process.server.mount(method, path, route)
+            if path != "/migrate":  # who may search may not retire a generation
+                process.server.mount(method, path, route)
         report = reporter(parts.broker, parts.names, "serve", "", parts.health, parts.metrics)
-        process.crew.start("search", lambda stop: follow(search, stop))
+        process.crew.start("search", lambda stop: follow(search, parts.health, stop))
         process.crew.start("pulse", Pulse([report.tick]).run)
         parts.health.set_started()
         try:

@@ -122,8 +122,8 @@ def located(spec: GenerationSpec, config: Config) -> ModelConfig:
     """How to load a generation's model on this machine: where its weights are, with the configured
     device and threads, and the spec's own prompts, limits and dtype.
 
-    Looks at the configured model, at ``migrate.models``, and where the weights were when the
-    generation was begun.
+    Looks at the configured model, where the weights were when the generation was begun, and at
+    ``migrate.models``.
 
     Raises:
         ConfigError: it is not on this machine.
@@ -131,7 +131,9 @@ def located(spec: GenerationSpec, config: Config) -> ModelConfig:
     """
     model = spec.model
     errors: list[Fatal] = []
-    for name in dict.fromkeys([config.model.name, *config.migrate.models, spec.model_at or config.model.name]):
+    # The configured name says nothing of a model of another kind, and the hub is not to be asked for it.
+    configured = [config.model.name] if config.model.provider == model.provider or not spec.model_at else []
+    for name in dict.fromkeys([*configured, *([spec.model_at] if spec.model_at else []), *config.migrate.models]):
         candidate = _as_spec(model, config.model, name)
         try:
             found = model_spec(candidate, tokenizer_of(candidate))

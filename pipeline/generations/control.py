@@ -6,7 +6,7 @@ compacted; its keys are::
 
     log                         the documents topic's epoch and topic id
     generation/<id>             the generation's spec and present state
-    transition/<id>/<n>         one change of it, kept for ever: the history
+    transition/<id>/<n>.<m>     one change of it, kept for ever: the history
 
 This module reads; :mod:`pipeline.generations.operator` writes what
 :mod:`pipeline.generations.transitions` decides.
@@ -51,6 +51,8 @@ class Generation:
     paused: bool = False
     throttle: float = 1.0
     """The share of the time that building it may take."""
+    adjustments: int = 0
+    """How often it was paused, resumed or throttled."""
 
     @property
     def id(self) -> str:
@@ -127,6 +129,7 @@ class _Generation(msgspec.Struct):
     begun: float = 0.0
     paused: bool = False
     throttle: float = 1.0
+    adjustments: int = 0
 
 
 class _Transition(msgspec.Struct):
@@ -164,23 +167,24 @@ class Control:
             MalformedRecord: somebody else wrote here.
         """
         deadline = Deadline.after(_READ_SECONDS)
+        state = self._state
         if self._reader is None:
-            self._state = ControlState()
             self._reader = self._broker.reader(self._names.control)
-        records = self._reader.poll(timeout, 500)
-        while records or not self._reader.caught_up():
-            if deadline.expired:
-                # Half of the truth is none: a founder would take it for an empty topic.
-                raise BrokerUnavailable(f"{self._names.control} was not read to its end in {_READ_SECONDS:.0f} s")
-            try:
+            state = ControlState()
+        try:
+            records = self._reader.poll(timeout, 500)
+            while records or not self._reader.caught_up():
+                if deadline.expired:
+                    raise BrokerUnavailable(f"{self._names.control} was not read to its end in {_READ_SECONDS:.0f} s")
                 for record in records:
-                    self._state = apply(self._state, record)
-            except VectideError:
-                # What comes after it has been read, and must not be missed by the next call.
-                self.close()
-                raise
-            records = self._reader.poll(0.05 if not self._reader.caught_up() else 0.0, 500)
-        return self._state
+                    state = apply(state, record)
+                records = self._reader.poll(0.05 if not self._reader.caught_up() else 0.0, 500)
+        except VectideError:
+            # Half of the truth is none: the state stays as it was, and the next call reads all of it.
+            self.close()
+            raise
+        self._state = state
+        return state
 
     def close(self) -> None:
         """Stop following."""
@@ -211,6 +215,7 @@ def apply(state: ControlState, record: Record) -> ControlState:
                 wire.begun,
                 wire.paused,
                 wire.throttle,
+                wire.adjustments,
             )
             return replace(state, generations={**state.generations, generation.id: generation})
         if key.startswith("transition/"):
@@ -253,6 +258,7 @@ def change_records(names: Names, generation: Generation, transition: Transition)
         generation.begun,
         generation.paused,
         generation.throttle,
+        generation.adjustments,
     )
     entry = _Transition(
         _SCHEMA,
@@ -262,7 +268,7 @@ def change_records(names: Names, generation: Generation, transition: Transition)
         transition.reason,
         dict(transition.details),
     )
-    number = f"transition/{generation.id}/{generation.transitions}"
+    number = f"transition/{generation.id}/{generation.transitions}.{generation.adjustments}"
     return [
         NewRecord(names.control, f"generation/{generation.id}".encode(), msgspec.json.encode(wire)),
         NewRecord(names.control, number.encode(), msgspec.json.encode(entry)),

@@ -22,6 +22,9 @@ from pipeline.ports import Broker, Collection
 from pipeline.specs import GenerationSpec
 
 _POLL_SECONDS: Final = 0.1
+#: A hundred million points take a server some hours.
+_INDEX_SECONDS: Final = 6 * 3600.0
+_INDEX_POLL_SECONDS: Final = 0.5
 
 OnPhase = Callable[[str, int, int], None]
 """Which part of the gate it is at, how far of how much (0 of 0: unknown)."""
@@ -36,6 +39,8 @@ class Report:
     """The generation's ``transitions`` when the gate began."""
     why: tuple[str, ...] = ()
     """Why it is refused; empty if it passes."""
+    not_yet: bool = False
+    """It is refused for being behind only: a matter of time."""
     seconds: float = 0.0
     caught_up: Mapping[str, Any] = field(default_factory=dict)
     equality: Equality | None = None
@@ -54,6 +59,7 @@ class Report:
             "generation": self.generation,
             "ok": self.ok,
             "why": list(self.why),
+            "not_yet": self.not_yet,
             "seconds": round(self.seconds, 3),
             "caught_up": dict(self.caught_up),
             "equality": None if self.equality is None else self.equality.as_json(),
@@ -98,7 +104,7 @@ def examine(
     started = time.monotonic()
 
     def report(*why: str, **found: Any) -> Report:
-        return Report(target.id, examined, why, time.monotonic() - started, **found)
+        return Report(target.id, examined, why, seconds=time.monotonic() - started, **found)
 
     on_phase("fingerprints", 0, 0)
     spec = collection.spec
@@ -110,7 +116,9 @@ def examine(
     caught_up = {"ends": {str(partition): end for partition, end in ends.items()}, "behind": behind}
     if behind:
         return report(
-            f"it is {behind} records behind the log, and did not catch up in {wait_seconds:.0f} s", caught_up=caught_up
+            f"it is {behind} records behind the log, and did not catch up in {wait_seconds:.0f} s",
+            caught_up=caught_up,
+            not_yet=True,
         )
 
     def progress(*numbers: Any) -> None:
@@ -129,12 +137,21 @@ def examine(
     found: dict[str, Any] = {"caught_up": caught_up, "equality": equality, "live_unserved": unserved}
     if why:
         return report(*why, **found)
+    until = time.monotonic() + _INDEX_SECONDS
     while not build_index():
         on_phase("indexing", 0, 0)
         if stopped():
             raise Transient("the gate was stopped")
-        time.sleep(_POLL_SECONDS)
-    comparison = quality(on_phase)
+        if time.monotonic() > until:
+            return report(f"its vector index was not built in {_INDEX_SECONDS:.0f} s", **found)
+        time.sleep(_INDEX_POLL_SECONDS)
+
+    def asked(phase: str, done: int, whole: int) -> None:
+        if stopped():
+            raise Transient("the gate was stopped")
+        on_phase(phase, done, whole)
+
+    comparison = quality(asked)
     return report(*([] if comparison.ok else [comparison.why]), **found, quality=comparison)
 
 

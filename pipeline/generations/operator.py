@@ -7,17 +7,21 @@ seen); an answer that is lost (read again: the decision finds itself carried out
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from pipeline.deadline import Deadline
-from pipeline.errors import Fenced
+from pipeline.errors import BrokerUnavailable, Fenced
 from pipeline.generations.control import ControlState, LogIdentity, change_records, check_log, log_record, read
 from pipeline.generations.transitions import Change
 from pipeline.naming import Names
 from pipeline.ports import Broker, NewRecord
 
 _WRITE_SECONDS: Final = 10.0
+_OPERATE_SECONDS: Final = 45.0
+_BACKOFF_SECONDS: Final = 0.5
 
 Decision = Callable[[ControlState], Sequence[Change]]
 """What to change, given everything that ``control`` says."""
@@ -63,15 +67,28 @@ def found(broker: Broker, names: Names, decide: Decision, log: LogIdentity) -> C
 
 
 def _written(broker: Broker, names: Names, records: Callable[[ControlState], list[NewRecord]]) -> ControlState:
+    deadline = Deadline.after(_OPERATE_SECONDS)
     while True:
-        publisher = broker.transactional_publisher(names.operator)
+        state = read(broker, names)
+        if not records(state):
+            return state  # done already: nobody who writes has to be fenced for that
         try:
-            # Only now can nobody else write: what was read before may be old.
-            new = records(read(broker, names))
-            if new:
-                publisher.publish(new, Deadline.after(_WRITE_SECONDS))
+            if _tried(broker, names, records):
+                return read(broker, names)
         except Fenced:
-            continue
-        finally:
-            publisher.close(Deadline.after(_WRITE_SECONDS))
-        return read(broker, names)
+            pass
+        if deadline.expired:
+            raise BrokerUnavailable(f"others were writing {names.control} for {_OPERATE_SECONDS:.0f} s; try again")
+        time.sleep(random.uniform(0.0, _BACKOFF_SECONDS))  # noqa: S311 - so that two do not fence each other in step
+
+
+def _tried(broker: Broker, names: Names, records: Callable[[ControlState], list[NewRecord]]) -> bool:
+    publisher = broker.transactional_publisher(names.operator)
+    try:
+        # Only now can nobody else write: what was read before may be old.
+        new = records(read(broker, names))
+        if new:
+            publisher.publish(new, Deadline.after(_WRITE_SECONDS))
+    finally:
+        publisher.close(Deadline.after(_WRITE_SECONDS))
+    return True

@@ -33,11 +33,15 @@ def found(state: ControlState, spec: GenerationSpec, now: float) -> Sequence[Cha
     return [_begun(spec, "live", now, "the first generation")]
 
 
-def start(state: ControlState, spec: GenerationSpec, now: float) -> Sequence[Change]:
+def start(state: ControlState, spec: GenerationSpec, now: float, *, again: bool = True) -> Sequence[Change]:
     """Begin a migration to ``spec``; nothing happens if it is under way or live.
 
+    Without ``again``, what was aborted, has failed or was retired is not begun anew: a job that is
+    started again must not undo what was decided meanwhile.
+
     Raises:
-        Refused: another migration is under way, or the previous generation is what is asked for.
+        Refused: another migration is under way, the previous generation is what is asked for, or
+            it is over.
     """
     if state.live is None:
         raise Refused("no generation is live yet", "start `vectide up` or the workers once: that founds the first")
@@ -53,6 +57,13 @@ def start(state: ControlState, spec: GenerationSpec, now: float) -> Sequence[Cha
         raise Refused(
             f"a migration to {_named(state.target)} is under way",
             "wait for it, or give it up with `vectide migrate abort`",
+        )
+    if same and not again:
+        last = max(same, key=lambda one: one.spec.life)
+        said = next(entry.reason for entry in reversed(state.history) if entry.generation == last.id)
+        raise Refused(
+            f"generation {last.id} is {last.state}: {said}",
+            "`vectide migrate start` or `run --again` begins it anew",
         )
     life = max((one.spec.life for one in same), default=0) + 1
     return [_begun(spec.model_copy(update={"life": life}), "building", now, "migration started")]
@@ -87,7 +98,8 @@ def cut_over(
     """Make a generation live, and the live one previous; nothing happens if it is live.
 
     ``examined`` is its ``transitions`` after it passed the gate: whoever slept meanwhile has an old
-    one. ``forced`` says why it is done without the gate, whatever happened meanwhile.
+    one. ``forced`` says why it is done without having passed; without ``examined``, whatever
+    happened meanwhile.
 
     Raises:
         Refused: it is not ready, or was changed since.
@@ -95,12 +107,12 @@ def cut_over(
     generation = _one(state, id, UNDER_WAY | {"live"}, "cannot become live")
     if generation.state == "live":
         return []
-    if forced is None:
-        if generation.state != "ready":
-            raise Refused(
-                f"generation {id} is {generation.state}: it has not passed the gate",
-                "`vectide migrate cutover` passes it first",
-            )
+    if forced is None and generation.state != "ready":
+        raise Refused(
+            f"generation {id} is {generation.state}: it has not passed the gate",
+            "`vectide migrate cutover` passes it first",
+        )
+    if forced is None or examined is not None:
         _unchanged(generation, examined)
     assert state.live is not None  # nothing is under way before one is
     reason = "cutover" if forced is None else f"cutover forced: {forced}"
@@ -112,22 +124,18 @@ def cut_over(
 
 
 def roll_back(state: ControlState, now: float, reason: str = "") -> Sequence[Change]:
-    """Make the previous generation live again, and the live one ready.
+    """Make the previous generation live again, and the live one ready; or previous, while a
+    migration to another one is under way.
 
     Raises:
-        Refused: there is none, or another migration is under way.
+        Refused: there is none.
     """
     previous, live = state.previous, state.live
     if previous is None or live is None:
         raise Refused("there is no previous generation to go back to", "`vectide migrate history` shows what there was")
-    if state.target is not None:
-        raise Refused(
-            f"a migration to {_named(state.target)} is under way, and one can be ready at a time",
-            "give it up with `vectide migrate abort` first",
-        )
     said = f"rolled back to {previous.id}" + (f": {reason}" if reason else "")
     return [
-        _changed(live, now, said, "ready"),
+        _changed(live, now, said, "ready" if state.target is None else "previous"),
         _changed(previous, now, f"rollback from {live.id}", "live"),
     ]
 
@@ -173,7 +181,7 @@ def pause(state: ControlState, id: str, now: float, *, paused: bool) -> Sequence
     generation = _one(state, id, UNDER_WAY, "is not being built")
     if generation.paused == paused:
         return []
-    return [_changed(replace(generation, paused=paused), now, "paused" if paused else "resumed", generation.state)]
+    return [_adjusted(replace(generation, paused=paused), now, "paused" if paused else "resumed")]
 
 
 def throttle(state: ControlState, id: str, now: float, share: float) -> Sequence[Change]:
@@ -187,7 +195,7 @@ def throttle(state: ControlState, id: str, now: float, share: float) -> Sequence
     generation = _one(state, id, UNDER_WAY, "is not being built")
     if generation.throttle == share:
         return []
-    return [_changed(replace(generation, throttle=share), now, f"throttled to {share:.0%}", generation.state)]
+    return [_adjusted(replace(generation, throttle=share), now, f"throttled to {share:.0%}")]
 
 
 def _begun(spec: GenerationSpec, state: State, now: float, reason: str) -> Change:
@@ -200,6 +208,12 @@ def _changed(
     since = generation.since if state == generation.state else now
     after = replace(generation, state=state, since=since, transitions=generation.transitions + 1)
     return Change(after, Transition(generation.id, state, now, reason, dict(details or {})))
+
+
+def _adjusted(generation: Generation, now: float, reason: str) -> Change:
+    """Only its pace: what was decided about it stays right, so its ``transitions`` are not counted."""
+    after = replace(generation, adjustments=generation.adjustments + 1)
+    return Change(after, Transition(generation.id, generation.state, now, reason))
 
 
 def _one(state: ControlState, id: str, states: frozenset[State] | set[State], why_not: str) -> Generation:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipeline.errors import Backpressure, ConfigError, Poison, Refused, Transient, VectideError
+from pipeline.errors import UNAVAILABLE, ConfigError, VectideError, exit_code
 from pipeline.observe.health import Health, Verdict
 from pipeline.observe.metrics import Metrics
 
@@ -27,6 +27,9 @@ _THREADS: Final = 4
 _END_SECONDS: Final = 5.0
 _CONNECTIONS: Final = 64
 _BACKLOG: Final = 64
+
+#: By exit code; the body has the code as well, so that a command can end with it.
+_STATUS: Final = {2: "400 Bad Request", UNAVAILABLE: "503 Service Unavailable", 8: "409 Conflict", 9: "409 Conflict"}
 
 Route = Callable[[Mapping[str, Any]], Any]
 """Takes the JSON body (an empty mapping for GET), returns what becomes the JSON answer."""
@@ -135,14 +138,8 @@ class HttpServer:
             return _Answer("200 OK", json.dumps(route(arguments)).encode())
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             return _error("400 Bad Request", f"{type(error).__name__}: {error}")
-        except (ConfigError, Poison) as error:
-            return _error("400 Bad Request", str(error))
-        except Refused as error:
-            return _error("409 Conflict", str(error))
-        except (Transient, Backpressure) as error:
-            return _error("503 Service Unavailable", str(error))
         except VectideError as error:
-            return _error("500 Internal Server Error", str(error))
+            return _error(_STATUS.get(exit_code(error), "500 Internal Server Error"), str(error), exit_code(error))
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -164,8 +161,8 @@ def _probe(verdict: Verdict) -> _Answer:
     return _Answer("200 OK" if verdict.ok else "503 Service Unavailable", body)
 
 
-def _error(status: str, detail: str) -> _Answer:
-    return _Answer(status, json.dumps({"error": detail}).encode())
+def _error(status: str, detail: str, code: int = 2) -> _Answer:
+    return _Answer(status, json.dumps({"error": detail, "code": code}).encode())
 
 
 def _authorised(header: str, token: str) -> bool:

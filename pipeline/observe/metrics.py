@@ -6,6 +6,7 @@ appears on lag only.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
@@ -133,6 +134,18 @@ class Metrics:
     def exposition(self) -> bytes:
         """Everything, in Prometheus's text format."""
         return generate_latest(self.registry)
+
+    def forget(self, stage: str, generation: str) -> None:
+        """A worker has ended: what it was last must not stand for ever."""
+        for gauge in (
+            self.oldest_unprocessed_event_age_seconds,
+            self.last_commit_timestamp_seconds,
+            self.inflight_records,
+            self.assigned_partitions,
+            self.paused_partitions,
+        ):
+            with contextlib.suppress(KeyError):
+                gauge.remove(stage, generation)
 
     def totals(self) -> Mapping[str, float]:
         """Counters summed over their labels, by name without prefix, for ``status``."""

@@ -11,11 +11,11 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from pipeline.errors import CollectionMissing, Fatal, Transient, VectideError
+from pipeline.errors import CollectionMissing, Transient, VectideError
 from pipeline.naming import Names
 from pipeline.points import Where
 from pipeline.ports import Collection, Embedder, Store
@@ -94,6 +94,7 @@ class SearchService:
         generations: as ``control`` says.
         load: the model of a generation, loaded, safe for several threads.
         shadow: asks the target as well; None asks only the live one.
+        keep: told which models are still needed, at every look.
     """
 
     def __init__(
@@ -103,8 +104,10 @@ class SearchService:
         generations: Callable[[], Generations],
         load: Callable[[GenerationSpec], Embedder],
         shadow: Shadow | None = None,
+        keep: Callable[[Iterable[GenerationSpec]], None] = lambda specs: None,
     ) -> None:
         self._shadow = shadow
+        self._keep = keep
         self._store = store
         self._names = names
         self._generations = generations
@@ -115,6 +118,7 @@ class SearchService:
         self._followed = False
         self._target: str | None = None
         self._later: dict[str, float] = {}
+        self._why: dict[str, str] = {}
 
     def search(self, query: str, top: int = 5, where: Where | None = None, *, by_document: bool = False) -> Answer:
         """The best hits in the live generation; see :meth:`Searcher.search`.
@@ -138,8 +142,11 @@ class SearchService:
         """Load the live model now, so that the first search does not wait for it."""
         self._live()
 
-    def follow(self) -> None:
+    def follow(self) -> str:
         """Open what may be live in a moment, and close what may not; called a few times a second.
+
+        Returns:
+            Why it does not search the live generation; or empty.
 
         Raises:
             Transient: ``control`` cannot be read.
@@ -153,8 +160,9 @@ class SearchService:
             if spec.id not in self._open and time.monotonic() >= self._later.get(spec.id, 0.0):
                 try:
                     self._opened(spec)
-                except (Fatal, Transient) as error:
+                except Exception as error:  # whatever is wrong with one takes no other with it
                     self._later[spec.id] = time.monotonic() + _RETRY_SECONDS
+                    self._why[spec.id] = f"generation {spec.id} cannot be opened: {error}"
                     log.warning("generation not open yet", extra={"generation": spec.id, "error": str(error)})
         ids = {spec.id for spec in wanted}
         if generations.live is not None and generations.live.id in self._open:
@@ -162,6 +170,9 @@ class SearchService:
         with self._opening:
             self._open = {id: one for id, one in self._open.items() if id in ids or id == self._current}
             self._later = {id: at for id, at in self._later.items() if id in ids}
+            self._why = {id: why for id, why in self._why.items() if id in ids and id not in self._open}
+        self._keep(wanted)
+        return "" if generations.live is None else self._why.get(generations.live.id, "")
 
     def _live(self) -> _Open:
         spec = self._generations().live

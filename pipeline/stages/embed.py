@@ -79,9 +79,8 @@ class EmbedStage:
         patience: waits out transient errors.
         recent: vectors of batches that may not be in the store yet.
         siblings: collections that may hold vectors of the same model.
-        pace: how fast, while the generation is being built.
-        begun: events before this time (seconds since 1970) are backfill here, whatever they were
-            to their connector: a migration replays them.
+        pace: how fast, while the generation is being built; then everything is backfill here,
+            whatever it was to its connector.
     """
 
     name = "embed"
@@ -99,10 +98,8 @@ class EmbedStage:
         recent: RecentVectors,
         siblings: Sequence[Collection] = (),
         pace: Pace | None = None,
-        begun: float = 0.0,
     ) -> None:
         self._pace = pace or unhurried()
-        self._begun = begun
         self._collection = collection
         self._siblings = siblings
         self._embed = embed
@@ -396,8 +393,7 @@ class EmbedStage:
             metrics.end_to_end_latency_seconds.labels(traffic).observe(latency)
 
     def _traffic(self, document: ChunkedDocument) -> str:
-        provenance = document.provenance
-        return "backfill" if provenance.backfill or provenance.event_time < self._begun else "live"
+        return "backfill" if document.provenance.backfill or self._pace.building else "live"
 
     def _until_due(self) -> float:
         return 0.01 if self._release.is_set() else max(0.001, self._held.seconds(0.1))

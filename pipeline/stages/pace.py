@@ -3,10 +3,12 @@
 Asked before every batch of work for a generation that is being built. It waits
 
 * while the generation is paused;
-* while the live generation is behind for longer than ``live_seconds``, wherever its workers run;
-* while the live generation has work in this very process, for half a second at most, so that a
-  continuous stream of changes cannot starve a migration;
+* while the live generation has work in this very process;
 * for the rest of the time that the throttle leaves: at 25 %, three times as long as the last batch.
+
+While the live generation is behind for longer than ``live_seconds``, building is throttled to a
+twentieth of the time, and beside an endless stream of live work it still gets a tenth: a live
+generation that cannot keep up must be possible to migrate away from.
 """
 
 from __future__ import annotations
@@ -14,12 +16,19 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
 _POLL_SECONDS: Final = 0.005
-_YIELD_SECONDS: Final = 0.5
+#: The least that building gets, beside a stream of live work and beside a live generation that is behind.
+_BESIDE_WORK: Final = 0.1
+_BEHIND: Final = 0.05
+#: A batch of chunks can be held up by Kafka for minutes: that is no reason to rest for hours.
+_REST_SECONDS: Final = 60.0
+#: Looks at the live generation that are kept: at two a second, ten minutes.
+_LOOKS: Final = 1200
 #: Live changes this recent mean that more will come: batches stay small until then.
 _LIVELY_SECONDS: Final = 3.0
 #: Padded tokens of one forward pass beside live changes: some 15 ms of MiniLM on two cores.
@@ -27,40 +36,67 @@ _SMALL_TOKENS: Final = 256
 
 
 class LiveTraffic:
-    """What this process knows of the live generation; written by its follower, read by every pace."""
+    """What this process knows of the live generation; written by its follower, read by every pace.
 
-    def __init__(self) -> None:
+    Args:
+        slack_seconds: how long records stay uncommitted although their effect is there: the delayed
+            sweep of deletes, the gathering of flushes and commits.
+    """
+
+    def __init__(self, slack_seconds: float = 0.0) -> None:
+        self._slack = slack_seconds
         self._lock = threading.Lock()
-        self._busy: Callable[[], bool] = lambda: False
-        self._behind_since: float | None = None
+        self._busy: Callable[[], bool] | None = None
+        self._whole = False
+        self._idle_at = time.monotonic()
         self._lively_until = 0.0
+        self._looks: deque[tuple[float, Mapping[Hashable, int]]] = deque(maxlen=_LOOKS)
 
-    def serve(self, busy: Callable[[], bool]) -> None:
-        """From now on, ``busy`` tells whether this process has live work."""
-        self._busy = busy
+    def serve(self, busy: Callable[[], bool] | None, *, whole: bool) -> None:
+        """Take note of who does the live work.
 
-    def sampled(self, lag: int) -> None:
-        """So many records of the live generation are not applied."""
+        Args:
+            busy: whether this process has some; None: it does none.
+            whole: all of it is done here, so that nothing has to be asked of the broker.
+        """
+        with self._lock:
+            if whole and not self._whole:
+                self._idle_at = time.monotonic()
+            self._busy, self._whole = busy, whole
+
+    @property
+    def here(self) -> bool:
+        """True if this process does all of the live work."""
+        return self._whole
+
+    def sampled(self, ends: Mapping[Hashable, int], committed: Mapping[Hashable, int]) -> None:
+        """Where the live generation's topics end, and what its groups have committed, by partition."""
         now = time.monotonic()
         with self._lock:
-            if lag == 0:
-                self._behind_since = None
-            elif self._behind_since is None:
-                self._behind_since = now
+            self._looks.append((now, dict(ends)))
+            while self._looks and all(committed.get(at, 0) >= end for at, end in self._looks[0][1].items()):
+                self._looks.popleft()
 
     @property
     def behind_seconds(self) -> float:
-        """For how long there was always something that was not applied."""
+        """For how long something has been waiting that is not applied."""
+        now = time.monotonic()
+        if self._whole:
+            return now - self._idle_at if self.busy else 0.0
         with self._lock:
-            return 0.0 if self._behind_since is None else time.monotonic() - self._behind_since
+            # The first look whose ends are not all committed is as old as the oldest that waits.
+            waits = now - self._looks[0][0] if self._looks else 0.0
+        return max(0.0, waits - self._slack)
 
     @property
     def busy(self) -> bool:
         """Live work is under way in this process."""
-        busy = self._busy()
-        if busy:
-            self._lively_until = time.monotonic() + _LIVELY_SECONDS
-        return busy
+        now, asked = time.monotonic(), self._busy
+        if asked is not None and asked():
+            self._lively_until = now + _LIVELY_SECONDS
+            return True
+        self._idle_at = now
+        return False
 
     @property
     def lively(self) -> bool:
@@ -71,7 +107,7 @@ class LiveTraffic:
 class Pace:
     """One generation's pace; free until it is told that the generation is being built.
 
-    Used by the threads of one line.
+    Used by the threads of one line; each rests for itself.
 
     Args:
         live: traffic of the live generation.
@@ -84,7 +120,7 @@ class Pace:
         self._building = False
         self._paused = False
         self._share = 1.0
-        self._rest_until = 0.0
+        self._last = threading.local()
         self._released = threading.Event()
 
     def set(self, *, building: bool, paused: bool, share: float) -> None:
@@ -103,11 +139,8 @@ class Pace:
     @property
     def held_back(self) -> str:
         """Why nothing should be read for this generation now; or empty."""
-        if not self._building or self._released.is_set():
-            return ""
-        if self._paused:
-            return "the migration is paused"
-        return "the live generation is behind" if self._live.behind_seconds > self._live_seconds else ""
+        paused = self._building and self._paused and not self._released.is_set()
+        return "the migration is paused" if paused else ""
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -120,8 +153,8 @@ class Pace:
         try:
             yield
         finally:
-            now = time.monotonic()
-            self._rest_until = now + (now - started) * (1.0 / self._share - 1.0)
+            self._last.ended = time.monotonic()
+            self._last.took = self._last.ended - started
 
     def batch_tokens(self, most: int) -> int:
         """Padded tokens of one forward pass.
@@ -132,10 +165,16 @@ class Pace:
         return min(most, _SMALL_TOKENS) if self._building and self._live.lively else most
 
     def _wait(self) -> None:
-        yielded = time.monotonic() + _YIELD_SECONDS
+        ended, took = getattr(self._last, "ended", 0.0), getattr(self._last, "took", 0.0)
         while not self._released.is_set() and self._building:
-            now = time.monotonic()
-            if not self.held_back and now >= self._rest_until and not (now < yielded and self._live.busy):
+            # Asked anew each time: a share that was raised counts at once.
+            share = self._share
+            if self._live.behind_seconds > self._live_seconds:
+                share = min(share, _BEHIND)
+            rested = time.monotonic() - ended
+            rest = min(took * (1.0 / share - 1.0), _REST_SECONDS)
+            yields = min(took * (1.0 / _BESIDE_WORK - 1.0), _REST_SECONDS)
+            if not self._paused and rested >= rest and not (rested < yields and self._live.busy):
                 return
             self._released.wait(_POLL_SECONDS)
 

@@ -153,8 +153,10 @@ class Worker:
 
     @property
     def busy(self) -> bool:
-        """True while records are in work that are not only waiting for their delayed sweep."""
-        return self._window.in_flight > self._stage.held
+        """True while there are records whose effect is not applied: neither those that only wait for
+        their commit count, nor deletes that wait for their delayed sweep.
+        """
+        return self._window.waiting > self._stage.held
 
     @property
     def moving(self) -> frozenset[int]:
@@ -185,6 +187,7 @@ class Worker:
             for loop in (self._poll_loop, self._commit_loop):
                 self._health.end(loop)
                 self._health.set_ready(f"broker.{loop}", True, "")
+            self._metrics.forget(*self._labels)
             self._consumer.close(Deadline.after(self._limits.commit_timeout_seconds))
 
     def step(self) -> None:

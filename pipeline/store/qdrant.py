@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Vectors of a segment in kilobytes above which it gets an index: a server's own default.
 _INDEXING_KILOBYTES: Final = 10_000
+#: Heads are points without a vector, about one in five.
+_INDEXED_SHARE: Final = 0.7
 _OLDEST_SERVER: Final = (1, 19)
 _DISTANCES: Final = {"cosine": "Cosine", "dot": "Dot", "euclid": "Euclid"}
 _BUSY_SECONDS: Final = 2.0
@@ -136,7 +138,12 @@ class QdrantStore:
         self._index_above(name, 0)
 
     def build_index(self, name: str) -> bool:
-        """Build what was deferred; True once the server has nothing left to optimise."""
+        """Build what was deferred; True once the server has nothing left to optimise, or nearly all
+        vectors are indexed: under steady writes there is always something left.
+
+        Raises:
+            StoreUnavailable: its optimiser has failed; the server's log says why.
+        """
         from qdrant_client import models
 
         with _translated(name):
@@ -144,7 +151,10 @@ class QdrantStore:
         if info.config.optimizer_config.indexing_threshold == 0:
             self._index_above(name, _INDEXING_KILOBYTES)
             return False
-        return bool(info.status == models.CollectionStatus.GREEN)
+        if info.status == models.CollectionStatus.RED:
+            raise StoreUnavailable(f"{name}: the server's optimiser has failed: {info.optimizer_status}")
+        indexed, points = info.indexed_vectors_count or 0, info.points_count or 0
+        return bool(info.status == models.CollectionStatus.GREEN) or indexed >= _INDEXED_SHARE * points
 
     def _index_above(self, name: str, kilobytes: int) -> None:
         from qdrant_client import models

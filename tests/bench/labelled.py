@@ -40,8 +40,8 @@ def gate(index: Index, data: Path) -> dict[str, Any]:
     """What the gate finds with the set's labels."""
     ask = index.operations.migrate
     labels = {"queries": str(data / "queries.jsonl"), "qrels": str(data / "qrels.tsv")}
-    ask({"action": "gate", **labels})
-    while (task := ask({"action": "task"}))["running"]:
+    task = ask({"action": "gate", **labels})
+    while (task := ask({"action": "task", "id": task["id"]}))["running"]:
         time.sleep(0.1)
     return raised(task)
 

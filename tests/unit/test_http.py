@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ConfigError, Fatal, StoreUnavailable
+from pipeline.errors import ConfigError, Fatal, FingerprintMismatch, Refused, StoreUnavailable, as_error, exit_code
 from pipeline.observe.health import Health
 from pipeline.observe.http import HttpServer
 from pipeline.observe.metrics import Metrics
@@ -82,14 +82,22 @@ def test_a_body_that_makes_no_sense_is_the_caller_s_mistake(server: HttpServer, 
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(ConfigError("top"), 400), (StoreUnavailable("away"), 503), (Fatal("broken"), 500)]
+    ("error", "status"),
+    [
+        (ConfigError("top"), 400),
+        (StoreUnavailable("away"), 503),
+        (Fatal("broken"), 500),
+        (Refused("not now"), 409),
+        (FingerprintMismatch("another"), 500),
+    ],
 )
 def test_the_class_of_an_error_is_the_status(server: HttpServer, error: Exception, status: int) -> None:
     def route(_: Mapping[str, Any]) -> None:
         raise error
 
     server.mount("GET", "/status", route)
-    assert ask(server, "GET", "/status") == (status, {"error": str(error)})
+    assert ask(server, "GET", "/status") == (status, {"error": str(error), "code": exit_code(error)})
+    assert type(as_error(exit_code(error), "x")) in type(error).__mro__, "a command ends with the same code"
 
 
 def test_a_port_that_is_taken_is_a_configuration_error_that_names_it() -> None:

@@ -38,7 +38,7 @@ def begun(pace: Pace) -> threading.Event:
 
 
 def test_what_is_not_being_built_waits_for_nothing(traffic: LiveTraffic) -> None:
-    traffic.serve(lambda: True)
+    traffic.serve(lambda: True, whole=True)
     for one in (unhurried(), Pace(traffic, 0.0)):
         one.set(building=False, paused=True, share=0.01)
         assert begun(one).wait(SECONDS)
@@ -55,28 +55,58 @@ def test_it_waits_while_it_is_paused(pace: Pace) -> None:
     assert waiting.wait(SECONDS)
 
 
-def test_it_waits_while_live_is_behind_for_longer_than_it_may(pace: Pace, traffic: LiveTraffic) -> None:
-    traffic.sampled(3)
-    assert begun(pace).wait(SECONDS), "for a moment it may be"
+def took(pace: Pace, seconds: float) -> None:
+    with pace.turn():
+        time.sleep(seconds)
+
+
+def waited(pace: Pace) -> float:
+    """Seconds until the next turn of this thread begins."""
+    started = time.monotonic()
+    with pace.turn():
+        return time.monotonic() - started
+
+
+def test_a_live_generation_that_is_behind_leaves_it_a_twentieth_of_the_time(pace: Pace, traffic: LiveTraffic) -> None:
+    traffic.serve(lambda: True, whole=True)
     time.sleep(0.06)
-    waiting = begun(pace)
-    assert not waiting.wait(0.1)
-    assert "behind" in pace.held_back
-    traffic.sampled(0)
-    assert waiting.wait(SECONDS)
+    took(pace, 0.01)
+    assert waited(pace) >= 0.15, "nineteen times as long, but for what the clock rounds"
 
 
-def test_live_work_in_this_process_goes_first_but_not_for_ever(
-    pace: Pace, traffic: LiveTraffic, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pacing, "_YIELD_SECONDS", 0.2)
+def test_elsewhere_it_is_behind_for_as_long_as_something_is_not_committed() -> None:
+    traffic = LiveTraffic(slack_seconds=0.05)
+    traffic.sampled({"a": 3, "b": 5}, {"a": 3})
+    assert traffic.behind_seconds == 0.0
+    time.sleep(0.1)
+    assert traffic.behind_seconds > 0.0
+    # A steady stream: there is always something newer, and the older is committed.
+    traffic.sampled({"a": 4, "b": 9}, {"a": 3, "b": 5})
+    assert traffic.behind_seconds == 0.0
+    traffic.sampled({"a": 4, "b": 9}, {"a": 4, "b": 9})
+    time.sleep(0.1)
+    assert traffic.behind_seconds == 0.0
+
+
+def test_a_trickle_of_live_work_is_not_behind(pace: Pace, traffic: LiveTraffic) -> None:
+    busy = [False]
+    traffic.serve(lambda: busy[0], whole=True)
+    for _ in range(10):
+        busy[0] = not busy[0]
+        time.sleep(0.02)
+        assert traffic.behind_seconds <= 0.05
+
+
+def test_live_work_in_this_process_goes_first_but_not_for_ever(pace: Pace, traffic: LiveTraffic) -> None:
+    pace = Pace(traffic, live_seconds=60.0)
+    pace.set(building=True, paused=False, share=1.0)
     busy = True
-    traffic.serve(lambda: busy)
-    waiting = begun(pace)
-    assert not waiting.wait(0.05)
-    assert waiting.wait(SECONDS), "a stream of live changes cannot starve a migration"
+    traffic.serve(lambda: busy, whole=True)
+    took(pace, 0.02)
+    assert waited(pace) >= 0.15, "nine times as long: beside a stream of live work it gets a tenth"
     busy = False
-    assert begun(pace).wait(SECONDS)
+    took(pace, 0.02)
+    assert waited(pace) < 0.1
 
 
 def test_batches_are_small_while_live_changes_come_in(
@@ -85,7 +115,7 @@ def test_batches_are_small_while_live_changes_come_in(
     monkeypatch.setattr(pacing, "_LIVELY_SECONDS", 0.1)
     assert pace.batch_tokens(1024) == 1024
     busy = True
-    traffic.serve(lambda: busy)
+    traffic.serve(lambda: busy, whole=True)
     small = pace.batch_tokens(1024)
     assert small < 1024
     busy = False
@@ -102,6 +132,13 @@ def test_a_throttle_rests_in_proportion_to_the_last_batch(pace: Pace) -> None:
     with pace.turn():
         pass
     assert time.monotonic() - started >= 0.25, "three times as long, but for what the clock rounds"
+
+
+def test_a_share_that_is_raised_counts_at_once(pace: Pace) -> None:
+    pace.set(building=True, paused=False, share=0.01)
+    took(pace, 0.2)
+    threading.Timer(0.1, lambda: pace.set(building=True, paused=False, share=1.0)).start()
+    assert waited(pace) < SECONDS
 
 
 def test_a_line_that_ends_waits_no_more(pace: Pace) -> None:
