@@ -232,7 +232,10 @@ class Migrations:
 
     def _examined(self, target: Generation, live: Generation, given: Mapping[str, Any], task: _Task) -> dict[str, Any]:
         parts = self._parts
-        collection, served = (parts.store.open(parts.names.collection(one.id)) for one in (target, live))
+        try:
+            collection, served = (parts.store.open(parts.names.collection(one.id)) for one in (target, live))
+        except CollectionMissing:
+            raise Transient(f"no worker has begun to build generation {target.id}") from None
         report = gate.examine(
             parts.broker,
             parts.names,

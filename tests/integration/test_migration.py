@@ -162,7 +162,7 @@ def test_a_new_model_then_another_chunking_and_back_under_edits_and_searches(sta
         made.ask("migrate", "retire")  # the last one first, then the one before it
         made.ask("migrate", "retire")
         made.ask("migrate", "rollback", code=8)  # nothing to go back to any more
-        third = migrated(made, "--model", MINILM, "--force", "a test")
+        third = migrated(made, "--model", MINILM, "--again", "--force", "a test")
         three = made.quiet(25)
         time.sleep(1)
     assert asker.wrong == []
@@ -235,6 +235,8 @@ def test_job_and_index_are_killed_at_ten_random_points(hashing: Deployment) -> N
             job.kill()
         else:
             up.kill()
+            # A job that finds no `up` runs the pipeline itself, and has the state then.
+            job.kill()
             up = made.start("up", "docs")
     if job.process.poll() is None:
         job.kill()
