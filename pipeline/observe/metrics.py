@@ -84,7 +84,11 @@ class Metrics:
         self.searches = self._counter("searches", "Searches answered.", "complete")
 
         self.consumer_lag_records = self._gauge(
-            "consumer_lag_records", "Records between the committed offset and the log's end.", "topic", "partition"
+            "consumer_lag_records",
+            "Records between the committed offset and the log's end.",
+            "topic",
+            "partition",
+            "group",
         )
         self.oldest_unprocessed_event_age_seconds = self._gauge(
             "oldest_unprocessed_event_age_seconds",

@@ -143,7 +143,7 @@ class ChunkStage:
         self._metrics = metrics
         self._inbox: queue.SimpleQueue[Taken] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[Taken] = queue.SimpleQueue()
-        self._parking = Parking(self.name, health)
+        self._parking = Parking(self.name, spec.id, health)
         self._held_back = ""
         self._next_upkeep = 0.0
         self._sent = 0

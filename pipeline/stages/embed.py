@@ -109,7 +109,7 @@ class EmbedStage:
         self._patience = patience
         self._metrics = metrics
         self._recent = recent
-        self._parking = Parking(self.name, health)
+        self._parking = Parking(self.name, collection.spec.generation, health)
         self._repair = RepairWalk(collection, limits.delete_grace_seconds)
         self._inbox: queue.SimpleQueue[Taken] = queue.SimpleQueue()
         self._handover: queue.Queue[_Batch] = queue.Queue(maxsize=1)

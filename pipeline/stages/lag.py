@@ -67,7 +67,7 @@ class LagSampler:
             log.debug("lag not sampled", extra={"error": str(error)})
             return
         for partition, records in lag.items():
-            self._metrics.consumer_lag_records.labels(self._topic, str(partition)).set(records)
+            self._metrics.consumer_lag_records.labels(self._topic, str(partition), self._group).set(records)
         moving = sorted(self._worker.moving)
         place = (self._worker.steps, [(partition, committed.get(partition, -1)) for partition in moving])
         self._health.progress(self._group, place, behind=any(lag.get(partition, 0) for partition in moving))

@@ -27,8 +27,8 @@ class Parking:
     read behind it. Safe for several threads.
     """
 
-    def __init__(self, stage: str, health: Health) -> None:
-        self._part = f"schema.{stage}"
+    def __init__(self, stage: str, generation: str, health: Health) -> None:
+        self._part = f"schema.{stage}.{generation}"
         self._health = health
         self._lock = threading.Lock()
         self._parked: dict[TopicPartition, _Place] = {}

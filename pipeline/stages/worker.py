@@ -145,6 +145,7 @@ class Worker:
         of = f".{generation}" if generation else ""
         self._poll_loop = f"{stage.name}.poll{of}"
         self._commit_loop = f"{stage.name}.commit{of}"
+        self._flush_part = f"store.{stage.name}.flush{of}"
 
     @property
     def in_flight(self) -> int:
@@ -187,6 +188,7 @@ class Worker:
             for loop in (self._poll_loop, self._commit_loop):
                 self._health.end(loop)
                 self._health.set_ready(f"broker.{loop}", True, "")
+            self._health.set_ready(self._flush_part, True, "")
             self._metrics.forget(*self._labels)
             self._consumer.close(Deadline.after(self._limits.commit_timeout_seconds))
 
@@ -290,7 +292,7 @@ class Worker:
     def _settle(self, *, force: bool) -> None:
         """Flush, then commit what was applied before the flush."""
         if self._applied and (force or time.monotonic() >= self._flush_at):
-            part = f"store.{self._stage.name}.flush"
+            part = self._flush_part
             try:
                 self._stage.flush()
             except (Transient, Backpressure) as error:

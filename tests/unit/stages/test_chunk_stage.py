@@ -200,7 +200,7 @@ def test_a_newer_schema_waits_not_ready_and_the_other_partition_goes_on(running:
     running.until(lambda: running.lag() == 0)
     headers = tuple((name, b"9" if name == "vectide-schema" else value) for name, value in record.headers)
     running.write(NewRecord(record.topic, record.key, record.value, headers, 0))
-    running.until(lambda: "schema.chunk" in running.health.readyz().reasons)
+    running.until(lambda: f"schema.chunk.{SPEC.id}" in running.health.readyz().reasons)
     running.send("b", "text", partition=1)
     running.until(lambda: running.lag(1) == 0)
     assert running.lag() == 1

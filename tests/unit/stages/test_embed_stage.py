@@ -233,7 +233,7 @@ def test_a_newer_schema_parks_its_partition_and_only_that(running: Running) -> N
     headers = tuple((name, b"9" if name == "vectide-schema" else value) for name, value in record.headers)
     publisher = running.broker.publisher("test")
     publisher.publish([NewRecord(record.topic, record.key, record.value, headers, 1)], Deadline.after(5))
-    running.until(lambda: "schema.embed" in running.health.readyz().reasons)
+    running.until(lambda: f"schema.embed.{GENERATION}" in running.health.readyz().reasons)
     running.send("b", "y")
     running.until_head("b", 2)
     assert running.letters() == []
