@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline.broker.reading import to_the_end
@@ -113,11 +114,12 @@ def _cut(
     most: int,
     stopped: Callable[[], bool],
     at: Callable[[str, int, int], None],
-) -> Sequence[ChunkedDocument]:
+) -> Sequence[list[_Span]]:
     """Documents of the log as the new generation would cut them; an edited one counts once."""
     cut = chunker(spec, tokenizer_of(located(spec, config)))
     topic = parts.names.documents(config.pipeline.epoch)
-    found: dict[str, ChunkedDocument] = {}
+    found: dict[str, list[_Span]] = {}
+    kept = 0
     with closing(to_the_end(parts.broker.reader(topic), topic, _PAGE, _STALL_SECONDS)) as pages:
         for records in pages:
             for record in records:
@@ -131,7 +133,9 @@ def _cut(
                         found.pop(event.key.doc, None)
                     elif event.key.doc in found or len(found) < most:
                         version = version_of(config.pipeline.epoch, record.offset)
-                        found[event.key.doc] = chunked(event, version, spec.id, cut)
+                        spans = _spans(chunked(event, version, spec.id, cut), _SPEED_TEXTS - kept)
+                        kept += sum(span.text is not None for span in spans)
+                        found[event.key.doc] = spans
                 except (Poison, NewerSchema):
                     continue  # becomes a dead letter, or waits for an upgrade: nothing to embed now
             at("cutting documents", len(found), most)
@@ -140,24 +144,41 @@ def _cut(
     return list(found.values())
 
 
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """What is counted of a chunk; the text only of those that the model is measured with."""
+
+    content_hash: str
+    tokens: int
+    characters: int
+    text: str | None
+
+
+def _spans(document: ChunkedDocument, texts: int) -> list[_Span]:
+    made = []
+    for span in document.chunks:
+        text = span.context + document.text[span.start : span.end]
+        made.append(_Span(span.content_hash, span.tokens, len(text), text if len(made) < texts else None))
+    return made
+
+
 def _needed(
-    sample: Sequence[ChunkedDocument], served: Collection, spec: GenerationSpec, live: GenerationSpec
+    sample: Sequence[list[_Span]], served: Collection, spec: GenerationSpec, live: GenerationSpec
 ) -> tuple[int, int, int, int, list[ToEmbed], int]:
     chunks = tokens = to_embed = embed_tokens = characters = 0
     texts: list[ToEmbed] = []
     seen: set[str] = set()
-    for document in sample:
-        hashes = [span.content_hash for span in document.chunks]
+    for spans in sample:
+        hashes = [span.content_hash for span in spans]
         there = set(served.vectors(hashes)) if spec.model.fingerprint == live.model.fingerprint and hashes else set()
-        for span in document.chunks:
-            text = span.context + document.text[span.start : span.end]
-            chunks, tokens, characters = chunks + 1, tokens + span.tokens, characters + len(text)
+        for span in spans:
+            chunks, tokens, characters = chunks + 1, tokens + span.tokens, characters + span.characters
             if span.content_hash in there or span.content_hash in seen:
                 continue
             seen.add(span.content_hash)
             to_embed, embed_tokens = to_embed + 1, embed_tokens + span.tokens
-            if len(texts) < _SPEED_TEXTS:
-                texts.append(ToEmbed(span.content_hash, text, span.tokens))
+            if span.text is not None:
+                texts.append(ToEmbed(span.content_hash, span.text, span.tokens))
     return chunks, tokens, to_embed, embed_tokens, texts, characters
 
 

@@ -48,7 +48,8 @@ class Desk:
         actor = self._timeline.current
         assert actor is not None
         command: Command = actor.command
-        asked = Asked(str(arguments["action"]), arguments, len(self._history.entries), self._corpus.versions())
+        versions = self._corpus.versions(CONFIG.migrate.lag_seconds)
+        asked = Asked(str(arguments["action"]), arguments, len(self._history.entries), versions)
         self._timeline.turn(f"ask {asked.action}", arguments)
         command.asked = asked
         try:
@@ -88,7 +89,7 @@ class SimulatedJob(Job):
     """``vectide migrate run`` at a desk."""
 
     def __init__(self, desk: Desk, proposal: Mapping[str, Any], force: str | None, *, automatic: bool) -> None:
-        super().__init__(CONFIG, proposal, None, None, automatic, force, quiet=True)
+        super().__init__(CONFIG, proposal, None, None, automatic=automatic, force=force, quiet=True)
         self._desk = desk
 
     @contextmanager
@@ -179,7 +180,7 @@ class Operator:
             arguments["share"] = self._random.choice([0.5, 1.0])
         elif said.endswith(" any"):
             known = sorted(self._history.states)
-            arguments = {"action": said.split()[0], "generation": self._random.choice(known)}
+            arguments = {"action": said.split(maxsplit=1)[0], "generation": self._random.choice(known)}
         elif said == "rollback" and self._random.random() < 0.3:
             arguments["force"] = "a person says so"
         return lambda ask: ask("POST", "/migrate", arguments)

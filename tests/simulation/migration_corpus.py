@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -68,11 +68,19 @@ def spans_of(spec: ChunkingSpec, text: str, media_type: str) -> tuple[ChunkSpan,
 
 
 class Corpus:
-    """Documents that are edited, deleted and brought back, and all that was ever published of them."""
+    """Documents that are edited, deleted and brought back, and all that was ever published of them.
 
-    def __init__(self, broker: Broker, random_: random.Random, documents: int) -> None:
+    Args:
+        broker: has the topic.
+        random_: of the schedule.
+        documents: how many there are.
+        now: seconds since 1970.
+    """
+
+    def __init__(self, broker: Broker, random_: random.Random, documents: int, now: Callable[[], float]) -> None:
         self.keys = [DocumentKey("s", f"d{number}") for number in range(documents)]
         self.events: dict[DocumentKey, list[tuple[int, DocumentEvent]]] = {key: [] for key in self.keys}
+        self._now = now
         self._publisher = broker.publisher("writer")
         self._random = random_
         self._count = 0
@@ -96,21 +104,27 @@ class Corpus:
         """A new version."""
         self._count += 1
         metadata = {"acl": acl, "count": self._count}
-        self._publish(DocumentChanged(key, text, metadata, "text/plain", f"digest {self._count}", Provenance(1.0)))
+        happened = Provenance(self._now())
+        self._publish(DocumentChanged(key, text, metadata, "text/plain", f"digest {self._count}", happened))
         return f"{key.path} v{self.events[key][-1][0]} acl={acl} {len(text)} characters"
 
     def delete(self, key: DocumentKey) -> str:
         """The document is gone."""
-        self._publish(DocumentDeleted(key, Provenance(1.0)))
+        self._publish(DocumentDeleted(key, Provenance(self._now())))
         return f"{key.path} v{self.events[key][-1][0]} deleted"
 
     def last(self, key: DocumentKey) -> DocumentEvent | None:
         """The newest event of a document."""
         return self.events[key][-1][1] if self.events[key] else None
 
-    def versions(self) -> dict[DocumentKey, int]:
-        """The newest version of each document."""
-        return {key: events[-1][0] for key, events in self.events.items() if events}
+    def versions(self, seconds: float = 0.0) -> dict[DocumentKey, int]:
+        """The newest version of each document that has been in the log for so long."""
+        until = self._now() - seconds
+        old = {
+            key: [version for version, event in events if event.provenance.event_time <= until]
+            for key, events in self.events.items()
+        }
+        return {key: versions[-1] for key, versions in old.items() if versions}
 
     def _publish(self, event: DocumentEvent) -> None:
         record = NewRecord(NAMES.documents(EPOCH), *encode_event(event))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pipeline.broker.embedded import EmbeddedBroker
@@ -52,7 +52,7 @@ class Asked:
     entries: int
     """Of the history, before it."""
     versions: dict[DocumentKey, int]
-    """Of the log, before it."""
+    """Of the log, ``migrate.lag_seconds`` before it: what is not at these is too far behind."""
 
 
 @dataclass
@@ -64,6 +64,8 @@ class Command:
     asked: Asked | None = None
     examined: dict[str, int] = field(default_factory=dict)
     """By generation, its ``transitions`` when this command's gate began to look."""
+    proven: dict[str, dict[DocumentKey, int]] = field(default_factory=dict)
+    """By generation, the versions of the log at that time."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Entry:
     before: str | None
     after: str
     number: int
+    """Its ``transitions``: a pause or a throttle counts apart."""
     reason: str
     at: float
     command: Command | None
@@ -97,7 +100,8 @@ class History:
         self.specs: dict[str, Mapping[str, Any]] = {}
         self._timeline = timeline
         self._reader = broker.reader(NAMES.control)
-        self._numbers: dict[str, int] = {}
+        self._keys: set[str] = set()
+        self._counts: dict[str, int] = {}
         self._rolled_back: set[str] = set()
         self._demoted: list[str] = []
         """What was live, the last of them last."""
@@ -109,6 +113,10 @@ class History:
     def live(self) -> str | None:
         """The generation that is live now."""
         return self.lives[-1][1] if self.lives else None
+
+    def follows(self, generation: str) -> bool:
+        """Workers are to keep it in step with the log."""
+        return self.states[generation] in FOLLOWED
 
     def lived(self, since: int) -> set[str]:
         """Those that were live at some moment since there were so many entries."""
@@ -139,9 +147,9 @@ class History:
             if key.startswith("generation/"):
                 batch.append(self._entry(key.removeprefix("generation/"), value, command))
             elif key.startswith("transition/"):
-                last = batch[-1]
-                self.require(key == f"transition/{last.generation}/{last.number}", f"{key} is not of {last}")
-                batch[-1] = Entry(**{**vars(last), "reason": value["reason"]})
+                self.require(key not in self._keys, f"{key} is overwritten")
+                self._keys.add(key)
+                batch[-1] = replace(batch[-1], reason=value["reason"])
         for entry in batch:
             self.entries.append(entry)
             self.states[entry.generation] = entry.after
@@ -156,14 +164,15 @@ class History:
         self.require(state in REMOVABLE, f"{name} is removed while generation {id} is {state}")
 
     def _entry(self, id: str, value: Mapping[str, Any], command: Command | None) -> Entry:
-        before, number = self.states.get(id), int(value["transitions"])
+        count = int(value["transitions"]) + int(value.get("adjustments", 0))
         self.require(
-            number == self._numbers.get(id, 0) + 1,
-            f"entry {number} of {id} comes after its entry {self._numbers.get(id, 0)}: history is overwritten",
+            count == self._counts.get(id, 0) + 1,
+            f"entry {count} of {id} comes after its entry {self._counts.get(id, 0)}: history is overwritten",
         )
-        self._numbers[id] = number
+        self._counts[id] = count
         self.specs[id] = value["spec"]
-        return Entry(id, before, value["state"], number, "", self._timeline.now, command)
+        before, now = self.states.get(id), self._timeline.now
+        return Entry(id, before, value["state"], int(value["transitions"]), "", now, command)
 
     def _judge(self, batch: list[Entry]) -> None:
         for one in batch:
@@ -188,6 +197,12 @@ class History:
             examined == one.number - 1,
             f"the gate's word of {one.generation} is its entry {one.number}, and it had examined {examined}",
         )
+        assert one.command is not None
+        behind = self._in_step(one.generation, one.command.proven[one.generation])
+        self.require(
+            not behind or one.reason != "gate passed",
+            f"{one.generation} passed its gate without {behind}, which were in the log when it began",
+        )
 
     def _judge_switch(self, one: Entry, left: list[str]) -> None:
         id, command = one.generation, one.command
@@ -196,9 +211,11 @@ class History:
             self.require(self._demoted[-1:] == [id], f"a rollback went to {id}; before it were live {self._demoted}")
             self._demoted.pop()
             self._rolled_back |= set(left)
+            # Beside a migration to another one, what is rolled back from is the previous one now.
+            self._demoted += [other for other in left if self.states[other] == "previous"]
         else:
             self._demoted += left
-            before = self.of(id)[-2].reason
+            before = next(entry.reason for entry in self.of(id) if entry.number == one.number - 1)
             if not one.reason.startswith("cutover forced"):
                 self.require(before == "gate passed", f"{id} was switched to after {before!r}, without a gate")
             self.require(not (command.who == "job" and id in self._rolled_back), f"a job undid the rollback from {id}")
@@ -206,5 +223,5 @@ class History:
         if asked is not None and not asked.arguments.get("force"):
             behind = self._in_step(id, asked.versions)
             self.require(
-                not behind, f"{id} became live without {behind}, which were in the log before it was asked for"
+                not behind, f"{id} became live without {behind}, which were in the log long before it was asked for"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from pipeline.broker.embedded import EmbeddedBroker
@@ -154,7 +155,8 @@ class SteppedConsumer:
         """The group goes on without this member; it notices when it asks next."""
         if self._inner is not None:
             self._lost = self._inner.assignment()
-            self._inner.close(Deadline.never())
+            with suppress(Fatal):  # the embedded broker shares out a topic anew that is not there any more
+                self._inner.close(Deadline.never())
             self._inner = None
 
     def poll(self, timeout: float, max_records: int) -> Polled:
@@ -235,10 +237,10 @@ class _SteppedPublisher:
 
 
 #: Of the Store port and of the Collection port; whatever else there is only reads.
-_WRITES: Final = frozenset(
-    ("create", "defer_index", "build_index", "drop", "point_alias")
-    + ("upsert_chunks", "insert_heads", "replace_heads", "sweep", "align")
-)
+_WRITES: Final = {
+    *("create", "defer_index", "build_index", "drop", "point_alias"),
+    *("upsert_chunks", "insert_heads", "replace_heads", "sweep", "align"),
+}
 
 
 class SteppedStore:

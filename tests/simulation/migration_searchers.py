@@ -52,6 +52,7 @@ class Searcher:
         store: MemoryStore,
     ) -> None:
         self._control = control
+        self._health = parts.health
         self._timeline = timeline
         self._history = history
         self._corpus = corpus
@@ -66,14 +67,15 @@ class Searcher:
         """Keep open what may be live; a thread."""
         inner = self.service.follow
 
-        def noted() -> None:
-            inner()
+        def noted() -> str:
+            why = inner()
             # What is live may not be there yet, after a forced cutover: then the one before it goes on.
             if self._live in self.service._open:
                 self._followed = self._looked
+            return why
 
         self.service.follow = noted  # type: ignore[method-assign]
-        follow(self.service, stop)  # type: ignore[arg-type]
+        follow(self.service, self._health, stop)  # type: ignore[arg-type]
 
     def run(self, stop: Event) -> None:
         """Ask until it is told to stop; a thread."""

@@ -11,20 +11,22 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from pipeline import deadline
 from pipeline.cli import assembly, crew, figures, job, lines, migrate, migrations
-from pipeline.generations import gate
+from pipeline.generations import gate, operator
 from pipeline.search import service
 from pipeline.stages import lag, pace
 
 #: Virtual clocks start here: seconds since 1970.
 EPOCH = 1_800_000_000.0
 
-_TOLD_THE_TIME = (deadline, assembly, figures, lines, migrate, migrations, job, gate, service, pace, lag)
+_TOLD_THE_TIME = (deadline, assembly, figures, lines, migrate, migrations, job, gate, operator, service, pace, lag)
 _THREADED = (assembly, crew, lines, migrations, job, service, pace)
 
 
@@ -51,6 +53,10 @@ class Actor(greenlet):
         self.name = name
         self.next = ""
         """The request that it is about to send."""
+        self.about: Any = ""
+        """The request's arguments."""
+        self.held = False
+        """It does not go on, though its process does."""
         self.wakes = 0.0
         self.waits_for: Callable[[], bool] | None = None
         self.command: Any = None
@@ -94,6 +100,7 @@ class Timeline:
             one
             for one in self.actors
             if one.process.frozen_until <= steps
+            and not one.held
             and (one.wakes <= now or (one.waits_for is not None and one.waits_for()))
         ]
 
@@ -109,8 +116,9 @@ class Timeline:
 
     def skip(self) -> None:
         """Nobody can go on: to the moment when somebody can."""
-        frozen = [one for one in self.actors if one.process.frozen_until > self.steps]
-        nearest = min((one.wakes for one in self.actors if one not in frozen), default=math.inf)
+        able = [one for one in self.actors if not one.held]
+        frozen = [one for one in able if one.process.frozen_until > self.steps]
+        nearest = min((one.wakes for one in able if one not in frozen), default=math.inf)
         if nearest < math.inf:
             self.now = max(self.now, nearest)
         elif frozen:
@@ -155,6 +163,7 @@ class Timeline:
         actor = self.current
         if actor is None:
             return
+        actor.about = arguments
         self._leave(actor, what, 0.0, None)
         self.trace.append((self.now, actor.name, what, arguments))
 
@@ -192,6 +201,7 @@ class Timeline:
         """Within it the modules under test live in this time."""
         changes: list[tuple[Any, str, Any]] = [(module, "time", _Clock(self)) for module in _TOLD_THE_TIME]
         changes += [(module, "threading", _Threads(self)) for module in _THREADED]
+        changes += [(operator, "random", self.random), (migrations, "uuid", _Names())]
         kept = [(module, name, getattr(module, name)) for module, name, _ in changes]
         for module, name, replacement in changes:
             setattr(module, name, replacement)
@@ -231,6 +241,9 @@ class _Threads:
     def Event(self) -> Event:
         return Event(self._timeline)
 
+    def local(self) -> _Local:
+        return _Local()
+
     def Thread(
         self,
         target: Callable[..., object],
@@ -240,6 +253,33 @@ class _Threads:
         daemon: bool | None = None,
     ) -> _Thread:
         return _Thread(self._timeline, lambda: target(*args, **(kwargs or {})), name)
+
+
+class _Local:
+    """Attributes that each thread has for itself."""
+
+    def __init__(self) -> None:
+        self.__dict__["_of"] = WeakKeyDictionary()
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._of[getcurrent()][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._of.setdefault(getcurrent(), {})[name] = value
+
+
+class _Names:
+    """What of the uuid module is used: names that are the same in every run."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def uuid4(self) -> SimpleNamespace:
+        self._count += 1
+        return SimpleNamespace(hex=f"name{self._count}")
 
 
 class _Lock:

@@ -12,7 +12,7 @@ from pipeline.codec import decode_chunked, decode_event, encode_chunked
 from pipeline.deadline import Deadline
 from pipeline.errors import Fatal, PartitionsLost, Transient
 from pipeline.generations import operator, transitions
-from pipeline.generations.control import Generation, LogIdentity
+from pipeline.generations.control import LogIdentity
 from pipeline.identity import version_of
 from pipeline.points import Vectors
 from pipeline.ports import Broker, NewRecord, TopicPartition
@@ -56,10 +56,10 @@ class _Stage:
     timeline: Timeline
     habits: Habits
     broker: Broker
-    group: str
-    topic: str
     spec: GenerationSpec
     pace: Pace
+    consumer: Any = None
+    """A member of the stage's group, from before its loop begins."""
     busy: bool = False
     steps: int = 0
     moving: frozenset[int] = frozenset()
@@ -69,8 +69,7 @@ class _Stage:
     def run(self, stop: Event) -> None:
         """Until it is told to stop."""
         self.stop = stop
-        random = self.timeline.random
-        consumer = self.broker.consumer(self.group, [self.topic], "simulated")
+        random, consumer = self.timeline.random, self.consumer
         try:
             while not stop.is_set():
                 if self.pace.held_back:
@@ -87,11 +86,11 @@ class _Stage:
                     self.steps += 1
                 self.tidy()
                 if not polled.records or random.random() < self.habits.commit:
-                    self.commit(consumer)
+                    self.commit()
                 if not polled.records:
                     stop.wait(_POLL_SECONDS)
             self.tidy(now=True)
-            self.commit(consumer)
+            self.commit()
         finally:
             consumer.close(Deadline.never())
 
@@ -110,8 +109,9 @@ class _Stage:
         """Something that was read has not had all of its effect."""
         return False
 
-    def commit(self, consumer: Any) -> None:
+    def commit(self) -> None:
         """Everything that was read is done: commit positions, beyond what compaction took."""
+        consumer = self.consumer
         if self.unfinished:
             return
         offsets = {at: consumer.position(at) for at in sorted(consumer.assignment())}
@@ -219,24 +219,25 @@ def line_with(timeline: Timeline, habits: Habits) -> type[lines.Line]:
     """The product's line, around stages that work in the schedule's time."""
 
     class SimulatedLine(lines.Line):
-        def _chunk_worker(self) -> Any:
-            group, topic = NAMES.group("chunk", self.spec.id), NAMES.documents(EPOCH)
-            return _ChunkStage(timeline, habits, self._parts.broker, group, topic, self.spec, self.pace)
+        def _chunk_stage(self) -> Any:
+            return _ChunkStage(timeline, habits, self._parts.broker, self.spec, self.pace)
 
-        def _embed_worker(self, collection: StoredCollection, models: Models, generation: Generation) -> Any:
-            group, topic = NAMES.group("embed", self.spec.id), NAMES.chunks(self.spec.id)
+        def _embed_stage(self, collection: StoredCollection, models: Models) -> Any:
             return _EmbedStage(
                 timeline,
                 habits,
                 self._parts.broker,
-                group,
-                topic,
                 self.spec,
                 self.pace,
                 collection=collection,
                 siblings=self._siblings(),
                 building=lambda: self.building,
             )
+
+        def _worker(self, stage: Any, made: Any) -> Any:
+            topic = NAMES.documents(EPOCH) if stage == "chunk" else NAMES.chunks(self.spec.id)
+            made.consumer = self._parts.broker.consumer(NAMES.group(stage, self.spec.id), [topic], stage)
+            return made
 
     return SimulatedLine
 
