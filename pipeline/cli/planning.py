@@ -155,7 +155,7 @@ class _Span:
 
 
 def _spans(document: ChunkedDocument, texts: int) -> list[_Span]:
-    made = []
+    made: list[_Span] = []
     for span in document.chunks:
         text = span.context + document.text[span.start : span.end]
         made.append(_Span(span.content_hash, span.tokens, len(text), text if len(made) < texts else None))
