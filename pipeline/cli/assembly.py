@@ -177,7 +177,9 @@ def collection_of(parts: Parts, spec: GenerationSpec) -> Collection:
     names = parts.names
     name = names.collection(spec.id)
     groups = [names.group(stage, spec.id) for stage in ("chunk", "embed")]
-    if name not in parts.store.names(name) and any(parts.broker.committed(groups[1], names.chunks(spec.id)).values()):
+    committed = parts.broker.committed(groups[1], names.chunks(spec.id))
+    # In this order: another worker may make it and fill it between two looks.
+    if any(committed.values()) and name not in parts.store.names(name):
         # An empty one in its place would stay empty: what is committed is not read again.
         remedy = (
             f"delete the state folder {parts.config.state}: everything is built again from the sources"

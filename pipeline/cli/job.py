@@ -103,14 +103,13 @@ class Job:
             raise Refused(f"generation {id} is {last['state']}: {last['reason']}", "start anew if that is not wanted")
         if found["state"] == "live":
             return {"generation": found}
-        if found["state"] == "ready":
-            self._refuse_rolled_back(ask, stop, id)
-            if not self._automatic:
-                return {"generation": found}
+        self._refuse_rolled_back(ask, stop, id)
+        if found["state"] == "ready" and not self._automatic:
+            return {"generation": found}
         if found["paused"] or self._far(found):
             self._say(found)
             return None
-        self._proved(ask, stop, id)
+        self._proved(ask, stop, id, found["transitions"])
         return None
 
     def _far(self, found: Mapping[str, Any]) -> bool:
@@ -118,13 +117,13 @@ class Job:
         age = found["oldest_unprocessed_event_age_seconds"]
         return bool(found["lag"]) and age > self._config.migrate.lag_seconds
 
-    def _proved(self, ask: Ask, stop: threading.Event, id: str) -> None:
+    def _proved(self, ask: Ask, stop: threading.Event, id: str, seen: int) -> None:
         try:
-            report = self._gate(ask, stop)
+            report = self._gate(ask, stop, id, seen)
         except (Transient, Backpressure) as error:
             self._say_error(error)
             return
-        if report["generation"] != id or report["not_yet"]:
+        if report["not_yet"]:
             return
         if not report["ok"] and self._force is None:
             raise refused_by_gate(report)
@@ -142,8 +141,8 @@ class Job:
                 raise
             # Rolled back, cut over by hand ... while it was examined: the next turn says what of it.
 
-    def _gate(self, ask: Ask, stop: threading.Event) -> dict[str, Any]:
-        begun = ask("POST", "/migrate", {"action": "gate", **self._labels})
+    def _gate(self, ask: Ask, stop: threading.Event, id: str, seen: int) -> dict[str, Any]:
+        begun = ask("POST", "/migrate", {"action": "gate", "generation": id, "seen": seen, **self._labels})
         while not stop.is_set():
             task = ask("POST", "/migrate", {"action": "task", "id": begun["id"]})
             if not task["running"]:

@@ -7,6 +7,7 @@ tries again); any other line meets something fatal (the process stops with it).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -44,6 +45,7 @@ _PUT_THERE: Final = (ConfigError, FingerprintMismatch)
 _LOOK_SECONDS: Final = 0.25
 _SAMPLE_SECONDS: Final = 0.5
 _ALIAS_SECONDS: Final = 5.0
+_LEFT_SECONDS: Final = 15.0
 #: A model that is missing may be put there by a person, or by a volume that is still filled.
 _RETRY_SECONDS: Final = 15.0
 #: A generation that is built has nobody waiting for its last batches: they are done again.
@@ -245,6 +247,8 @@ class Lines:
         self._ending: list[threading.Thread] = []
         self._next_sample = 0.0
         self._next_alias = 0.0
+        self._next_left = 0.0
+        self._over: frozenset[str] = frozenset()
 
     def start_live(self, state: ControlState) -> Line | None:
         """Start the live generation's line now, and raise what is wrong with it; None if it is not
@@ -298,6 +302,7 @@ class Lines:
         busy = None if live is None else lambda: live.busy
         self._traffic.serve(busy, whole=live is not None and len(live.workers) == len(STAGES))
         self._point_alias(live)
+        self._remove_left(state)
         self._sample(state)
         self._describe(state)
         for line in self._lines.values():
@@ -403,7 +408,8 @@ class Lines:
         if self._traffic.here:
             self._traffic.behind_seconds  # noqa: B018 - a look; who is never seen idle is behind
         elif state.live is not None:
-            self._traffic.sampled(*_places(self._parts, state.live.spec))
+            with contextlib.suppress(Fatal):  # no longer live, and its topic removed
+                self._traffic.sampled(*_places(self._parts, state.live.spec))
 
     def _point_alias(self, live: Line | None) -> None:
         """For those who read the store directly; and what was forced past the gate is indexed."""
@@ -411,9 +417,31 @@ class Lines:
             return
         self._next_alias = time.monotonic() + _ALIAS_SECONDS
         store, alias, collection = self._parts.store, self._parts.names.alias, live.collection.spec.name
-        if store.alias(alias) != collection:
-            store.point_alias(alias, collection)
-        store.build_index(collection)
+        with contextlib.suppress(CollectionMissing):  # no longer live, and removed
+            if store.alias(alias) != collection:
+                store.point_alias(alias, collection)
+            store.build_index(collection)
+
+    def _remove_left(self, state: ControlState) -> None:
+        """A line that began late may have made again what a clean-up had removed; nobody else would."""
+        over = [one for one in state.generations.values() if one.state in ("aborted", "retired")]
+        now, known = time.monotonic(), self._over
+        self._over = frozenset(one.id for one in over)
+        if self._over != known:
+            self._next_left = now + _LEFT_SECONDS  # who gave it up removes it, and says how much it was
+        if not over or now < self._next_left:
+            return
+        self._next_left = now + _LEFT_SECONDS
+        parts, names = self._parts, self._parts.names
+        there = {*parts.store.names(names.root), *parts.broker.topics(names.root)}
+        for one in over:
+            collection, topic = names.collection(one.id), names.chunks(one.id)
+            if one.id in self._lines or not there & {collection, topic}:
+                continue
+            for stage in STAGES:
+                parts.broker.delete_group(names.group(stage, one.id))  # refused while somebody is in it
+            parts.store.drop(collection)
+            parts.broker.delete_topics([topic])
 
     def _describe(self, state: ControlState) -> None:
         info = self._parts.metrics.generation_info

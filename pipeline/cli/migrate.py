@@ -187,11 +187,14 @@ def cutover(
 @migrate.command()
 @click.option("--reason", default="", help="Kept in the history.")
 @click.option("--force", metavar="REASON", help="Even if the previous generation is behind.")
+@click.option("--again", is_flag=True, help="After a rollback: to the one before that.")
 @as_json
 @configured
-def rollback(reason: str, force: str | None, json_: bool, config_file: Path | None, state: Path | None) -> None:
+def rollback(
+    reason: str, force: str | None, again: bool, json_: bool, config_file: Path | None, state: Path | None
+) -> None:
     """Let searches read the previous generation again."""
-    _tell(_asked(config_file, state, {"action": "rollback", "reason": reason, "force": force}), json_)
+    _tell(_asked(config_file, state, {"action": "rollback", "reason": reason, "force": force, "again": again}), json_)
 
 
 @migrate.command()

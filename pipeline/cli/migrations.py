@@ -6,6 +6,7 @@ and the plan. So a command that is killed leaves nothing but a report that nobod
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -27,6 +28,7 @@ from pipeline.errors import (
     BrokerUnavailable,
     CollectionMissing,
     ConfigError,
+    Fatal,
     GateRefused,
     Refused,
     Transient,
@@ -168,7 +170,10 @@ class Migrations:
         parts = self._parts
         stored = self._stored(one)
         whole = stored if state.live is None or one.id == state.live.id else self._stored(state.live)
-        lag, oldest = lag_of(parts, one.spec)
+        try:
+            lag, oldest = lag_of(parts, one.spec)
+        except Fatal:
+            lag, oldest = {}, 0.0  # retired or aborted between two looks: its topic is gone
         found = {
             **described(one),
             "documents": stored.documents,
@@ -224,8 +229,12 @@ class Migrations:
     # ------------------------------------------------------------------- the gate
 
     def _gate(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Start examining the target; ``task`` tells how far it is and what was found."""
+        """Start examining the target; ``task`` tells how far it is and what was found. ``seen``: its
+        ``transitions`` when the asker looked at it.
+        """
         target, live = self._target(given), self._live()
+        if given.get("seen", target.transitions) != target.transitions:
+            raise Transient(f"generation {target.id} was changed since it was looked at; look again")
         asked = dict(given)
         key = f"gate {target.id} {target.transitions} {asked.get('queries')} {asked.get('qrels')}"
         return self._begin("gate", lambda task: self._examined(target, live, asked, task), key)
@@ -236,7 +245,50 @@ class Migrations:
             collection, served = (parts.store.open(parts.names.collection(one.id)) for one in (target, live))
         except CollectionMissing:
             raise Transient(f"no worker has begun to build generation {target.id}") from None
-        report = gate.examine(
+        report = self._report(target, live, collection, served, given, task)
+        found = report.as_json()
+        if report.ok:
+            self._operate(lambda now: transitions.pass_gate(now, target.id, target.transitions, time.time(), found))
+        elif not report.not_yet:
+            self._operate(
+                lambda now: transitions.refuse_gate(
+                    now, target.id, target.transitions, time.time(), "; ".join(report.why), found
+                )
+            )
+        # What it wrote itself is one more; whoever came between is found by it.
+        found["examined"] = target.transitions + (0 if report.not_yet else 1)
+        return found
+
+    def _report(
+        self,
+        target: Generation,
+        live: Generation,
+        collection: Collection,
+        served: Collection,
+        given: Mapping[str, Any],
+        task: _Task,
+    ) -> gate.Report:
+        try:
+            return self._examine(target, live, collection, served, given, task)
+        except ConfigError:
+            raise
+        except Fatal as error:
+            now = self._control.again().generations.get(target.id)
+            if now is None or now.transitions != target.transitions:
+                raise Transient(f"generation {target.id} was changed while it was examined") from error
+            raise
+
+    def _examine(
+        self,
+        target: Generation,
+        live: Generation,
+        collection: Collection,
+        served: Collection,
+        given: Mapping[str, Any],
+        task: _Task,
+    ) -> gate.Report:
+        parts = self._parts
+        return gate.examine(
             parts.broker,
             parts.names,
             parts.config.pipeline.epoch,
@@ -250,18 +302,6 @@ class Migrations:
             task.at,
             task.stopped,
         )
-        found = report.as_json()
-        if report.ok:
-            self._operate(lambda now: transitions.pass_gate(now, target.id, target.transitions, time.time(), found))
-        elif not report.not_yet:
-            self._operate(
-                lambda now: transitions.refuse_gate(
-                    now, target.id, target.transitions, time.time(), "; ".join(report.why), found
-                )
-            )
-        # What it wrote itself is one more; whoever came between is found by it.
-        found["examined"] = target.transitions + (0 if report.not_yet else 1)
-        return found
 
     def _quality(
         self,
@@ -305,11 +345,15 @@ class Migrations:
         return {"generation": described(state.generations[target.id])}
 
     def _rollback(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        state = self._control.again()
-        if state.previous is not None:
-            self._refuse_lagging(state.previous, given.get("force"))
+        seen = self._control.again().previous
+        if seen is not None:
+            self._refuse_lagging(seen, given.get("force"))
         reason = str(given.get("reason") or given.get("force") or "")
-        state = self._operate(lambda now: transitions.roll_back(now, time.time(), reason))
+        state = self._operate(
+            lambda now: transitions.roll_back(
+                now, time.time(), reason, seen=None if seen is None else seen.id, again=bool(given.get("again"))
+            )
+        )
         self._point_alias(state)
         assert state.live is not None  # just made so
         return {"generation": described(state.live)}
@@ -318,7 +362,11 @@ class Migrations:
         """Under steady writes something is always on its way: what counts is for how long."""
         if force:
             return
-        age, most = behind_seconds(self._parts, generation.spec), self._parts.config.migrate.lag_seconds
+        try:
+            age = behind_seconds(self._parts, generation.spec)
+        except Fatal as error:
+            raise Refused(f"nothing of generation {generation.id} is there: {error}", "build it first") from None
+        most = self._parts.config.migrate.lag_seconds
         if age > most:
             raise Refused(
                 f"generation {generation.id} is {age:.0f} s behind the log, over migrate.lag_seconds = {most:.0f}",
@@ -356,7 +404,7 @@ class Migrations:
         parts, names = self._parts, self._parts.names
         collection, topic = names.collection(id), names.chunks(id)
         points = size = 0
-        if collection in parts.store.names(collection):
+        with contextlib.suppress(CollectionMissing):  # another clean-up was faster
             opened = parts.store.open(collection)
             points = opened.count_chunks() + sum(opened.count_heads().values())
             size = parts.store.size(collection)

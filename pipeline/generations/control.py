@@ -109,9 +109,14 @@ class ControlState:
 
     @property
     def previous(self) -> Generation | None:
-        """The one that a rollback makes live again: the last that was."""
-        found = [one for one in self.generations.values() if one.state == "previous"]
-        return max(found, key=lambda one: one.since, default=None)
+        """The one that a rollback makes live again: the last that was, by the order of the history
+        and not by the clocks of those who wrote it.
+        """
+        for entry in reversed(self.history):
+            found = self.generations.get(entry.generation)
+            if entry.state == "previous" and found is not None and found.state == "previous":
+                return found
+        return None
 
 
 class _Log(msgspec.Struct):

@@ -123,16 +123,29 @@ def cut_over(
     ]
 
 
-def roll_back(state: ControlState, now: float, reason: str = "") -> Sequence[Change]:
+def roll_back(
+    state: ControlState, now: float, reason: str = "", *, seen: str | None = None, again: bool = False
+) -> Sequence[Change]:
     """Make the previous generation live again, and the live one ready; or previous, while a
     migration to another one is under way.
 
+    ``seen`` is the previous generation that was looked at. Twice in a row goes back further only
+    with ``again``: an answer that was lost is asked for again.
+
     Raises:
-        Refused: there is none.
+        Refused: there is none, or it was rolled back to already.
     """
     previous, live = state.previous, state.live
+    if live is not None and not again:
+        last = next((entry for entry in reversed(state.history) if entry.generation == live.id), None)
+        if last is not None and last.reason.startswith("rollback from"):
+            raise Refused(
+                f"{live.id} was rolled back to already", "`vectide migrate rollback --again` goes back further"
+            )
     if previous is None or live is None:
         raise Refused("there is no previous generation to go back to", "`vectide migrate history` shows what there was")
+    if seen is not None and previous.id != seen:
+        raise Refused(f"the previous generation is {previous.id} now, and not {seen}", "look again")
     said = f"rolled back to {previous.id}" + (f": {reason}" if reason else "")
     return [
         _changed(live, now, said, "ready" if state.target is None else "previous"),

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from pipeline.deadline import Deadline
 from pipeline.errors import CollectionMissing, Transient, VectideError
 from pipeline.naming import Names
 from pipeline.points import Where
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 
 #: A generation that could not be opened ahead is tried again after this long.
 _RETRY_SECONDS: Final = 10.0
+#: What control says may be a quarter of a second old, and a broker takes its time.
+_NEWS_SECONDS: Final = 2.0
+_NEWS_POLL_SECONDS: Final = 0.05
 
 
 class Generations(Protocol):
@@ -130,13 +134,23 @@ class SearchService:
         try:
             answer = _ask(self._live(), query, top, where, by_document)
         except CollectionMissing:
-            # Retired between the look at control and the search: look again, once.
-            self._forget()
-            answer = _ask(self._live(), query, top, where, by_document)
+            answer = self._asked_again(query, top, where, by_document)
         target = self._open.get(self._target or "")
         if self._shadow is not None and target is not None and target.searcher.generation != answer.generation:
             self._shadow.offer(answer, lambda: _ask(target, query, top, where, by_document))
         return answer
+
+    def _asked_again(self, query: str, top: int, where: Where | None, by_document: bool) -> Answer:
+        """What was searched is retired; until the news of that come, a look at control says nothing new."""
+        deadline = Deadline.after(_NEWS_SECONDS)
+        while True:
+            self._forget()
+            try:
+                return _ask(self._live(), query, top, where, by_document)
+            except CollectionMissing:
+                if deadline.expired:
+                    raise
+                time.sleep(_NEWS_POLL_SECONDS)
 
     def warm(self) -> None:
         """Load the live model now, so that the first search does not wait for it."""

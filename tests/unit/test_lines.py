@@ -79,6 +79,7 @@ class Bench:
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setattr("pipeline.cli.lines._RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.cli.lines._LEFT_SECONDS", 1.0)
     broker = EmbeddedBroker(None)
     parts = Parts(CONFIG, Names("t", "p"), broker, MemoryStore())
     apply_topics(parts)
@@ -107,6 +108,10 @@ def test_a_second_generation_is_built_beside_the_live_one_and_left_when_it_is_ov
     bench.put("later")
     bench.turn_until(lambda: bench.documents(bench.live.id) == 21)
     assert bench.documents(id) == 20
+    # Whoever gave it up died before it was removed, or a line began late.
+    bench.turn_until(lambda: not bench.parts.store.names(bench.parts.names.collection(id)))
+    assert bench.parts.names.chunks(id) not in bench.parts.broker.topics(bench.parts.names.root)
+    assert bench.documents(bench.live.id) == 21
 
 
 def test_something_fatal_while_building_fails_that_generation_only(bench: Bench) -> None:

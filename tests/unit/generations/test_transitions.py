@@ -193,9 +193,28 @@ def test_rollback_goes_to_the_last_that_was_live(story: Story) -> None:
     assert (story.of(A), story.of(B), story.of(C)) == ("previous", "previous", "live")
     story.do(transitions.roll_back)
     assert (story.of(A), story.of(B), story.of(C)) == ("previous", "live", "ready")
+    with pytest.raises(Refused, match="rolled back to already"):
+        story.do(transitions.roll_back)
     # C is ready, and one can be: B becomes previous again.
-    story.do(transitions.roll_back)
+    story.do(transitions.roll_back, again=True)
     assert (story.of(A), story.of(B), story.of(C)) == ("live", "previous", "ready")
+
+
+def test_a_rollback_goes_to_what_was_looked_at_or_nowhere(story: Story) -> None:
+    story.switched(B)
+    story.switched(C)
+    with pytest.raises(Refused, match="look again"):
+        story.do(transitions.roll_back, seen=A.id)
+    story.do(transitions.roll_back, seen=B.id)
+    assert story.of(B) == "live"
+
+
+def test_which_was_last_is_told_by_the_history_and_not_by_clocks(story: Story) -> None:
+    story.switched(B)
+    story.clock = -100.0
+    story.switched(C)
+    assert story.state.previous is not None
+    assert story.state.previous.id == B.id
 
 
 def test_there_is_nothing_to_roll_back_to_at_first(story: Story) -> None:
