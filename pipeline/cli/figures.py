@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable
 from typing import Any, Final
@@ -12,7 +11,6 @@ from pipeline.codec import event_time
 from pipeline.errors import CollectionMissing
 from pipeline.generations.control import ControlState
 from pipeline.ports import Record
-from pipeline.records import Stage
 from pipeline.specs import GenerationSpec
 from pipeline.stages import dead_letters
 from pipeline.stages.reports import ALIVE_SECONDS, WorkerReport, read_reports
@@ -88,29 +86,6 @@ def lag_of(parts: Parts, live: GenerationSpec | None) -> tuple[dict[str, int], f
         waiting += _first_of_each(parts, topic, starts)
     times = [at for record in waiting if (at := event_time(record)) is not None]
     return lag, max(0.0, time.time() - min(times)) if times else 0.0
-
-
-def behind_seconds(parts: Parts, spec: GenerationSpec) -> float:
-    """For how long the oldest record that a generation has not committed has been in the log."""
-    names = parts.names
-    age = 0.0
-    topics: tuple[tuple[Stage, str], ...] = (
-        ("chunk", names.documents(parts.config.pipeline.epoch)),
-        ("embed", names.chunks(spec.id)),
-    )
-    for stage, topic in topics:
-        group = names.group(stage, spec.id)
-        committed, ends = parts.broker.committed(group, topic), parts.broker.offsets(topic)
-        starts = {
-            partition: committed.get(partition, ends[partition].start)
-            for partition, records in parts.broker.lag(group, topic).items()
-            if records
-        }
-        found = list(_first_of_each(parts, topic, starts))
-        if len(found) < len(starts):
-            return math.inf  # it was not read in time: nobody knows
-        age = max([age, *(time.time() - record.timestamp for record in found)])
-    return age
 
 
 def _first_of_each(parts: Parts, topic: str, starts: dict[int, int]) -> Iterable[Record]:

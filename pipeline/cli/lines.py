@@ -249,6 +249,7 @@ class Lines:
         self._next_alias = 0.0
         self._next_left = 0.0
         self._over: frozenset[str] = frozenset()
+        self._clean: set[str] = set()
 
     def start_live(self, state: ControlState) -> Line | None:
         """Start the live generation's line now, and raise what is wrong with it; None if it is not
@@ -261,7 +262,13 @@ class Lines:
         live = state.live
         if live is None or (self._only is not None and live.id != self._only):
             return None
-        return self._begin(live)
+        try:
+            return self._begin(live)
+        except Fatal:
+            # Retired since that look at control: its collection is gone, and nothing is wrong with it.
+            if self._still(live) is not None:
+                raise
+            return None
 
     def run(self, stop: threading.Event) -> None:
         """Follow ``control`` until ``stop`` is set; then end all lines.
@@ -318,16 +325,24 @@ class Lines:
             if "embed" in self._stages and not self._loaded(generation):
                 return
             # Loading took its time: what was aborted meanwhile must not be made again.
-            now = self._control.again().generations.get(generation.id)
-            if now is not None and now.state in FOLLOWED:
+            now = self._still(generation)
+            if now is not None:
                 self._begin(now)
         except Exception as error:
-            if generation.state == "live" and isinstance(error, Fatal):
+            still = self._still(generation)
+            if still is None:
+                return
+            if still.state == "live" and isinstance(error, Fatal):
                 raise
             if generation.state in UNDER_WAY and isinstance(error, Fatal) and not isinstance(error, _PUT_THERE):
                 self._fail(generation, error)
                 return
             self._wait_with(generation, error)
+
+    def _still(self, generation: Generation) -> Generation | None:
+        """It as it is now; None if it is over: its collection may go before the news of it come."""
+        now = self._control.again().generations.get(generation.id)
+        return now if now is not None and now.state in FOLLOWED else None
 
     def _loaded(self, generation: Generation) -> bool:
         """True once the generation's model is loaded.
@@ -369,9 +384,8 @@ class Lines:
         try:
             line.crew.raise_failure()
         except Exception as error:
-            # Retired or aborted a moment ago: its collection may go before the news of it come.
-            now = self._control.again().generations.get(generation.id)
-            if now is None or now.state not in FOLLOWED:
+            now = self._still(generation)
+            if now is None:
                 return
             passing = isinstance(error, Transient | Backpressure)
             if now.state == "live" and not passing:
@@ -436,7 +450,12 @@ class Lines:
         there = {*parts.store.names(names.root), *parts.broker.topics(names.root)}
         for one in over:
             collection, topic = names.collection(one.id), names.chunks(one.id)
-            if one.id in self._lines or not there & {collection, topic}:
+            groups = {"chunk": names.documents(parts.config.pipeline.epoch), "embed": topic}
+            if one.id in self._lines or (one.id in self._clean and not there & {collection, topic}):
+                continue
+            committed = any(parts.broker.committed(names.group(stage, one.id), groups[stage]) for stage in STAGES)
+            if not committed and not there & {collection, topic}:
+                self._clean.add(one.id)  # its groups are not asked for again
                 continue
             for stage in STAGES:
                 parts.broker.delete_group(names.group(stage, one.id))  # refused while somebody is in it

@@ -19,7 +19,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from pipeline.cli.assembly import Followed, Models, Parts
-from pipeline.cli.figures import behind_seconds, lag_of
+from pipeline.cli.figures import lag_of
 from pipeline.cli.planning import plan
 from pipeline.config import ChunkingConfig, Config, ModelConfig
 from pipeline.deadline import Deadline
@@ -49,6 +49,8 @@ log = logging.getLogger(__name__)
 #: Workers look at control four times a second and drain for as long as they are configured to.
 _LEAVE_SECONDS: Final = 60.0
 _LEAVE_POLL_SECONDS: Final = 0.3
+#: A command that asks over HTTP waits for a minute.
+_SWITCH_SECONDS: Final = 40.0
 _SEED: Final = 1
 #: Documents whose tokens are counted; to count all would read every head.
 _SAMPLE: Final = 200
@@ -359,17 +361,21 @@ class Migrations:
         return {"generation": described(state.live)}
 
     def _refuse_lagging(self, generation: Generation, force: str | None) -> None:
-        """Under steady writes something is always on its way: what counts is for how long."""
+        """By the log's own ends and no clock: what it has now must be applied, which under steady
+        writes takes some seconds, and longer if a delete waits for its sweep.
+        """
         if force:
             return
+        parts, config = self._parts, self._parts.config
+        topic, seconds = parts.names.documents(config.pipeline.epoch), min(config.migrate.lag_seconds, _SWITCH_SECONDS)
         try:
-            age = behind_seconds(self._parts, generation.spec)
+            ends = {partition: one.end for partition, one in parts.broker.offsets(topic).items()}
+            behind = gate.caught_up(parts.broker, parts.names, generation.id, topic, ends, seconds)
         except Fatal as error:
             raise Refused(f"nothing of generation {generation.id} is there: {error}", "build it first") from None
-        most = self._parts.config.migrate.lag_seconds
-        if age > most:
+        if behind:
             raise Refused(
-                f"generation {generation.id} is {age:.0f} s behind the log, over migrate.lag_seconds = {most:.0f}",
+                f"generation {generation.id} is {behind} records behind the log, after {seconds:.0f} s",
                 "wait until it has caught up, or --force REASON",
             )
 

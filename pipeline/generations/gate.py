@@ -112,12 +112,12 @@ def examine(
         return report(f"collection {spec.name} is of another model or chunking than the generation")
     topic = names.documents(epoch)
     ends = {partition: one.end for partition, one in broker.offsets(topic).items()}
-    behind = _caught_up(broker, names, target.id, topic, ends, wait_seconds, on_phase, stopped)
-    caught_up = {"ends": {str(partition): end for partition, end in ends.items()}, "behind": behind}
-    if behind:
+    missing = caught_up(broker, names, target.id, topic, ends, wait_seconds, on_phase, stopped)
+    place = {"ends": {str(partition): end for partition, end in ends.items()}, "behind": missing}
+    if missing:
         return report(
-            f"it is {behind} records behind the log, and did not catch up in {wait_seconds:.0f} s",
-            caught_up=caught_up,
+            f"it is {missing} records behind the log, and did not catch up in {wait_seconds:.0f} s",
+            caught_up=place,
             not_yet=True,
         )
 
@@ -134,7 +134,7 @@ def examine(
             f"{_unserved(equality.heads)} of its documents are incomplete or failed, "
             f"and {unserved} of the live generation's"
         )
-    found: dict[str, Any] = {"caught_up": caught_up, "equality": equality, "live_unserved": unserved}
+    found: dict[str, Any] = {"caught_up": place, "equality": equality, "live_unserved": unserved}
     if why:
         return report(*why, **found)
     until = time.monotonic() + _INDEX_SECONDS
@@ -155,27 +155,32 @@ def examine(
     return report(*([] if comparison.ok else [comparison.why]), **found, quality=comparison)
 
 
-def behind(broker: Broker, names: Names, generation: str, epoch: int) -> int:
-    """Records of the log that a generation has not applied."""
-    topic = names.documents(epoch)
-    chunk = sum(broker.lag(names.group("chunk", generation), topic).values())
-    chunks = names.chunks(generation)
-    if chunks not in broker.topics(chunks):
-        return chunk
-    return chunk + sum(broker.lag(names.group("embed", generation), chunks).values())
-
-
-def _caught_up(
+def caught_up(
     broker: Broker,
     names: Names,
     generation: str,
     topic: str,
     ends: Mapping[int, int],
     wait_seconds: float,
-    on_phase: OnPhase,
-    stopped: Callable[[], bool],
+    on_phase: OnPhase = lambda phase, done, whole: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> int:
-    """How many records are missing in the end; 0 once everything below ``ends`` is applied."""
+    """How many records are missing in the end; 0 once everything below ``ends`` is applied.
+
+    Args:
+        broker: has the log.
+        names: of the pipeline.
+        generation: whose groups are asked.
+        topic: of the documents.
+        ends: by partition, where the topic ended at some moment before.
+        wait_seconds: how long it may take.
+        on_phase: told how many are missing.
+        stopped: asked between looks.
+
+    Raises:
+        Transient: no answer, or it was stopped.
+        Fatal: a topic is not there.
+    """
     until = time.monotonic() + wait_seconds
     chunks = names.chunks(generation)
     stage_ends = {("chunk", topic): dict(ends)}

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 
 from tests.simulation.migration_mutants import MUTANTS
-from tests.simulation.migration_remedies import REMEDIES, mended
 from tests.simulation.migration_schedules import PROFILES, run
 
 
@@ -18,14 +17,11 @@ def main() -> None:
     parser.add_argument("--profile", choices=PROFILES, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=1)
-    parser.add_argument("--without", choices=REMEDIES, help="the remedy of one defect")
-    parser.add_argument("--unmended", action="store_true", help="the product as it is")
     parser.add_argument("--mutant", choices=MUTANTS)
     arguments = parser.parse_args()
     started, failures, steps, found = time.monotonic(), [], 0, Counter()
-    product = contextlib.nullcontext() if arguments.unmended else mended(arguments.without)
     mutated = MUTANTS[arguments.mutant].applied() if arguments.mutant else contextlib.nullcontext()
-    with product, mutated:
+    with mutated:
         for seed in range(arguments.seed, arguments.seed + arguments.count):
             result = run(PROFILES[arguments.profile], seed)
             steps += result.steps

@@ -181,6 +181,7 @@ class Operator:
         elif said.endswith(" any"):
             known = sorted(self._history.states)
             arguments = {"action": said.split(maxsplit=1)[0], "generation": self._random.choice(known)}
-        elif said == "rollback" and self._random.random() < 0.3:
-            arguments["force"] = "a person says so"
+        elif said == "rollback":
+            arguments["force"] = "a person says so" if self._random.random() < 0.3 else None
+            arguments["again"] = self._random.random() < 0.3
         return lambda ask: ask("POST", "/migrate", arguments)

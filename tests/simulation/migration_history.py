@@ -61,6 +61,8 @@ class Command:
 
     who: Literal["operator", "job", "worker"]
     said: str
+    again: bool = False
+    """A job that may begin anew what is over."""
     asked: Asked | None = None
     examined: dict[str, int] = field(default_factory=dict)
     """By generation, its ``transitions`` when this command's gate began to look."""
@@ -184,6 +186,11 @@ class History:
         for one in batch:
             if one.reason == "gate passed" or one.reason.startswith("gate refused"):
                 self._judge_gate(one)
+            if one.before is None and one.command is not None and one.command.who == "job":
+                lives = [id for id in self.states if id.split("-")[0] == one.generation.split("-")[0]]
+                self.require(
+                    one.command.again or len(lives) == 1, f"a job began {one.generation}, and there were {lives}"
+                )
             if one.after == "live" and one.before is not None:
                 self._judge_switch(one, [other.generation for other in batch if other.before == "live"])
             if one.after == "retired":

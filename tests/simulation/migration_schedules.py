@@ -14,13 +14,13 @@ from pipeline.records import Stage
 from tests.simulation.migration_commands import Desk, Operator, SimulatedJob
 from tests.simulation.migration_corpus import PROPOSALS
 from tests.simulation.migration_history import FOLLOWED, Command, Violated
-from tests.simulation.migration_pipeline import SESSION_STEPS, Pipeline
+from tests.simulation.migration_pipeline import LEFT_SECONDS, SESSION_STEPS, Pipeline
 from tests.simulation.migration_ports import Fate
 from tests.simulation.migration_time import Actor, Process
 from tests.simulation.migration_workers import Habits
 
 #: A schedule that takes more turns than this to come to rest never will.
-_MOST_STEPS_TO_REST: Final = 20_000
+_MOST_STEPS_TO_REST: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ class Profile:
     """Weight of starting a migration where none is under way; a job does that as well."""
     fault: float = 0.01
     """Per request: that it is lost, or that its answer is."""
-    fatal: float = 0.01
+    whim: float = 0.2
+    """Per gate: that it finds the answers worse."""
+    fatal: float = 0.02
     """Per batch of a generation that is being built: that it fails for good."""
 
 
@@ -73,6 +75,16 @@ class Result:
         )
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What somebody runs as a job."""
+
+    proposal: dict[str, Any]
+    force: str | None
+    automatic: bool
+    again: bool
+
+
 class Schedule:
     """The state of one schedule."""
 
@@ -91,7 +103,7 @@ class Schedule:
         self.workers: list[Process] = []
         self.people: list[Process | None] = [None] * profile.operators
         self.jobs: list[Process | None] = [None] * profile.jobs
-        self.plans: list[tuple[dict[str, Any], str | None, bool]] = [self._plan() for _ in range(profile.jobs)]
+        self.plans = [self._plan() for _ in range(profile.jobs)]
         self.writer: Process | None = None
         self.active = True
         self.last: Actor | None = None
@@ -121,6 +133,7 @@ class Schedule:
         self.writer = self.pipeline.process("writer")
         self.pipeline.start(self.writer, "", self._write)
         self.pipeline.fate = self._fate
+        self.pipeline.whim = self.profile.whim
 
     def _step(self) -> None:
         timeline = self.timeline
@@ -206,9 +219,10 @@ class Schedule:
         """How wrong a person's clock is."""
         return self.random.choice([0.0, 0.0, -300.0, 300.0])
 
-    def _plan(self) -> tuple[dict[str, Any], str | None, bool]:
-        force = "a job says so" if self.random.random() < 0.2 else None
-        return self.random.choice(PROPOSALS), force, self.random.random() < 0.8
+    def _plan(self) -> _Plan:
+        chance = self.random.random
+        force = "a job says so" if chance() < 0.2 else None
+        return _Plan(self.random.choice(PROPOSALS), force, automatic=chance() < 0.8, again=chance() < 0.7)
 
     def _job(self, place: int) -> Process:
         process = self.pipeline.process("job", self.skew())
@@ -218,11 +232,12 @@ class Schedule:
                 self.timeline.sleep(self.random.expovariate(1.0))
                 if not self.active:
                     return
-                proposal, force, automatic = self.plans[place]
+                plan = self.plans[place]
+                wanted = {**plan.proposal, "again": plan.again}
                 self._command(
                     process,
-                    Command("job", f"migrate to {proposal}"),
-                    lambda desk: SimulatedJob(desk, proposal, force, automatic=automatic).run(),
+                    Command("job", f"migrate to {plan.proposal}", again=plan.again),
+                    lambda desk: SimulatedJob(desk, wanted, plan.force, automatic=plan.automatic).run(),
                 )
                 # Whoever runs jobs starts the same one again for a while, whatever became of it.
                 if self.random.random() < 0.3:
@@ -271,7 +286,8 @@ class Schedule:
         self.workers = [self.pipeline.worker()]
         self._by_a_person({"action": "resume"})
         self._until(lambda: self.pipeline.lag() == 0, "the log is followed to its end")
-        self._until(lambda: False, "", 300)
+        until = self.timeline.now + 3 * LEFT_SECONDS
+        self._until(lambda: self.timeline.now >= until, "time goes on")
         self.pipeline.check_generations()
         self.pipeline.check_removals()
         for id, state in sorted(self.pipeline.history.states.items()):
@@ -298,16 +314,14 @@ class Schedule:
         actor = self.pipeline.start(process, "", ask, Command("operator", "at the end"))
         self._until(lambda: actor.dead, f"{arguments['action']} at the end")
 
-    def _until(self, true: Callable[[], bool], what: str, most: int = _MOST_STEPS_TO_REST) -> None:
-        end = self.timeline.steps + most
+    def _until(self, true: Callable[[], bool], what: str) -> None:
+        end = self.timeline.steps + _MOST_STEPS_TO_REST
         while not true():
             self._replace_workers()
             self.pipeline.notice()
             self._step()
             if self.timeline.steps >= end:
-                if what:
-                    raise Violated(f"in {most} turns it never came to this: {what}")
-                return
+                raise Violated(f"in {_MOST_STEPS_TO_REST} turns it never came to this: {what}")
 
     def _count(self, what: str) -> None:
         self.seen[what] = self.seen.get(what, 0) + 1

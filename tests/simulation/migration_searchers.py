@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -78,8 +77,8 @@ class Searcher:
         follow(self.service, self._health, stop)  # type: ignore[arg-type]
 
     def run(self, stop: Event) -> None:
-        """Ask until it is told to stop; a thread."""
-        while not stop.wait(self._timeline.random.uniform(0.0, 0.2)):
+        """Ask until it is told to stop; a thread, one of several."""
+        while not stop.wait(self._timeline.random.uniform(0.0, 0.4)):
             self.ask()
 
     def warm(self) -> None:
@@ -91,13 +90,13 @@ class Searcher:
         """One search."""
         key = self._timeline.random.choice(self._corpus.keys)
         query = f"what document {key.path} has to say"
-        before = _Before(self._followed, self._heads())
+        before, began = _Before(self._followed, self._heads()), len(self._history.entries)
         try:
             answer = self.service.search(query, TOP, by_document=True)
         except Exception as error:
             # A person may insist on a generation that nobody has begun to build, and remove the one before it.
-            live = self._history.live
-            nothing = live is None or NAMES.collection(live) not in self._heads()
+            lived = [id for id in self._history.lived(began) if self._history.follows(id)]
+            nothing = any(NAMES.collection(id) not in self._heads() for id in lived)
             self._history.require(nothing, f"a search failed: {type(error).__name__}: {error}")
             return None
         self._judge(before, query, answer)
@@ -153,12 +152,3 @@ class Searcher:
                 assert hit is not None
                 require(hit.version == was.content_version, f"{key.path} is at {was.version}, found is {hit.version}")
         self.quiet += not moved
-
-
-def history_of(searchers: list[Searcher]) -> dict[str, Any]:
-    """How much they have asked."""
-    return {
-        "answers": sum(one.answers for one in searchers),
-        "quiet": sum(one.quiet for one in searchers),
-        "switches": sum(one.switches for one in searchers),
-    }

@@ -27,8 +27,7 @@ from tests.simulation.migration_time import Event, Timeline
 
 T = TypeVar("T")
 
-#: Between two looks for records, and between two attempts in an outage.
-_POLL_SECONDS = 0.2
+#: Between two attempts in an outage.
 _RETRY_SECONDS = 0.1
 _MOST_RECORDS = 4
 
@@ -47,6 +46,8 @@ class Habits:
     fatal: float = 0.0
     """That a batch of a generation that is being built breaks its model."""
     donor_seconds: float = 0.0
+    poll_seconds: float = 0.2
+    """Between two looks for records."""
 
 
 @dataclass
@@ -73,7 +74,7 @@ class _Stage:
         try:
             while not stop.is_set():
                 if self.pace.held_back:
-                    stop.wait(_POLL_SECONDS)
+                    stop.wait(self.habits.poll_seconds)
                     continue
                 polled = self.patiently(lambda: consumer.poll(0.0, random.randint(1, _MOST_RECORDS)))
                 for at in polled.revoked:
@@ -88,7 +89,7 @@ class _Stage:
                 if not polled.records or random.random() < self.habits.commit:
                     self.commit()
                 if not polled.records:
-                    stop.wait(_POLL_SECONDS)
+                    stop.wait(self.habits.poll_seconds)
             self.tidy(now=True)
             self.commit()
         finally:
