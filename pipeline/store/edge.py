@@ -68,9 +68,9 @@ class EdgeStore:
             folder = self._directory / spec.name
             if not (folder / "collection.json").exists():
                 self._make(spec, folder)
-            collection = self.open(spec.name)
-            check_same(spec, collection.spec)
-            return collection
+            # Before the shard is opened: the engine says of another dimension only that it is damaged.
+            check_same(spec, self._described(spec.name))
+            return self.open(spec.name)
 
     def open(self, name: str) -> PointCollection:
         """Open a collection.
@@ -83,18 +83,21 @@ class EdgeStore:
         with self._lock:
             if name in self._open:
                 return self._open[name][0]
-            described = self._directory / name / "collection.json"
-            try:
-                metadata = json.loads(described.read_text())
-            except FileNotFoundError:
-                raise CollectionMissing(f"there is no collection {name}", "resolve the live generation anew") from None
-            except (OSError, ValueError) as error:
-                raise ForeignCollection(f"{described}: {error}", "was it changed by hand?") from None
-            spec = spec_of(name, metadata)
+            spec = self._described(name)
             engine = EdgeEngine(self._directory / name / "shard", spec)
             collection = PointCollection(spec, engine, durable=False)
             self._open[name] = collection, engine
             return collection
+
+    def _described(self, name: str) -> CollectionSpec:
+        described = self._directory / name / "collection.json"
+        try:
+            metadata = json.loads(described.read_text())
+        except FileNotFoundError:
+            raise CollectionMissing(f"there is no collection {name}", "resolve the live generation anew") from None
+        except (OSError, ValueError) as error:
+            raise ForeignCollection(f"{described}: {error}", "was it changed by hand?") from None
+        return spec_of(name, metadata)
 
     def names(self, prefix: str) -> list[str]:
         """The collections whose names start with ``prefix``."""
