@@ -152,7 +152,7 @@ def test_a_new_model_then_another_chunking_and_back_under_edits_and_searches(sta
     up = made.start("up", "docs")
     made.quiet(25)
     with asking(url_of(made), "How is this package installed?") as asker:
-        with editing(made, 200, 50, 0.1, seed=1):
+        with editing(made, 200, 50, 0.06, seed=1):
             first = migrated(made, "--model", MINILM)
         made.quiet(25)
         second = migrated(
