@@ -246,7 +246,7 @@ class _Demo:
                 last = said
             if time.monotonic() > until:
                 raise Transient(f"the migration stands at{said}")
-            if index.crew.wait(0.2) or self._stop.is_set():
+            if index.crew.wait(1.0) or self._stop.is_set():
                 raise KeyboardInterrupt
 
     def _gate(self, index: Index, *, quiet: bool = False) -> int:
