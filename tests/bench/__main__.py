@@ -16,7 +16,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from tests.bench import freshness, memory, throughput
+from tests.bench import freshness, labelled, memory, migration, throughput
 from tests.bench.setting import machine
 from tests.support.kafka import Missing, check
 
@@ -40,6 +40,12 @@ def main() -> None:
     _show("throughput", result["throughput"])
     result["freshness, ms"] = freshness.all_of(chosen.edits, kafka=kafka)
     _show("freshness, ms from save to searchable", result["freshness, ms"])
+    result["migration"] = migration.measure(min(200, chosen.documents), chosen.rounds, chosen.edits)
+    _show("migration", result["migration"])
+    if data := os.environ.get("VECTIDE_BENCH_DATA"):
+        for name in ("cranfield", "scifact"):
+            result[f"migration of {name}"] = labelled.there_and_back(Path(data) / name)
+            _show(f"migration of {name}", result[f"migration of {name}"])
     result["memory"] = memory.measure(chosen.memory_minutes, "hashing", 300, 10.0, 1)
     _show("memory of `up`, edited all the time", result["memory"])
     Path("build").mkdir(exist_ok=True)
