@@ -152,9 +152,9 @@ def test_a_new_model_then_another_chunking_and_back_under_edits_and_searches(sta
     up = made.start("up", "docs")
     made.quiet(25)
     with asking(url_of(made), "How is this package installed?") as asker:
-        with editing(made, 200, 50, 0.06, seed=1):
+        with editing(made, 200, 50, 0.04, seed=1):
             first = migrated(made, "--model", MINILM)
-        made.quiet(25)
+        settled(made, up)
         second = migrated(
             made, "--model", MINILM, "--target-tokens", "100", "--force", "a test, whatever the gate says"
         )
@@ -163,6 +163,7 @@ def test_a_new_model_then_another_chunking_and_back_under_edits_and_searches(sta
         made.ask("migrate", "retire")
         made.ask("migrate", "rollback", code=8)  # nothing to go back to any more
         third = migrated(made, "--model", MINILM, "--again", "--force", "a test")
+        settled(made, up)
         three = made.quiet(25)
         time.sleep(1)
     assert asker.wrong == []
@@ -242,7 +243,7 @@ def test_job_and_index_are_killed_at_ten_random_points(hashing: Deployment) -> N
         job.kill()
     done = migrated(made, "--dimension", "128")
     assert (done["state"], done["dimension"]) == ("live", 128)
-    made.quiet(300)
+    settled(made, up)
     assert up.stop() == 0
     store = EdgeStore(made.folder / ".vectide" / "store")
     names = store.names("vectide.default.g")
@@ -339,6 +340,19 @@ def test_a_worker_that_is_configured_for_another_model_may_begin_the_migration(h
     made.quiet(1)
     made.ask("migrate", "cutover")
     assert made.status()["generation"]["dimension"] == 64
+
+
+def settled(made: Deployment, up: Command) -> None:
+    """Until the present `up` has read all files once, and no generation lags: the live one's lag alone says
+    nothing of edits that it has not noticed yet, nor of the previous one.
+    """
+    deadline = time.monotonic() + SECONDS
+    while "Watching." not in Path(up._errors.name).read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    while any(one["lag"] for one in json.loads(made.ask("migrate", "status", "--json"))["generations"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def building(made: Deployment) -> dict[str, Any]:
