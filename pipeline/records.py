@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from pipeline.identity import DocumentKey, Metadata
 
@@ -88,6 +88,7 @@ class ChunkedDocument:
 
 
 Stage: TypeAlias = Literal["chunk", "embed"]
+STAGES: Final[tuple[Stage, ...]] = ("chunk", "embed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,3 +76,14 @@ class GenerationSpec(Spec):
     def id(self) -> str:
         """The generation's name, from its fingerprint and life."""
         return f"g{self.fingerprint[:12]}" + (f"-{self.life}" if self.life > 1 else "")
+
+
+def differences(old: GenerationSpec, new: GenerationSpec) -> dict[str, list[object]]:
+    """The fields that differ, with both values."""
+    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
+    found = {}
+    for part in ("model", "chunking", "filter_fields"):
+        for name in sorted({*before[part], *after[part]}):
+            if before[part].get(name) != after[part].get(name):
+                found[f"{part}.{name}"] = [before[part].get(name), after[part].get(name)]
+    return found

@@ -27,14 +27,13 @@ from pipeline.patience import Patience
 from pipeline.ports import Broker, Collection, CollectionSpec, Embedder, Store
 from pipeline.retry import RetryPolicy
 from pipeline.search.service import SearchService, Shadow
-from pipeline.specs import GenerationSpec
+from pipeline.specs import GenerationSpec, differences
 from pipeline.store.opening import open_store
 
 log = logging.getLogger(__name__)
 
 #: How often a follower looks whether another generation is live: within a second of a cutover.
 _CONTROL_SECONDS = 0.25
-_CLOSE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,11 +268,7 @@ def search_service(
 def _control_state(parts: Parts) -> ControlState | None:
     if parts.names.control not in parts.broker.topics(parts.names.control):
         return None
-    control = Control(parts.broker, parts.names)
-    try:
-        return control.refresh()
-    finally:
-        control.close()
+    return read(parts.broker, parts.names)
 
 
 def _proposed(parts: Parts, state: ControlState) -> ControlState:
@@ -303,12 +298,9 @@ def _proposed(parts: Parts, state: ControlState) -> ControlState:
             # Another migration is under way: this one's turn is another start.
             log.warning("the configured migration was not started", extra={"error": str(error)})
         return state
-    ours, theirs = proposed.model_dump(mode="json"), live.spec.model_dump(mode="json")
     differing = [
-        f"{part}.{name} is {theirs[part].get(name)!r}, configured is {ours[part].get(name)!r}"
-        for part in ("model", "chunking", "filter_fields")
-        for name in sorted({*ours[part], *theirs[part]})
-        if ours[part].get(name) != theirs[part].get(name)
+        f"{field} is {theirs!r}, configured is {ours!r}"
+        for field, (theirs, ours) in differences(live.spec, proposed).items()
     ]
     raise FingerprintMismatch(
         f"the live generation {live.id} differs from the configuration: {'; '.join(differing)}",

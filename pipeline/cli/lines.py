@@ -1,8 +1,9 @@
 """Lines: the stages of each generation that this process follows, started and ended as ``control`` says.
 
 What can fail: a line of a generation that is being built meets something fatal (the generation is
-failed, with the reason, and live goes on); its model is not on this machine (it waits, says so and
-tries again); any other line meets something fatal (the process stops with it).
+failed, with the reason, and live goes on); its model is not on this machine, or the line of a ready or
+previous one fails (it waits, says so and is tried again); the live one's line meets something fatal
+(the process stops with it).
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from pipeline.broker.topics import chunks_topic
@@ -28,7 +28,7 @@ from pipeline.errors import Backpressure, CollectionMissing, ConfigError, Fatal,
 from pipeline.generations import operator, transitions
 from pipeline.generations.control import FOLLOWED, UNDER_WAY, ControlState, Generation
 from pipeline.ports import Collection as StoredCollection
-from pipeline.records import Stage
+from pipeline.records import STAGES, Stage
 from pipeline.specs import GenerationSpec
 from pipeline.stages.chunk import ChunkStage
 from pipeline.stages.embed import EmbedLimits, EmbedStage
@@ -38,7 +38,6 @@ from pipeline.stages.worker import Worker, WorkerLimits
 
 log = logging.getLogger(__name__)
 
-STAGES: Final[tuple[Stage, ...]] = ("chunk", "embed")
 #: What a person can mend on this machine alone: another may have the weights.
 _PUT_THERE: Final = (ConfigError, FingerprintMismatch)
 
@@ -56,9 +55,6 @@ _END_SECONDS: Final = 15.0
 
 class Line:
     """The stages of one generation in this process.
-
-    Args:
-        building: its state is that of a migration under way.
 
     Raises:
         ConfigError, FingerprintMismatch: its model or tokenizer is not on this machine.
@@ -203,14 +199,6 @@ class Line:
         )
 
 
-@dataclass(slots=True)
-class _Later:
-    """A line that could not be started, and when to try again."""
-
-    at: float
-    why: str
-
-
 class Lines:
     """The lines of this process; run it in a thread.
 
@@ -242,7 +230,8 @@ class Lines:
         embed, work = parts.config.embed, parts.config.work
         self._traffic = LiveTraffic(embed.delete_grace_seconds + embed.flush_seconds + 2 * work.commit_seconds)
         self._lines: dict[str, Line] = {}
-        self._later: dict[str, _Later] = {}
+        self._later: dict[str, float] = {}
+        """When to try again to start a line that could not be."""
         self._loading: dict[str, _Loading] = {}
         self._ending: list[threading.Thread] = []
         self._next_sample = 0.0
@@ -318,8 +307,7 @@ class Lines:
 
     def _try(self, generation: Generation) -> None:
         """Start a line if all is there that it needs; its model is loaded apart, for that takes seconds."""
-        later = self._later.get(generation.id)
-        if later is not None and time.monotonic() < later.at:
+        if time.monotonic() < self._later.get(generation.id, 0.0):
             return
         try:
             if "embed" in self._stages and not self._loaded(generation):
@@ -363,7 +351,7 @@ class Lines:
         """Not now: its weights are not on this machine, or something does not answer."""
         if generation.id not in self._later:
             log.warning("generation not followed yet", extra={"generation": generation.id, "error": str(error)})
-        self._later[generation.id] = _Later(time.monotonic() + _RETRY_SECONDS, str(error))
+        self._later[generation.id] = time.monotonic() + _RETRY_SECONDS
         self._parts.health.set_ready(f"generation.{generation.id}", False, str(error))
 
     def _begin(self, generation: Generation) -> Line:

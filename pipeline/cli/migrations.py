@@ -41,6 +41,7 @@ from pipeline.generations.control import UNDER_WAY, ControlState, Generation
 from pipeline.generations.known_items import known_items
 from pipeline.generations.quality import Ask, Comparison, labelled, matching, read_qrels, read_queries, unlabelled
 from pipeline.ports import Collection
+from pipeline.records import STAGES
 from pipeline.search.searcher import Searcher
 from pipeline.specs import GenerationSpec
 
@@ -211,7 +212,7 @@ class Migrations:
             documents,
             chunks,
             round(tokens * documents / len(sample)) if sample else 0,
-            sum(states.get(name, 0) for name in ("incomplete", "failed", "omitted")),
+            gate.unserved(states),
         )
 
     def _history(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -422,8 +423,8 @@ class Migrations:
     def _left(self, id: str) -> None:
         """Wait until no worker is in the generation's groups, then forget the groups."""
         deadline = Deadline.after(_LEAVE_SECONDS)
-        for stage in ("chunk", "embed"):
-            group = self._parts.names.group("chunk" if stage == "chunk" else "embed", id)
+        for stage in STAGES:
+            group = self._parts.names.group(stage, id)
             while True:
                 try:
                     self._parts.broker.delete_group(group)

@@ -19,7 +19,7 @@ from pipeline.errors import NewerSchema, Poison, Transient
 from pipeline.identity import version_of
 from pipeline.ports import Collection
 from pipeline.records import ChunkedDocument, DocumentChanged
-from pipeline.specs import GenerationSpec
+from pipeline.specs import GenerationSpec, differences
 from pipeline.stages.chunk import chunked
 from pipeline.stages.reports import ALIVE_SECONDS, read_reports
 from pipeline.sync import ToEmbed
@@ -94,17 +94,6 @@ def plan(
         "memory_bytes": vector_bytes,
         "cost": None if price is None else round(float(price) * whole_tokens / 1e6, 4),
     }
-
-
-def differences(old: GenerationSpec, new: GenerationSpec) -> dict[str, list[Any]]:
-    """The fields that differ, with both values."""
-    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
-    found = {}
-    for part in ("model", "chunking", "filter_fields"):
-        for name in sorted({*before[part], *after[part]}):
-            if before[part].get(name) != after[part].get(name):
-                found[f"{part}.{name}"] = [before[part].get(name), after[part].get(name)]
-    return found
 
 
 def _cut(

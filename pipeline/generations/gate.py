@@ -19,6 +19,7 @@ from pipeline.generations.equality import Equality, compare
 from pipeline.generations.quality import Comparison
 from pipeline.naming import Names
 from pipeline.ports import Broker, Collection
+from pipeline.records import STAGES
 from pipeline.specs import GenerationSpec
 
 _POLL_SECONDS: Final = 0.1
@@ -106,13 +107,18 @@ def examine(
     def report(*why: str, **found: Any) -> Report:
         return Report(target.id, examined, why, seconds=time.monotonic() - started, **found)
 
-    on_phase("fingerprints", 0, 0)
+    def at(phase: str, done: int, whole: int) -> None:
+        if stopped():
+            raise Transient("the gate was stopped")
+        on_phase(phase, done, whole)
+
+    at("fingerprints", 0, 0)
     spec = collection.spec
     if (spec.model_fingerprint, spec.chunking_fingerprint) != (target.model.fingerprint, target.chunking.fingerprint):
         return report(f"collection {spec.name} is of another model or chunking than the generation")
     topic = names.documents(epoch)
     ends = {partition: one.end for partition, one in broker.offsets(topic).items()}
-    missing = caught_up(broker, names, target.id, topic, ends, wait_seconds, on_phase, stopped)
+    missing = caught_up(broker, names, target.id, topic, ends, wait_seconds, at)
     place = {"ends": {str(partition): end for partition, end in ends.items()}, "behind": missing}
     if missing:
         return report(
@@ -121,37 +127,23 @@ def examine(
             not_yet=True,
         )
 
-    def progress(*numbers: Any) -> None:
-        if stopped():
-            raise Transient("the gate was stopped")
-        on_phase("equality", 0, 0)
-
-    equality = compare(broker, topic, epoch, collection, ends, progress)
-    unserved = _unserved(live.count_heads())
+    equality = compare(broker, topic, epoch, collection, ends, lambda *numbers: at("equality", 0, 0))
+    most = unserved(live.count_heads())
     why = [] if equality.ok else [_different(equality)]
-    if _unserved(equality.heads) > unserved:
+    if unserved(equality.heads) > most:
         why.append(
-            f"{_unserved(equality.heads)} of its documents are incomplete or failed, "
-            f"and {unserved} of the live generation's"
+            f"{unserved(equality.heads)} of its documents are incomplete or failed, and {most} of the live generation's"
         )
-    found: dict[str, Any] = {"caught_up": place, "equality": equality, "live_unserved": unserved}
+    found: dict[str, Any] = {"caught_up": place, "equality": equality, "live_unserved": most}
     if why:
         return report(*why, **found)
     until = time.monotonic() + _INDEX_SECONDS
     while not build_index():
-        on_phase("indexing", 0, 0)
-        if stopped():
-            raise Transient("the gate was stopped")
+        at("indexing", 0, 0)
         if time.monotonic() > until:
             return report(f"its vector index was not built in {_INDEX_SECONDS:.0f} s", **found)
         time.sleep(_INDEX_POLL_SECONDS)
-
-    def asked(phase: str, done: int, whole: int) -> None:
-        if stopped():
-            raise Transient("the gate was stopped")
-        on_phase(phase, done, whole)
-
-    comparison = quality(asked)
+    comparison = quality(at)
     return report(*([] if comparison.ok else [comparison.why]), **found, quality=comparison)
 
 
@@ -163,7 +155,6 @@ def caught_up(
     ends: Mapping[int, int],
     wait_seconds: float,
     on_phase: OnPhase = lambda phase, done, whole: None,
-    stopped: Callable[[], bool] = lambda: False,
 ) -> int:
     """How many records are missing in the end; 0 once everything below ``ends`` is applied.
 
@@ -174,43 +165,37 @@ def caught_up(
         topic: of the documents.
         ends: by partition, where the topic ended at some moment before.
         wait_seconds: how long it may take.
-        on_phase: told how many are missing.
-        stopped: asked between looks.
+        on_phase: told how many are missing; what it raises ends the wait.
 
     Raises:
-        Transient: no answer, or it was stopped.
+        Transient: no answer.
         Fatal: a topic is not there.
     """
     until = time.monotonic() + wait_seconds
-    chunks = names.chunks(generation)
-    stage_ends = {("chunk", topic): dict(ends)}
-    missing = sum(ends.values())
-    for stage, group_topic in (("chunk", topic), ("embed", chunks)):
-        group = names.group("chunk" if stage == "chunk" else "embed", generation)
-        if (stage, group_topic) not in stage_ends:
-            # What the chunk stage made of everything below the ends is below these.
-            bounds = broker.offsets(group_topic)
-            stage_ends[stage, group_topic] = {partition: one.end for partition, one in bounds.items()}
-        wanted = stage_ends[stage, group_topic]
-        while True:
-            committed = broker.committed(group, group_topic)
-            starts = {partition: one.start for partition, one in broker.offsets(group_topic).items()}
-            missing = sum(
-                max(0, end - max(committed.get(partition, 0), starts[partition] if starts[partition] >= end else 0))
-                for partition, end in wanted.items()
-            )
+    for stage in STAGES:
+        group = names.group(stage, generation)
+        place = topic if stage == "chunk" else names.chunks(generation)
+        # What the chunk stage made of everything below the ends is below the present ends of its topic.
+        wanted = ends if stage == "chunk" else {at: one.end for at, one in broker.offsets(place).items()}
+        while missing := _missing(broker, group, place, wanted):
             on_phase("catching up", 0, missing)
-            if missing == 0:
-                break
-            if stopped():
-                raise Transient("the gate was stopped")
             if time.monotonic() > until:
                 return missing
             time.sleep(_POLL_SECONDS)
-    return missing
+    return 0
 
 
-def _unserved(heads: Mapping[Any, int]) -> int:
+def _missing(broker: Broker, group: str, topic: str, wanted: Mapping[int, int]) -> int:
+    """Records below ``wanted`` that a group has not committed; what is trimmed was committed."""
+    committed = broker.committed(group, topic)
+    starts = {partition: one.start for partition, one in broker.offsets(topic).items()}
+    return sum(
+        max(0, end - committed.get(partition, 0)) for partition, end in wanted.items() if starts[partition] < end
+    )
+
+
+def unserved(heads: Mapping[Any, int]) -> int:
+    """Documents that are not wholly served, of heads by state."""
     return sum(heads.get(state, 0) for state in ("incomplete", "failed", "omitted"))
 
 

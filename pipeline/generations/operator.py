@@ -36,13 +36,7 @@ def operate(broker: Broker, names: Names, decide: Decision) -> ControlState:
         Refused: by the decision; nothing was written.
         BrokerUnavailable: no answer; it may have been written.
     """
-    return _written(
-        broker,
-        names,
-        lambda state: [
-            record for change in decide(state) for record in change_records(names, change.generation, change.transition)
-        ],
-    )
+    return _written(broker, names, lambda state: _records(names, decide(state)))
 
 
 def found(broker: Broker, names: Names, decide: Decision, log: LogIdentity) -> ControlState:
@@ -54,9 +48,7 @@ def found(broker: Broker, names: Names, decide: Decision, log: LogIdentity) -> C
     """
 
     def records(state: ControlState) -> list[NewRecord]:
-        made = [
-            record for change in decide(state) for record in change_records(names, change.generation, change.transition)
-        ]
+        made = _records(names, decide(state))
         return made if state.log is not None else [log_record(names, log), *made]
 
     state = read(broker, names)
@@ -64,6 +56,10 @@ def found(broker: Broker, names: Names, decide: Decision, log: LogIdentity) -> C
         state = _written(broker, names, records)
     check_log(state, log)
     return state
+
+
+def _records(names: Names, changes: Sequence[Change]) -> list[NewRecord]:
+    return [record for change in changes for record in change_records(names, change.generation, change.transition)]
 
 
 def _written(broker: Broker, names: Names, records: Callable[[ControlState], list[NewRecord]]) -> ControlState:

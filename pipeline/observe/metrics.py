@@ -14,13 +14,14 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 
+from pipeline.records import STAGES
+
 _FRESHNESS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400)
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _SHARES: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _TOKENS: Final = (16, 64, 256, 1024, 2048, 4096, 8192, 16384, 32768)
 
-STAGES: Final = ("chunk", "embed")
 RESULTS: Final = (
     "ok",
     "complete",

@@ -13,7 +13,6 @@ from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.topics import pipeline_topics
 from pipeline.cli import job, lines, migrations
 from pipeline.cli.assembly import Followed, Models, Parts, log_identity
-from pipeline.cli.lines import STAGES
 from pipeline.cli.migrations import Migrations
 from pipeline.embedding.generation import generation_spec
 from pipeline.errors import Fatal, Transient, VectideError, as_error, exit_code
@@ -21,7 +20,7 @@ from pipeline.generations import gate
 from pipeline.identity import DocumentKey
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
-from pipeline.records import Stage
+from pipeline.records import STAGES, Stage
 from pipeline.specs import GenerationSpec
 from pipeline.stages.chunk import chunked
 from pipeline.store.memory import MemoryStore

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipeline.cli.lines import STAGES
 from pipeline.errors import Refused, Transient
-from pipeline.records import Stage
+from pipeline.records import STAGES, Stage
 from tests.simulation.migration_commands import Desk, Operator, SimulatedJob
 from tests.simulation.migration_corpus import PROPOSALS
 from tests.simulation.migration_history import FOLLOWED, Command, Violated
