@@ -97,6 +97,8 @@ def with_model(documents: Path, rounds: int) -> dict[str, Any]:
         started = time.monotonic()
         embed_all(embedder, texts, limits.batch_tokens, limits.batch_items)
         sides["best batches alone"].append(len(texts) / (time.monotonic() - started))
+        # A round takes a quarter of an hour: one that is cut off must not take the others with it.
+        print({name: round(values[-1], 1) for name, values in sides.items()}, flush=True)
     medians = {name: statistics.median(values) for name, values in sides.items()}
     pairs = list(zip(*sides.values(), strict=True))
     return {
