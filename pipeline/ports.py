@@ -201,7 +201,8 @@ class Publisher(Protocol):
 
         Raises:
             BrokerUnavailable: no answer before the deadline; any of them may have been written.
-            Poison: a record is over the topic's size limit; none of the records is written.
+            Poison: a record is over the topic's size limit (then none of them is written), or the
+                broker refuses one for what it is.
         """
         ...
 

@@ -117,6 +117,10 @@ class KafkaBroker:
         """Those whose names start with ``prefix``."""
         with self._asking("list topics") as admin:
             found = admin.describe_topics(None)
+        if any("topic_id" not in topic for topic in found):
+            raise Fatal(
+                "this Kafka gives its topics no ids, by which a replaced one is known", "use Kafka 2.8 or later"
+            )
         return {
             topic["name"]: TopicInfo(topic["name"], str(topic["topic_id"]), len(topic["partitions"]))
             for topic in found

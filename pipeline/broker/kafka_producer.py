@@ -45,13 +45,19 @@ class KafkaPublisher:
         if not records:
             return []
         refuse_large(records, self._limit)
-        with translated("publish"):
-            producer = self._open()
-            try:
-                return _delivered(producer, records, deadline)
-            except (KafkaError, VectideError):
-                self._drop(producer)
-                raise
+        try:
+            with translated("publish", writing=True):
+                producer = self._open()
+                try:
+                    return _delivered(producer, records, deadline)
+                except (KafkaError, VectideError):
+                    self._drop(producer)
+                    raise
+        except Fenced as error:
+            # It has no name that another could take over: the broker has forgotten its epoch.
+            raise BrokerUnavailable(
+                f"publish: the broker does not know this producer any more ({error.what})"
+            ) from None
 
     def close(self, deadline: Deadline) -> None:
         """Release connections."""
@@ -84,7 +90,7 @@ class KafkaTransactionalPublisher:
         self._id = transactional_id
         self._limit = limit
         self._failed: VectideError | None = None
-        with translated(f"take over {transactional_id}"):
+        with translated(f"take over {transactional_id}", writing=True):
             self._producer = _producer(
                 connection,
                 transactional_id=transactional_id,
@@ -107,7 +113,7 @@ class KafkaTransactionalPublisher:
             return []
         refuse_large(records, self._limit)
         try:
-            with translated(f"publish as {self._id}"):
+            with translated(f"publish as {self._id}", writing=True):
                 self._producer.begin_transaction()
                 written = _delivered(self._producer, records, deadline)
                 within(deadline, f"commit a transaction of {self._id}", self._commit)

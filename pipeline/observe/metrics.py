@@ -39,6 +39,7 @@ REASONS: Final = (
     "not_unicode",
     "bad_metadata",
     "record_too_large",
+    "record_refused",
     "chunking_failed",
     "embedding_failed",
     "bad_vector",
