@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from pipeline.errors import ConfigError
 from pipeline.masking import masked
@@ -28,6 +28,10 @@ _NOT_KEYS: Final = ("VECTIDE_CONFIG", "VECTIDE_TEST_", "VECTIDE_SIM_", "VECTIDE_
 
 #: What an HTTP header can carry: a client's refusal of anything else would show it.
 _IN_A_HEADER: Final = re.compile(r"[\x21-\x7e]+")
+
+#: A host by name, IPv4 or [IPv6], and a port.
+_ADDRESS: Final = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[\w.-]+)(:\d{1,5})?")
+_URL: Final = re.compile(r"https?://(\[[0-9a-fA-F:.%]+\]|[\w.-]+)(:\d{1,5})?(/[\w./~-]*)?")
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
@@ -118,6 +122,16 @@ class KafkaConfig(Section):
         default_factory=dict, repr=False, description="further kafka-python client options, as they are"
     )
 
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _addresses(cls, servers: str) -> str:
+        # Whatever else it holds may be a password, so it is not shown.
+        if not all(_ADDRESS.fullmatch(one.strip()) for one in servers.split(",")):
+            raise ValueError(
+                "it must be `host:port`, several with commas; users and passwords have settings of their own"
+            )
+        return servers
+
 
 class QdrantConfig(Section):
     """Used when `store = "qdrant"`."""
@@ -131,6 +145,14 @@ class QdrantConfig(Section):
     timeout_seconds: Seconds = Field(20.0, description="of one request")
     shard_number: Count | None = Field(None, description="of new collections; the server's choice if not given")
     replication_factor: Count = Field(1, description="of new collections")
+
+    @field_validator("url")
+    @classmethod
+    def _address(cls, url: str) -> str:
+        # Whatever else it holds may be a password, so it is not shown.
+        if not _URL.fullmatch(url):
+            raise ValueError("it must be `http(s)://host:port`, with a path where one is needed; the key has its own")
+        return url
 
 
 class SourceConfig(BaseModel):
