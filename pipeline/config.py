@@ -32,6 +32,7 @@ _IN_A_HEADER: Final = re.compile(r"[\x21-\x7e]+")
 #: A host by name, IPv4 or [IPv6], and a port.
 _ADDRESS: Final = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[\w.-]+)(:\d{1,5})?")
 _URL: Final = re.compile(r"https?://(\[[0-9a-fA-F:.%]+\]|[\w.-]+)(:\d{1,5})?(/[\w./~-]*)?")
+_FIELD: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
@@ -57,6 +58,15 @@ class PipelineConfig(Section):
         {"source": "keyword", "media_type": "keyword"},
         description="metadata that searches can filter on; a change means a new generation",
     )
+
+    @field_validator("filter_fields")
+    @classmethod
+    def _names(cls, fields: dict[str, FieldType]) -> dict[str, FieldType]:
+        for name in fields:
+            # Others have a meaning in a store's paths: `a.b` and `a[]` would be another field there.
+            if not _FIELD.fullmatch(name):
+                raise ValueError(f"{name!r} cannot be the name of a filter field: letters, digits, _ and - only")
+        return fields
 
 
 class ModelConfig(Section):
