@@ -30,7 +30,7 @@ from pipeline.errors import Backpressure, Poison, SourceUnavailable, Transient
 from pipeline.identity import DocumentKey, content_hash
 from pipeline.naming import Names
 from pipeline.observe.health import Health
-from pipeline.observe.metrics import Metrics
+from pipeline.observe.metrics import SKIPPED, Metrics, bounded
 from pipeline.patience import Patience
 from pipeline.ports import Broker, Fetched, Hint, Skipped, Source, TransactionalPublisher
 from pipeline.records import Provenance
@@ -301,7 +301,7 @@ class Runner:
             self._flush()
         new = known is None or known.published
         if new:
-            self._metrics.source_skipped.labels(skipped.reason).inc()
+            self._metrics.source_skipped.labels(bounded(skipped.reason, SKIPPED)).inc()
         # Only in the cache: a scan need not open it again, and losing that costs one look. A hint of
         # another change writes nothing: the file that changed can be the cache itself.
         if new or look.revision:

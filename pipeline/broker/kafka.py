@@ -8,7 +8,7 @@ no unclean leader election, and two in-sync replicas where there are three.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from kafka.errors import (
 )
 from kafka.protocol.consumer.offsets import IsolationLevel, OffsetSpec
 
+from pipeline.broker.kafka_connection import Connection, made
 from pipeline.broker.kafka_consumer import KafkaGroupConsumer, KafkaReader
 from pipeline.broker.kafka_errors import translated
 from pipeline.broker.kafka_producer import KafkaPublisher, KafkaTransactionalPublisher
@@ -39,9 +40,6 @@ from pipeline.ports import (
 
 #: Headers and Kafka's own framing around key and value.
 _FRAMING_BYTES: Final = 16 * 1024
-_BOOTSTRAP_MS: Final = 10_000
-#: The client's own 30 s would add half a minute to every outage.
-_RECONNECT_MS: Final = 2_000
 #: Replicas and in-sync replicas where there are at least three brokers.
 _REPLICAS: Final = 3
 
@@ -55,6 +53,7 @@ class KafkaBroker:
 
     Raises:
         BrokerUnavailable: no answer.
+        ConfigError: a setting is wrong, or no broker's certificate is trusted.
         Fatal: it refuses the credentials, or crc32c is missing.
     """
 
@@ -62,7 +61,8 @@ class KafkaBroker:
         _require_crc32c()
         self._config = config
         self._client = client
-        self._connection = connection_of(config)
+        self._reached = Connection(config)
+        self._connection = self._reached.options
         self._lock = threading.RLock()
         self._limits: dict[str, int] = {}
         self._admin = self._new_admin()
@@ -71,18 +71,20 @@ class KafkaBroker:
 
     def consumer(self, group: str, topics: Sequence[str], client: str) -> Consumer:
         """Join a group."""
-        return KafkaGroupConsumer(
-            {**self._connection, "client_id": client},
-            group,
-            topics,
-            self._config.session_timeout_seconds,
-            self._config.max_poll_interval_seconds,
-        )
+        with self._reached.explained():
+            return KafkaGroupConsumer(
+                {**self._connection, "client_id": client},
+                group,
+                topics,
+                self._config.session_timeout_seconds,
+                self._config.max_poll_interval_seconds,
+            )
 
     def reader(self, topic: str, start: Mapping[int, int] | None = None) -> Reader:
         """Read a topic without a group."""
         partitions = range(self._described(topic).partitions)
-        return KafkaReader({**self._connection, "client_id": self._client}, topic, start or {}, partitions)
+        with self._reached.explained():
+            return KafkaReader({**self._connection, "client_id": self._client}, topic, start or {}, partitions)
 
     def publisher(self, client: str) -> Publisher:
         """Make an idempotent producer."""
@@ -90,9 +92,10 @@ class KafkaBroker:
 
     def transactional_publisher(self, transactional_id: str) -> TransactionalPublisher:
         """Take a transactional id over."""
-        return KafkaTransactionalPublisher(
-            {**self._connection, "client_id": self._client}, transactional_id, self._limit
-        )
+        with self._reached.explained():
+            return KafkaTransactionalPublisher(
+                {**self._connection, "client_id": self._client}, transactional_id, self._limit
+            )
 
     # ----------------------------------------------------------------------------- topics
 
@@ -184,13 +187,13 @@ class KafkaBroker:
     # ---------------------------------------------------------------------------- private
 
     def _new_admin(self) -> KafkaAdminClient:
-        with translated(f"reach Kafka at {self._config.bootstrap_servers}"):
-            return KafkaAdminClient(**{**self._connection, "client_id": self._client})
+        with self._reached.opening(), translated(f"reach Kafka at {self._config.bootstrap_servers}"):
+            return made(KafkaAdminClient, {**self._connection, "client_id": self._client})
 
     @contextmanager
     def _asking(self, what: str) -> Iterator[KafkaAdminClient]:
         """The admin client, which is for one thread at a time."""
-        with self._lock, translated(what):
+        with self._lock, self._reached.explained(), translated(what):
             yield self._admin
 
     def _described(self, topic: str) -> TopicInfo:
@@ -252,28 +255,6 @@ class KafkaBroker:
                 f"below {spec.max_record_bytes}",
                 "raise it, or lower pipeline.document_limit_bytes",
             )
-
-
-def connection_of(config: KafkaConfig) -> dict[str, Any]:
-    """kafka-python's client options for a configuration."""
-    options: dict[str, Any] = {
-        "bootstrap_servers": [server.strip() for server in config.bootstrap_servers.split(",")],
-        "security_protocol": config.security_protocol,
-        "request_timeout_ms": round(config.request_timeout_seconds * 1000),
-        "bootstrap_timeout_ms": _BOOTSTRAP_MS,
-        "reconnect_backoff_max_ms": _RECONNECT_MS,
-        "ssl_check_hostname": config.ssl_check_hostname,
-    }
-    secret: Callable[[], str] | None = config.sasl_password.get_secret_value if config.sasl_password else None
-    given = {
-        "sasl_mechanism": config.sasl_mechanism,
-        "sasl_plain_username": config.sasl_username,
-        "sasl_plain_password": secret() if secret else None,
-        "ssl_cafile": str(config.ssl_cafile) if config.ssl_cafile else None,
-        "ssl_certfile": str(config.ssl_certfile) if config.ssl_certfile else None,
-        "ssl_keyfile": str(config.ssl_keyfile) if config.ssl_keyfile else None,
-    }
-    return {**options, **{name: value for name, value in given.items() if value is not None}, **config.options}
 
 
 def _required(spec: TopicSpec) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
+from pipeline.broker.kafka_connection import made
 from pipeline.broker.kafka_errors import translated, within
 from pipeline.deadline import Deadline
 from pipeline.errors import BrokerUnavailable, Fenced, Poison, VectideError
@@ -153,15 +154,16 @@ def refuse_large(records: Sequence[NewRecord], limit: Limit) -> None:
 
 def _producer(connection: Mapping[str, Any], **options: Any) -> KafkaProducer:
     request_ms = min(int(connection["request_timeout_ms"]), _TRANSACTION_MS - 1000)
-    return KafkaProducer(
-        **{**connection, "request_timeout_ms": request_ms},
-        acks="all",
-        enable_idempotence=True,
-        linger_ms=0,
-        max_request_size=_REQUEST_BYTES,
-        allow_auto_create_topics=False,
-        **{"max_block_ms": _TRANSACTION_MS, **options},
-    )
+    ours = {
+        "request_timeout_ms": request_ms,
+        "acks": "all",
+        "enable_idempotence": True,
+        "linger_ms": 0,
+        "max_request_size": _REQUEST_BYTES,
+        "allow_auto_create_topics": False,
+        "max_block_ms": _TRANSACTION_MS,
+    }
+    return made(KafkaProducer, {**connection, **ours, **options})
 
 
 def _delivered(producer: KafkaProducer, records: Sequence[NewRecord], deadline: Deadline) -> list[Written]:

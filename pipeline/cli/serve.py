@@ -19,7 +19,7 @@ from pipeline.cli.process import Pulse, attend, follow, reporter
 def serve(config_file: Path | None, state: Path | None) -> None:
     """Answer POST /search and GET /status; on another host than loopback http.token is needed."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with long_lived("serve", config_file, state) as process:
+    with long_lived("serve", config_file, state, answers=True) as process:
         parts = process.parts
         control, models = Followed(parts), Models(parts.config)
         search = search_service(parts, control, models, alone=True)
