@@ -25,13 +25,21 @@ def main() -> int:
     options.add_argument("--documents", type=int, default=120)
     options.add_argument("--per-second", type=float, default=3.0)
     options.add_argument("--storm-seconds", type=float, default=75.0)
+    options.add_argument("--quiet-seconds", type=float, default=180.0)
     options.add_argument("--mutant", choices=USABLE, help="with this guard off it must find violations")
     options.add_argument("--json", type=Path, help="where to write the report")
     options.add_argument("--folder", type=Path, help="of the run, kept; a temporary one if not given")
     chosen = options.parse_args()
     seed = random.SystemRandom().randrange(2**32) if chosen.seed is None else chosen.seed
     settings = Settings(
-        chosen.minutes, seed, chosen.brokers, chosen.documents, chosen.per_second, chosen.mutant, chosen.storm_seconds
+        minutes=chosen.minutes,
+        seed=seed,
+        brokers=chosen.brokers,
+        documents=chosen.documents,
+        per_second=chosen.per_second,
+        mutant=chosen.mutant,
+        storm_seconds=chosen.storm_seconds,
+        quiet_seconds=chosen.quiet_seconds,
     )
     folder = chosen.folder or Path(tempfile.mkdtemp(prefix="vectide-soak-"))
     folder.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ from tests.support.kafka import KafkaServer, pairs_of_ports
 ROOT = Path(__file__).parents[2]
 SESSION_SECONDS = 6.0
 #: The workers whose memory is watched: they are not killed after the first quarter.
-STEADY = ("chunk-0", "embed-0", "connect", "serve")
+STEADY = ("chunk-0", "embed-0", "serve")
 
 _CONFIGURATION = """
 broker = "kafka"
@@ -237,8 +237,8 @@ class Cluster:
         self.small_disk = _mounted(self.state)
         if self.small_disk:
             self._ending.callback(lambda: subprocess.run(["umount", "--lazy", self.state], check=False))
-        bootstrap = ",".join(one.bootstrap for one in self.brokers)
-        configuration = _CONFIGURATION.format(kafka=bootstrap, store=self.proxy, session=SESSION_SECONDS)
+        self.bootstrap = ",".join(one.bootstrap for one in self.brokers)
+        configuration = _CONFIGURATION.format(kafka=self.bootstrap, store=self.proxy, session=SESSION_SECONDS)
         self.deployment = Deployment(folder, configuration)
         ((serve_port, _),) = pairs_of_ports(1)
         shim = {
@@ -336,7 +336,7 @@ class Cluster:
             with suppress(ValueError):
                 command._end()
 
-    def hurried(self) -> bool:
+    def ready(self) -> bool:
         """True if every worker is ready."""
         return all(worker.url and not worker.paused and not worker.killed for worker in self.workers.values())
 

@@ -7,17 +7,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.soak.cluster import SESSION_SECONDS, STEADY
+from tests.soak.truth import DIMENSIONS
 
 #: Kind to how often, of 100.
-_WEIGHTS = {"kill": 26, "hang": 12, "broker kill": 6, "broker hang": 5, "store": 34, "disk": 5, "clock": 12}
+_WEIGHTS = {
+    "kill": 26,
+    "hang": 12,
+    "broker kill": 6,
+    "broker hang": 5,
+    "leaders": 4,
+    "store": 30,
+    "disk": 5,
+    "clock": 12,
+}
 _WORKERS = ("chunk-0", "chunk-1", "embed-0", "embed-1", "connect", "serve")
 _STORE_MODES = ("429", "503", "507", "slow", "cut", "lose", "hang")
 #: What the first storm has in any case, in an order that fits into 25 seconds.
-_FIRST = ("store lose", "kill embed-1", "store 429", "hang embed-0", "kill chunk-1", "broker kill", "kill connect")
+_FIRST = ("store 429", "kill embed-1", "store lose", "hang embed-0", "kill chunk-1", "broker kill", "kill connect")
 _PROPOSALS: tuple[tuple[str, ...], ...] = (
     ("--document-prompt", "passage: "),
     ("--target-tokens", "30"),
-    ("--dimension", "128"),
+    ("--dimension", str(DIMENSIONS[1])),
     (),
 )
 
@@ -87,7 +97,12 @@ def _fault(rng: random.Random, at: float, late: bool, brokers: int, wanted: str 
         kind, target = wanted, ""
     kind = kind or rng.choices(list(_WEIGHTS), weights=list(_WEIGHTS.values()))[0]
     killable = [name for name in _WORKERS if not (late and name in STEADY)]
+    if kind == "leaders" and brokers == 1:
+        kind = "store"  # there is nobody to move one to
     match kind:
+        case "leaders":
+            # Back to those that are preferred: the deaths of brokers have moved them elsewhere.
+            return Fault(at, kind, "all", 0.0)
         case "kill":
             return Fault(at, kind, target or rng.choice(killable), 0.0)
         case "hang":
@@ -95,9 +110,9 @@ def _fault(rng: random.Random, at: float, late: bool, brokers: int, wanted: str 
             seconds = SESSION_SECONDS + rng.uniform(2.0, 8.0) if rng.random() < 0.7 else rng.uniform(1.0, 4.0)
             return Fault(at, kind, target or rng.choice(_WORKERS[:5]), seconds)
         case "broker kill":
-            return Fault(at, kind, str(rng.randrange(brokers)), rng.uniform(1.0, 8.0))
+            return Fault(at, kind, _broker(rng, brokers), rng.uniform(1.0, 8.0))
         case "broker hang":
-            return Fault(at, kind, str(rng.randrange(brokers)), rng.uniform(2.0, 10.0))
+            return Fault(at, kind, _broker(rng, brokers), rng.uniform(2.0, 10.0))
         case "store":
             mode = target or rng.choice(_STORE_MODES)
             share = rng.choice([0.2, 0.5, 1.0]) if mode != "lose" else rng.choice([0.1, 0.3])
@@ -109,3 +124,8 @@ def _fault(rng: random.Random, at: float, late: bool, brokers: int, wanted: str 
         case _:
             off = rng.choice([-1, 1]) * rng.choice([3.0, 70.0, 3_700.0, 90_000.0])
             return Fault(at, "clock", rng.choice(_WORKERS), rng.uniform(5.0, 30.0), amount=off)
+
+
+def _broker(rng: random.Random, brokers: int) -> str:
+    """One of them, or, where that would stop nobody, sometimes all at once."""
+    return "all" if brokers > 1 and rng.random() < 0.3 else str(rng.randrange(brokers))

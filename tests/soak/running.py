@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.soak.canary import Canary
 from tests.soak.cluster import Cluster
 from tests.soak.faults import Storm, storms
 from tests.soak.memory import flatness
@@ -35,6 +36,8 @@ class Settings:
     storm_seconds: float = 75.0
     calm_seconds: float = 25.0
     fault_every_seconds: float = 6.0
+    quiet_seconds: float = 180.0
+    """From the end of a storm until nothing lags or differs."""
 
 
 class _Writing:
@@ -92,9 +95,11 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
     )
     events.note("settings", **vars(settings))
     cluster = Cluster(folder, settings.brokers, events, settings.mutant, settings.seed)
+    canary = Canary(weather)
     try:
         return _run(settings, cluster, schedule, events, weather, truth)
     finally:
+        canary.close()
         cluster.close()
         events.close()
 
@@ -107,7 +112,7 @@ def _run(
     writer.fill()
     weather.storm()
     cluster.start()
-    drains = [quiet(cluster, truth)]
+    drains = [quiet(cluster, truth, settings.quiet_seconds)]
     weather.settled(time.monotonic())
     weather.calm()
     searcher = Searcher(cluster, truth, weather, random.Random(f"searcher {settings.seed}"))
@@ -130,11 +135,11 @@ def _run(
         if migration is not None:
             migration.join()
         writing.pause()
-        drains.append(quiet(cluster, truth))
+        drains.append(quiet(cluster, truth, settings.quiet_seconds))
         weather.settled(time.monotonic())
         if migration is not None:
             migration.retire()
-            drains.append(quiet(cluster, truth))
+            drains.append(quiet(cluster, truth, settings.quiet_seconds))
         events.note("quiet", number=number, seconds=round(drains[-1], 1))
         done += 1
         weather.calm()
@@ -150,7 +155,7 @@ def _run(
             break
     stop.wait(settings.calm_seconds)
     writing.pause()
-    drains.append(quiet(cluster, truth))
+    drains.append(quiet(cluster, truth, settings.quiet_seconds))
     writing.stop()
     searcher.stop()
     took = (time.monotonic() - started) / 60
@@ -179,6 +184,7 @@ def _run(
         "seconds to quiet": {"median": round(statistics.median(drains), 1), "worst": round(max(drains), 1)},
         "searches": dict(searcher.counts),
         "freshness seconds": {weather_: _quantiles(values) for weather_, values in searcher.freshness.items()},
+        "seconds without a machine": round(weather.starved_seconds, 1),
         "freshness targets": {"calm": CALM_TARGET, "storm": STORM_TARGET},
         "memory MiB": memory,
         "restarts that nobody asked for": dict(cluster.restarts),

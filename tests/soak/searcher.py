@@ -28,7 +28,7 @@ from pipeline.errors import VectideError
 from pipeline.identity import DocumentKey
 from tests.soak.cluster import Cluster
 from tests.soak.truth import MARKER, Change, Span, Truth, asked
-from tests.soak.weather import STORM_TARGET, Weather
+from tests.soak.weather import STORM_TARGET, Kind, Weather
 
 _TOP = 20
 _ASK_SECONDS = 15.0
@@ -91,7 +91,7 @@ class Searcher:
         self._embedders: dict[str, HashingEmbedder] = {}
         self._tokenizer = tokenizer_of(cluster.parts.config.model)
         self.counts: Counter[str] = Counter()
-        self.freshness: dict[str, list[float]] = {"calm": [], "storm": []}
+        self.freshness: dict[Kind, list[float]] = {"calm": [], "starved": [], "storm": []}
         self._threads = [threading.Thread(target=one, daemon=True) for one in (self._asking, self._timing)]
 
     def start(self) -> None:
@@ -260,5 +260,5 @@ class Searcher:
         )
         if there == change.gone:
             return False
-        self.freshness["storm" if self._weather.stormy(change.at, now) else "calm"].append(now - change.at)
+        self.freshness[self._weather.between(change.at, now)].append(now - change.at)
         return True

@@ -6,13 +6,18 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from kafka import KafkaAdminClient
 
 from tests.soak.cluster import Cluster
 from tests.soak.faults import Fault, Storm
 
 _HEAL_SECONDS = 180.0
+#: Kinds that are counted by their targets.
+_NAMED = ("store", "kill", "hang")
 
 
 class Faults:
@@ -22,7 +27,7 @@ class Faults:
         self._cluster = cluster
         self._store = threading.Lock()
         self._disk = threading.Lock()
-        self._brokers = [threading.Lock() for _ in cluster.brokers]
+        self._broker_lock = threading.Lock()
         self.counts: Counter[str] = Counter()
 
     def run(self, storm: Storm, stop: threading.Event) -> None:
@@ -45,7 +50,7 @@ class Faults:
         try:
             with self._applied(fault) as done:
                 if done:
-                    self.counts[f"{fault.kind} {fault.target}" if fault.kind == "store" else fault.kind] += 1
+                    self.counts[f"{fault.kind} {fault.target}" if fault.kind in _NAMED else fault.kind] += 1
                     self._cluster.events.note("fault", **fault.as_json())
                     if fault.seconds:
                         time.sleep(fault.seconds)
@@ -87,24 +92,29 @@ class Faults:
                     yield free
                     if free:
                         ballast.unlink()
+            case "leaders":
+                admin = KafkaAdminClient(bootstrap_servers=cluster.bootstrap)
+                try:
+                    admin.elect_leaders(0, raise_errors=False)
+                finally:
+                    admin.close()
+                yield True
             case "broker kill" | "broker hang":
                 yield from self._broker(fault)
             case _:
                 raise AssertionError(fault)
 
     def _broker(self, fault: Fault) -> Iterator[bool]:
-        place = int(fault.target)
-        server = self._cluster.brokers[place]
-        with _taken(self._brokers[place]) as free:
-            if free and fault.kind == "broker kill":
-                server.kill()
-            elif free:
-                server.pause()
+        wanted = self._cluster.brokers if fault.target == "all" else [self._cluster.brokers[int(fault.target)]]
+        with _taken(self._broker_lock) as free, ThreadPoolExecutor(len(wanted)) as pool:
+            for server in wanted if free else ():
+                server.kill() if fault.kind == "broker kill" else server.pause()
             yield free
-            if free and fault.kind == "broker kill":
-                server.start()
-            elif free:
-                server.resume()
+            for future in [
+                pool.submit(server.start if fault.kind == "broker kill" else server.resume)
+                for server in (wanted if free else ())
+            ]:
+                future.result()
 
 
 @contextmanager

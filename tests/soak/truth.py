@@ -18,17 +18,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from pipeline.embedding.hashing import _hashed
 from pipeline.identity import DocumentKey
+
+Poisoned = Literal["", "embed", "chunk"]
 
 SOURCE = "docs"
 GROUPS = 6
 LEVELS = 4
 #: A word that the test's model makes no vector of, and one that the chunker fails on (shim/sitecustomize.py).
-POISON = {"embed": "poisonembed", "chunk": "poisonchunk"}
+POISON: dict[Poisoned, str] = {"embed": "poisonembed", "chunk": "poisonchunk"}
 MARKER = re.compile(r"\bmk(\d+)a\b")
 
-Poisoned = Literal["", "embed", "chunk"]
-
+#: Of the vectors, before and after a migration to fewer.
+DIMENSIONS = (256, 128)
 _WORDS = 600
 _FOLDERS = 6
 #: Ended texts and permissions that the searcher asks for again.
@@ -39,6 +42,16 @@ _KINDS = {"edit": 46, "permit": 16, "create": 10, "delete": 10, "rename": 12, "p
 def asked(marker: int) -> str:
     """The question whose answer is the paragraph with this marker."""
     return f"mk{marker}a mk{marker}b mk{marker}c"
+
+
+def findable(marker: int, words: str) -> bool:
+    """False where the words of the marker meet in one place of a vector, and cancel each other out."""
+    for dimension in DIMENSIONS:
+        places = [_hashed(word, dimension)[0] for word in asked(marker).split()]
+        others = [_hashed(word, dimension)[0] for word in words.split()]
+        if len({*places}) < len(places) or {*places} & {*others}:
+            return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -174,9 +187,11 @@ class Writer:
         self._poisons = 0
 
     def fill(self) -> None:
-        """The first documents."""
+        """The first documents, one of each poison among them."""
         for _ in range(self._wanted):
             self._write(self._free(), self._made(), "create")
+        for kind in POISON:
+            self._poison(kind)
 
     def change(self) -> None:
         """One change of some kind."""
@@ -197,7 +212,7 @@ class Writer:
             case "create":
                 self._write(self._free(), self._made(), "create")
             case "poison" if len(ill) < 8:
-                self._poison()
+                self._poison(rng.choice(list(POISON)))
             case "cure" if ill:
                 path = rng.choice(ill)
                 if rng.random() < 0.5:
@@ -253,8 +268,7 @@ class Writer:
         self._truth.is_now(path, None, "delete")
         self._truth.operations["delete"] += 1
 
-    def _poison(self) -> None:
-        kind = self._rng.choice(["embed", "chunk"])
+    def _poison(self, kind: Poisoned) -> None:
         self._poisons += 1
         document = self._made()
         marker, words = document.paragraphs[-1]
@@ -310,8 +324,11 @@ class Writer:
         return (document for _, document in sorted(self._truth.documents.items()) if not document.poison)
 
     def _paragraph(self) -> tuple[int, str]:
-        self._markers += 1
-        return self._markers, " ".join(f"word{self._rng.randrange(_WORDS)}" for _ in range(self._rng.randint(8, 20)))
+        while True:
+            self._markers += 1
+            words = " ".join(f"word{self._rng.randrange(_WORDS)}" for _ in range(self._rng.randint(8, 20)))
+            if findable(self._markers, words):
+                return self._markers, words
 
     def _free(self) -> str:
         """From a bounded set: the head of a deleted document stays, so ever new names would be growth."""

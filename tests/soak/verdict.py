@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,31 +19,35 @@ from pipeline.generations.equality import compare
 from pipeline.identity import DocumentKey, chunk_id, occurrences
 from pipeline.points import Head, StoredChunk
 from pipeline.ports import Collection
+from pipeline.records import STAGES
 from pipeline.specs import GenerationSpec
 from pipeline.stages.dead_letters import standing
 from tests.soak.cluster import Cluster
 from tests.soak.truth import SOURCE, Document, Truth, key_of, on_disk
 
-#: From the end of a storm until there is no lag and no difference.
-QUIET_SECONDS = 180.0
 _LOOK_SECONDS = 1.0
+_SAY_SECONDS = 15.0
 _EXAMPLES = 5
 _COSINE = 0.999
 
 
-def quiet(cluster: Cluster, truth: Truth) -> float:
-    """Wait until nothing lags and nothing differs; what still does then is a violation. Seconds taken."""
-    started = time.monotonic()
+def quiet(cluster: Cluster, truth: Truth, seconds: float) -> float:
+    """Wait until nothing lags and nothing differs; what still does after so long is a violation. Seconds taken."""
+    started, said = time.monotonic(), _SAY_SECONDS
     found: dict[str, list[str]] = {"not looked": ["nothing could be asked yet"]}
     while True:
         try:
-            found = _differences(cluster, truth) if cluster.hurried() else {"not ready": _not_ready(cluster)}
+            found = _differences(cluster, truth) if cluster.ready() else {"not ready": _not_ready(cluster)}
         except CollectionMissing as error:
             found = {"collection missing": [str(error)]}
         except VectideError as error:
             found = {"no answer": [str(error)]}
-        if not found or time.monotonic() - started > QUIET_SECONDS:
+        waited = time.monotonic() - started
+        if not found or waited > seconds:
             break
+        if waited > said:
+            said += _SAY_SECONDS
+            cluster.events.note("not quiet yet", found=found)
         time.sleep(_LOOK_SECONDS)
     for kind, texts in found.items():
         for text in texts:
@@ -66,7 +69,7 @@ def _differences(cluster: Cluster, truth: Truth) -> dict[str, list[str]]:
     for generation in state.followed:
         lag, _ = lag_of(parts, generation.spec)
         if any(lag.values()):
-            return {"lag": [f"{generation.id}: {lag}"]}
+            return {"lag": [f"{generation.id}: {lag}", *_lags(cluster, generation.spec)]}
     heads: dict[str, dict[str, Head]] = {}
     for generation in state.followed:
         collection = parts.store.open(parts.names.collection(generation.id))
@@ -89,6 +92,20 @@ def _differences(cluster: Cluster, truth: Truth) -> dict[str, list[str]]:
         topics -= {spec.name for spec in pipeline_topics(parts.names, parts.config.pipeline)}
         if topics:
             found.setdefault("left over", []).extend(f"topic {name}" for name in sorted(topics))
+    return found
+
+
+def _lags(cluster: Cluster, spec: GenerationSpec) -> list[str]:
+    """Where, for whoever has to find out why."""
+    parts, found = cluster.parts, []
+    topics = parts.names.documents(parts.config.pipeline.epoch), parts.names.chunks(spec.id)
+    for stage, topic in zip(STAGES, topics, strict=True):
+        committed = parts.broker.committed(parts.names.group(stage, spec.id), topic)
+        open_ends = parts.broker.offsets(topic, uncommitted=True)
+        for partition, bounds in parts.broker.offsets(topic).items():
+            if committed.get(partition, bounds.start) < bounds.end:
+                at = f"committed {committed.get(partition)} of {bounds.end}, {open_ends[partition].end} with open"
+                found.append(f"{topic} {partition}: {at}")
     return found
 
 
@@ -217,11 +234,6 @@ def _scanned(collection: Collection) -> tuple[dict[str, Head], dict[str, dict[st
             chunks.setdefault(chunk.doc, {})[chunk.id] = chunk
         if after is None:
             return heads, chunks
-
-
-def log_of(folder: Path) -> str:
-    """Where the events of a run are."""
-    return str(folder / "events.jsonl")
 
 
 def _hashing() -> Any:

@@ -7,14 +7,18 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 #: Seconds from a change on disk until no search may say otherwise any more.
 CALM_TARGET = 10.0
 #: The same for a change that a storm overlaps: outages of up to 15 s one upon the other, a session
 #: timeout, and the 40 s that a killed Kafka may need to end a transaction.
 STORM_TARGET = 120.0
+#: From a time in which the machine let nothing run until what has piled up is done.
+_WORKED_OFF_SECONDS = 15.0
 _EXAMPLES = 50
+
+Kind = Literal["calm", "starved", "storm"]
 
 
 class Weather:
@@ -23,6 +27,7 @@ class Weather:
     def __init__(self) -> None:
         self._storms: list[tuple[float, float]] = []
         self._settled = 0.0
+        self._starved: list[tuple[float, float]] = []
 
     def storm(self) -> None:
         """From now on."""
@@ -33,19 +38,37 @@ class Weather:
         if self._storms:
             self._storms[-1] = (self._storms[-1][0], time.monotonic())
 
+    def starved(self, since: float, until: float) -> None:
+        """The machine did not let anything run; what has piled up is worked off for a while."""
+        if self._starved and self._starved[-1][1] >= since:
+            since, _ = self._starved.pop()
+        self._starved.append((since, until + _WORKED_OFF_SECONDS))
+
+    @property
+    def starved_seconds(self) -> float:
+        """How long, all in all, what was worked off included."""
+        return sum(end - start for start, end in self._starved)
+
     def settled(self, at: float) -> None:
         """A quiet point has been reached: what was changed before ``at`` was seen to be in the store."""
         self._settled = at
 
-    def stormy(self, since: float, until: float) -> bool:
-        """Whether it stormed at any time between."""
-        return any(start <= until and end >= since for start, end in self._storms[-3:])
+    def between(self, since: float, until: float) -> Kind:
+        """The worst at any time between."""
+        if _met(self._storms, since, until):
+            return "storm"
+        return "starved" if _met(self._starved, since, until) else "calm"
 
     def target(self, since: float, until: float) -> float:
         """Seconds that a change at ``since`` had, seen at ``until``."""
         if since < self._settled <= until:
             return 0.0
-        return STORM_TARGET if self.stormy(since, until) else CALM_TARGET
+        return CALM_TARGET if self.between(since, until) == "calm" else STORM_TARGET
+
+
+def _met(times: list[tuple[float, float]], since: float, until: float) -> bool:
+    # Changes are not followed for longer than the last few of these.
+    return any(start <= until and end >= since for start, end in times[-20:])
 
 
 class Events:

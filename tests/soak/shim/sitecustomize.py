@@ -30,22 +30,22 @@ def _clock(path: str) -> None:
 def _poison() -> None:
     import numpy
 
+    from pipeline.embedding import generation
     from pipeline.embedding.hashing import HashingEmbedder
-    from pipeline.stages import chunk
 
-    embed, cut = HashingEmbedder.embed_documents, chunk._cut
+    embed, cut = HashingEmbedder.embed_documents, generation.chunk
 
     def embed_documents(self, texts):
         vectors = embed(self, texts)
         vectors[["poisonembed" in text for text in texts]] = numpy.nan
         return vectors
 
-    def cut_or_fail(text, media_type, how):
+    def cut_or_fail(text, *more):
         if "poisonchunk" in text:
-            raise chunk.Poison("chunking_failed", "planted by the soak")
-        return cut(text, media_type, how)
+            raise RuntimeError("planted by the soak")
+        return cut(text, *more)
 
-    HashingEmbedder.embed_documents, chunk._cut = embed_documents, cut_or_fail
+    HashingEmbedder.embed_documents, generation.chunk = embed_documents, cut_or_fail
 
 
 if "VECTIDE_TEST_CLOCK" in os.environ:
