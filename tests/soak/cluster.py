@@ -28,7 +28,7 @@ from pipeline.cli.assembly import Parts, open_parts
 from pipeline.config import load
 from pipeline.errors import VectideError
 from pipeline.generations.control import ControlState, read
-from tests.soak.weather import Events
+from tests.soak.weather import Events, Weather
 from tests.support.deployment import Command, Deployment, loopback_qdrant
 from tests.support.kafka import KafkaServer, pairs_of_ports
 
@@ -84,7 +84,7 @@ _WORKERS = {
     "connect": ("connect", "filesystem"),
     "serve": ("serve",),
 }
-_READY_SECONDS = 120.0
+_READY_SECONDS = 300.0
 _LOOK_SECONDS = 0.25
 #: Six probes in a row that fail: as long as Kubernetes waits by itself (three, ten seconds apart).
 _PROBES = 6
@@ -96,10 +96,13 @@ _TAIL = 1500
 class Worker:
     """One long-lived process and its successors."""
 
-    def __init__(self, name: str, begin: Callable[[dict[str, str]], Command], folder: Path, events: Events) -> None:
+    def __init__(
+        self, name: str, begin: Callable[[dict[str, str]], Command], folder: Path, events: Events, weather: Weather
+    ) -> None:
         self.name = name
         self._begin = begin
         self._events = events
+        self._weather = weather
         self._clock = folder / f"{name}.clock"
         self._clock.write_bytes(struct.pack("<d", 0.0))
         self.lock = threading.RLock()
@@ -185,11 +188,12 @@ class Worker:
         url = self.url
         if not url or self.paused:
             return
+        asked = time.monotonic()
         try:
             urllib.request.urlopen(f"{url}/livez", timeout=_PROBE_SECONDS).close()
             self.silent = 0
         except OSError as error:
-            if self.url == url and not self.paused:
+            if self.url == url and not self.paused and not self._weather.starved_between(asked, time.monotonic()):
                 self.silent += 1
                 self._events.note("probe failed", worker=self.name, why=str(error))
 
@@ -209,11 +213,14 @@ class Cluster:
         folder: of the run.
         brokers: one or three.
         events: told what happens.
+        weather: whether the machine is there.
         mutant: a guard that is off in every worker.
         seed: of the proxy's dice.
     """
 
-    def __init__(self, folder: Path, brokers: int, events: Events, mutant: str | None, seed: int) -> None:
+    def __init__(
+        self, folder: Path, brokers: int, events: Events, weather: Weather, mutant: str | None, seed: int
+    ) -> None:
         self.folder = folder
         self.events = events
         self.restarts: Counter[str] = Counter()
@@ -248,11 +255,15 @@ class Cluster:
         }
         self._shim = shim
         more = {
-            "serve": {"VECTIDE_HTTP__PORT": str(serve_port), "VECTIDE_QDRANT__URL": upstream},
+            "serve": {
+                "VECTIDE_HTTP__PORT": str(serve_port),
+                "VECTIDE_QDRANT__URL": upstream,  # not through the proxy: a search that fails is a violation
+                "VECTIDE_QDRANT__TIMEOUT_SECONDS": "20",
+            },
             "connect": {"VECTIDE_STATE": str(self.state)},
         }
         self.workers = {
-            name: Worker(name, self._beginner(arguments, {**shim, **more.get(name, {})}), folder, events)
+            name: Worker(name, self._beginner(arguments, {**shim, **more.get(name, {})}), folder, events, weather)
             for name, arguments in _WORKERS.items()
         }
         self.parts: Parts = open_parts(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pipeline.errors import VectideError
 from pipeline.generations.control import ControlState
 from tests.soak.cluster import Cluster, Worker
+from tests.soak.weather import Weather
 
 _RUN_SECONDS = 300.0
 _COMMAND_SECONDS = 150.0
@@ -24,11 +25,20 @@ class Migration:
     Args:
         cluster: where.
         proposal: what is asked for.
+        weather: puts deadlines off while the machine is taken.
         rng: how long it stays as it is between two switches.
     """
 
-    def __init__(self, cluster: Cluster, proposal: tuple[str, ...], rng: random.Random, counts: Counter[str]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        proposal: tuple[str, ...],
+        weather: Weather,
+        rng: random.Random,
+        counts: Counter[str],
+    ) -> None:
         self._cluster = cluster
+        self._weather = weather
         self._proposal = proposal
         self._pauses = [rng.uniform(1.0, 6.0) for _ in range(3)]
         self._counts = counts
@@ -40,8 +50,8 @@ class Migration:
 
     def join(self) -> None:
         """Until it is over, well or not."""
-        self._thread.join(_RUN_SECONDS + 4 * _COMMAND_SECONDS)
-        assert not self._thread.is_alive(), "the migration did not end"
+        while self._thread.is_alive():  # each of its steps has a deadline
+            self._thread.join(1.0)
 
     def retire(self) -> None:
         """Remove the generation before."""
@@ -70,15 +80,15 @@ class Migration:
     def _job(self, before: str) -> bool:
         cluster = self._cluster
         arguments = ("migrate", "run", *self._proposal, "--cutover", "auto", "--again", "--json")
-        job = Worker("job", lambda more: cluster.begin_job(*arguments), cluster.folder, cluster.events)
-        deadline = time.monotonic() + _RUN_SECONDS
+        job = Worker("job", lambda more: cluster.begin_job(*arguments), cluster.folder, cluster.events, self._weather)
+        started = time.monotonic()
         try:
-            while time.monotonic() < deadline:
+            while self._in_time(started, _RUN_SECONDS):
                 job.start()
                 cluster.job = job
                 assert job.command is not None
                 process = job.command.process
-                while process.poll() is None and time.monotonic() < deadline:
+                while process.poll() is None and self._in_time(started, _RUN_SECONDS):
                     time.sleep(0.2)
                 code = process.poll()
                 if code is None:
@@ -107,9 +117,8 @@ class Migration:
     def _switch(self, what: str, done: Callable[[ControlState], bool], *arguments: str) -> bool:
         """A command until what it asks for is so: its answer may be lost, or it may be refused for a while."""
         cluster = self._cluster
-        deadline = time.monotonic() + _COMMAND_SECONDS
-        said = ""
-        while time.monotonic() < deadline:
+        started, said = time.monotonic(), ""
+        while self._in_time(started, _COMMAND_SECONDS):
             code, said = cluster.said(*arguments)
             try:
                 if done(cluster.control()):
@@ -122,6 +131,9 @@ class Migration:
             time.sleep(1.0)
         cluster.events.violation("migration", f"{what} did not happen: {said[-400:]}")
         return False
+
+    def _in_time(self, started: float, seconds: float) -> bool:
+        return time.monotonic() < started + seconds + self._weather.starved_since(started)
 
     def _live(self) -> str:
         return str(self._cluster.until(lambda: _live_in(self._cluster.control()), _COMMAND_SECONDS))

@@ -94,7 +94,7 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
         settings.brokers,
     )
     events.note("settings", **vars(settings))
-    cluster = Cluster(folder, settings.brokers, events, settings.mutant, settings.seed)
+    cluster = Cluster(folder, settings.brokers, events, weather, settings.mutant, settings.seed)
     canary = Canary(weather)
     try:
         return _run(settings, cluster, schedule, events, weather, truth)
@@ -112,7 +112,7 @@ def _run(
     writer.fill()
     weather.storm()
     cluster.start()
-    drains = [quiet(cluster, truth, settings.quiet_seconds)]
+    drains = [quiet(cluster, truth, weather, settings.quiet_seconds)]
     weather.settled(time.monotonic())
     weather.calm()
     searcher = Searcher(cluster, truth, weather, random.Random(f"searcher {settings.seed}"))
@@ -129,17 +129,18 @@ def _run(
         events.note("storm", number=number)
         migration = None
         if storm.proposal is not None:
-            migration = Migration(cluster, storm.proposal, random.Random(f"migration {settings.seed} {number}"), counts)
+            pauses = random.Random(f"migration {settings.seed} {number}")
+            migration = Migration(cluster, storm.proposal, weather, pauses, counts)
             migration.start()
         faults.run(storm, stop)
         if migration is not None:
             migration.join()
         writing.pause()
-        drains.append(quiet(cluster, truth, settings.quiet_seconds))
+        drains.append(quiet(cluster, truth, weather, settings.quiet_seconds))
         weather.settled(time.monotonic())
         if migration is not None:
             migration.retire()
-            drains.append(quiet(cluster, truth, settings.quiet_seconds))
+            drains.append(quiet(cluster, truth, weather, settings.quiet_seconds))
         events.note("quiet", number=number, seconds=round(drains[-1], 1))
         done += 1
         weather.calm()
@@ -155,7 +156,7 @@ def _run(
             break
     stop.wait(settings.calm_seconds)
     writing.pause()
-    drains.append(quiet(cluster, truth, settings.quiet_seconds))
+    drains.append(quiet(cluster, truth, weather, settings.quiet_seconds))
     writing.stop()
     searcher.stop()
     took = (time.monotonic() - started) / 60
@@ -184,7 +185,7 @@ def _run(
         "seconds to quiet": {"median": round(statistics.median(drains), 1), "worst": round(max(drains), 1)},
         "searches": dict(searcher.counts),
         "freshness seconds": {weather_: _quantiles(values) for weather_, values in searcher.freshness.items()},
-        "seconds without a machine": round(weather.starved_seconds, 1),
+        "seconds without a machine": round(weather.starved_since(started)),
         "freshness targets": {"calm": CALM_TARGET, "storm": STORM_TARGET},
         "memory MiB": memory,
         "restarts that nobody asked for": dict(cluster.restarts),

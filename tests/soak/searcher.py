@@ -31,10 +31,12 @@ from tests.soak.truth import MARKER, Change, Span, Truth, asked
 from tests.soak.weather import STORM_TARGET, Kind, Weather
 
 _TOP = 20
-_ASK_SECONDS = 15.0
+_ASK_SECONDS = 30.0
 #: Seconds between two questions, so that the pipeline has the machine too.
 _REST_SECONDS = 0.1
 _PROBE_REST_SECONDS = 0.1
+#: Until it is known that the machine was taken.
+_NEWS_SECONDS = 1.0
 #: Changes that are timed at once.
 _PROBES = 4
 #: float32 in the store against float32 here.
@@ -142,11 +144,14 @@ class Searcher:
         try:
             answer = searches.ask(marker, group)
         except Failed as failure:
-            if not self._cluster.workers["serve"].away(began - 1.0, time.monotonic()):
-                self._cluster.events.violation("search failed", str(failure))
+            now = time.monotonic()
+            time.sleep(_NEWS_SECONDS)
+            if self._cluster.workers["serve"].away(began - 1.0, now):
+                self.counts["failed while the service was killed"] += 1
+            elif self._weather.starved_between(began, now):
+                self.counts["failed while the machine was taken"] += 1
             else:
-                self.counts["searches while the service was killed"] += 1
-                time.sleep(0.2)
+                self._cluster.events.violation("search failed", f"after {now - began:.1f} s: {failure}")
             return None
         answer["began"] = began
         self.counts["searches"] += 1
@@ -199,6 +204,8 @@ class Searcher:
         age = began - until
         if age > 0:
             self.counts["hits that were older, within the target"] += 1
+        if age > self._weather.target(until, began):
+            time.sleep(_NEWS_SECONDS)
         if age > self._weather.target(until, began):
             kind = "revoked" if what == "group" else "deleted" if why == "delete" else "superseded"
             text = f"{path}: {what} ended {age:.1f} s before the search, by {why}"

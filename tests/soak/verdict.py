@@ -24,6 +24,7 @@ from pipeline.specs import GenerationSpec
 from pipeline.stages.dead_letters import standing
 from tests.soak.cluster import Cluster
 from tests.soak.truth import SOURCE, Document, Truth, key_of, on_disk
+from tests.soak.weather import Weather
 
 _LOOK_SECONDS = 1.0
 _SAY_SECONDS = 15.0
@@ -31,7 +32,7 @@ _EXAMPLES = 5
 _COSINE = 0.999
 
 
-def quiet(cluster: Cluster, truth: Truth, seconds: float) -> float:
+def quiet(cluster: Cluster, truth: Truth, weather: Weather, seconds: float) -> float:
     """Wait until nothing lags and nothing differs; what still does after so long is a violation. Seconds taken."""
     started, said = time.monotonic(), _SAY_SECONDS
     found: dict[str, list[str]] = {"not looked": ["nothing could be asked yet"]}
@@ -43,7 +44,7 @@ def quiet(cluster: Cluster, truth: Truth, seconds: float) -> float:
         except VectideError as error:
             found = {"no answer": [str(error)]}
         waited = time.monotonic() - started
-        if not found or waited > seconds:
+        if not found or waited > seconds + weather.starved_since(started):
             break
         if waited > said:
             said += _SAY_SECONDS

@@ -44,14 +44,18 @@ class Weather:
             since, _ = self._starved.pop()
         self._starved.append((since, until + _WORKED_OFF_SECONDS))
 
-    @property
-    def starved_seconds(self) -> float:
-        """How long, all in all, what was worked off included."""
-        return sum(end - start for start, end in self._starved)
+    def starved_since(self, since: float) -> float:
+        """How many seconds of those until now, what was worked off included: deadlines are put off by so many."""
+        now = time.monotonic()
+        return sum(max(0.0, min(end, now) - max(start, since)) for start, end in self._starved)
 
     def settled(self, at: float) -> None:
         """A quiet point has been reached: what was changed before ``at`` was seen to be in the store."""
         self._settled = at
+
+    def starved_between(self, since: float, until: float) -> bool:
+        """Whether the machine was taken at any time between."""
+        return _met(self._starved, since, until)
 
     def between(self, since: float, until: float) -> Kind:
         """The worst at any time between."""
@@ -63,7 +67,8 @@ class Weather:
         """Seconds that a change at ``since`` had, seen at ``until``."""
         if since < self._settled <= until:
             return 0.0
-        return CALM_TARGET if self.between(since, until) == "calm" else STORM_TARGET
+        kind = self.between(since, until)
+        return CALM_TARGET if kind == "calm" else STORM_TARGET + self.starved_since(since)
 
 
 def _met(times: list[tuple[float, float]], since: float, until: float) -> bool:
