@@ -34,6 +34,8 @@ MARKER = re.compile(r"\bmk(\d+)a\b")
 DIMENSIONS = (256, 128)
 _WORDS = 600
 _FOLDERS = 6
+#: Versions of a document that may be on their way at once.
+_VERSIONS = 8
 #: Ended texts and permissions that the searcher asks for again.
 _ENDED = 400
 _KINDS = {"edit": 46, "permit": 16, "create": 10, "delete": 10, "rename": 12, "poison": 2, "cure": 2, "move": 2}
@@ -113,6 +115,8 @@ class Truth:
     """By path and marker."""
     groups: dict[tuple[str, str], Span] = field(default_factory=dict)
     """By path and group."""
+    versions: dict[str, deque[Document]] = field(default_factory=dict)
+    """The last few of each path."""
     planted: dict[str, Poisoned] = field(default_factory=dict)
     """Every path that ever was poison."""
     ended: deque[tuple[str, int]] = field(default_factory=lambda: deque(maxlen=_ENDED))
@@ -149,6 +153,7 @@ class Truth:
                     self.revoked.append((path, before.group, next(iter(document.markers))))
             if document is not None:
                 self.documents[path] = document
+                self.versions.setdefault(path, deque(maxlen=_VERSIONS)).append(document)
                 for marker in new:
                     span = self.texts[path, marker]
                     span.since = min(span.since, now)
