@@ -66,6 +66,7 @@ class KafkaBroker:
         self._lock = threading.RLock()
         self._limits: dict[str, int] = {}
         self._admin = self._new_admin()
+        self._astray = False
 
     # ---------------------------------------------------------------------------- clients
 
@@ -157,7 +158,7 @@ class KafkaBroker:
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
         """A group's committed offsets."""
-        with self._asking(f"ask for the offsets of {group}") as admin:
+        with self._asking_coordinator(f"ask for the offsets of {group}") as admin:
             try:
                 found = admin.list_group_offsets({group: None}).get(group, {})
             except GroupIdNotFoundError:
@@ -174,10 +175,10 @@ class KafkaBroker:
 
     def delete_group(self, group: str) -> None:
         """Forget a group."""
-        with self._asking(f"delete group {group}") as admin:
+        with self._asking_coordinator(f"delete group {group}") as admin:
             outcome = admin.delete_groups([group]).get(group, "OK")
-        if outcome not in ("OK", "GroupIdNotFoundError"):
-            raise BrokerUnavailable(f"group {group} cannot be deleted now: {outcome}")
+            if outcome not in ("OK", "GroupIdNotFoundError"):
+                raise BrokerUnavailable(f"group {group} cannot be deleted now: {outcome}")
 
     def close(self) -> None:
         """Release connections."""
@@ -195,6 +196,25 @@ class KafkaBroker:
         """The admin client, which is for one thread at a time."""
         with self._lock, self._reached.explained(), translated(what):
             yield self._admin
+
+    @contextmanager
+    def _asking_coordinator(self, what: str) -> Iterator[KafkaAdminClient]:
+        """Likewise, for what the coordinator of a group answers.
+
+        kafka-python's admin client keeps the coordinator that it has found for ever, also when it has moved
+        or is dead: after a failure the next question goes by way of a new client.
+        """
+        with self._lock:
+            if self._astray:
+                fresh = self._new_admin()
+                self._admin.close()
+                self._admin, self._astray = fresh, False
+            try:
+                with self._asking(what) as admin:
+                    yield admin
+            except BrokerUnavailable:
+                self._astray = True
+                raise
 
     def _described(self, topic: str) -> TopicInfo:
         found = self.topics(topic).get(topic)
