@@ -243,7 +243,8 @@ class EmbedStage:
         batch = _Batch()
         tokens = records = 0
         block = True
-        while records < self._limits.documents and tokens < self._limits.tokens:
+        most_documents, most_tokens = self._pace.batch(self._limits.documents), self._pace.batch(self._limits.tokens)
+        while records < most_documents and tokens < most_tokens:
             try:
                 taken = self._inbox.get(block=block, timeout=0.1)
             except queue.Empty:

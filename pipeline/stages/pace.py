@@ -33,6 +33,8 @@ _LOOKS: Final = 1200
 _LIVELY_SECONDS: Final = 3.0
 #: Padded tokens of one forward pass beside live changes: some 15 ms of MiniLM on two cores.
 _SMALL_TOKENS: Final = 256
+#: Of a batch, beside live changes: cutting and writing hold the interpreter for as long as they are big.
+_SMALL_PART: Final = 16
 
 
 class LiveTraffic:
@@ -163,6 +165,14 @@ class Pace:
             most: what suits the device.
         """
         return min(most, _SMALL_TOKENS) if self._building and self._live.lively else most
+
+    def batch(self, most: int) -> int:
+        """Documents, or tokens, gathered into one batch.
+
+        Args:
+            most: of them at other times.
+        """
+        return max(1, most // _SMALL_PART) if self._building and self._live.lively else most
 
     def _wait(self) -> None:
         ended, took = getattr(self._last, "ended", 0.0), getattr(self._last, "took", 0.0)
