@@ -239,6 +239,10 @@ class Config(Section):
         "embedded", description="where vectors are; `embedded` is a folder, for one process"
     )
     state: Path = Field(Path(".vectide"), description="folder of the embedded log and store, and of connectors")
+    receipt_key: SecretStr | None = Field(
+        None, description="signs receipts of `vectide forget`; better given as a file or in the environment"
+    )
+    receipt_key_file: Path | None = Field(None, description="file that holds that key")
     pipeline: PipelineConfig = PipelineConfig()
     model: ModelConfig = ModelConfig()
     chunking: ChunkingConfig = ChunkingConfig()
@@ -317,18 +321,23 @@ def _masked(value: Any, key: str = "") -> Any:
 
 def _with_secret_files(config: Config) -> Config:
     changes: dict[str, Any] = {}
-    for section, secret in (("kafka", "sasl_password"), ("qdrant", "api_key"), ("http", "token")):
-        table = getattr(config, section)
+    secrets = (("kafka", "sasl_password"), ("qdrant", "api_key"), ("http", "token"), ("", "receipt_key"))
+    for section, secret in secrets:
+        table = getattr(config, section) if section else config
         path: Path | None = getattr(table, f"{secret}_file")
+        name = f"{section}.{secret}_file".lstrip(".")
         if path is not None:
             try:
                 value = SecretStr(path.read_text(encoding="utf-8").strip())
             except (OSError, UnicodeDecodeError) as error:
                 why = error.strerror if isinstance(error, OSError) else "not a text"
-                raise ConfigError(f"{section}.{secret}_file: {path}: {why}", "mount the secret there") from None
+                raise ConfigError(f"{name}: {path}: {why}", "mount the secret there") from None
             if not value.get_secret_value():
-                raise ConfigError(f"{section}.{secret}_file: {path} is empty", "mount the secret there")
-            changes[section] = table.model_copy(update={secret: value})
+                raise ConfigError(f"{name}: {path} is empty", "mount the secret there")
+            if section:
+                changes[section] = table.model_copy(update={secret: value})
+            else:
+                changes[secret] = value
     return config.model_copy(update=changes)
 
 
