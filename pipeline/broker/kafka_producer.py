@@ -13,7 +13,7 @@ from pipeline.broker.kafka_connection import made
 from pipeline.broker.kafka_errors import translated, within
 from pipeline.deadline import Deadline
 from pipeline.errors import BrokerUnavailable, Fenced, Poison, VectideError
-from pipeline.ports import NewRecord, Written
+from pipeline.ports import NewRecord, Then, Written
 
 #: Above any topic's limit: the topic's own decides, and its broker says so.
 _REQUEST_BYTES: Final = 100 * 1024 * 1024
@@ -106,7 +106,7 @@ class KafkaTransactionalPublisher:
                 _abandon(self._producer)
                 raise
 
-    def publish(self, records: Sequence[NewRecord], deadline: Deadline) -> list[Written]:
+    def publish(self, records: Sequence[NewRecord], deadline: Deadline, then: Then | None = None) -> list[Written]:
         """Write all of the records in one transaction, or none."""
         if self._failed is not None:
             raise self._failed
@@ -117,6 +117,10 @@ class KafkaTransactionalPublisher:
             with translated(f"publish as {self._id}", writing=True):
                 self._producer.begin_transaction()
                 written = _delivered(self._producer, records, deadline)
+                if then is not None:
+                    further = then(written)
+                    refuse_large(further, self._limit)
+                    written += _delivered(self._producer, further, deadline)
                 within(deadline, f"commit a transaction of {self._id}", self._commit)
                 return written
         except Fenced as error:

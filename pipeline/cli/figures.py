@@ -13,7 +13,7 @@ from pipeline.generations.control import ControlState
 from pipeline.ports import Record
 from pipeline.specs import GenerationSpec
 from pipeline.stages import dead_letters
-from pipeline.stages.reports import ALIVE_SECONDS, WorkerReport, read_reports
+from pipeline.stages.reports import WorkerReport, read_reports
 
 _COUNTERS: Final = ("chunks_embedded", "chunks_reused", "tokens_embedded", "documents_published", "source_skipped")
 #: One record of each partition is read to learn its event time; more would only be slower.
@@ -39,7 +39,7 @@ def figures(parts: Parts, control: ControlState) -> dict[str, Any]:
         **counters,
         "generation": None if live is None else _described(live),
         "generations": {one.id: one.state for one in control.followed},
-        "workers": [_worker(report) for report in reports if not _gone(report)],
+        "workers": [_worker(report) for report in reports if report.alive],
     }
 
 
@@ -119,10 +119,6 @@ def _described(live: GenerationSpec) -> dict[str, Any]:
         "max_tokens": live.model.max_tokens,
         "filter_fields": dict(live.filter_fields),
     }
-
-
-def _gone(report: WorkerReport) -> bool:
-    return report.ended or time.time() - report.reported > ALIVE_SECONDS
 
 
 def _worker(report: WorkerReport) -> dict[str, Any]:

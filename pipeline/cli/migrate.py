@@ -12,8 +12,9 @@ import click
 
 from pipeline.cli.access import Ask, reached
 from pipeline.cli.job import Job
-from pipeline.cli.migrations import raised, refused_by_gate
+from pipeline.cli.migrations import refused_by_gate
 from pipeline.cli.options import as_json, configuration, configure_logs, configured, print_json
+from pipeline.cli.tasks import raised
 from pipeline.errors import ConfigError
 from pipeline.observe.logs import printable
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from pipeline.cli.assembly import Followed, Models, Parts
+from pipeline.cli.erasure import Erasure
 from pipeline.cli.figures import figures
 from pipeline.cli.migrations import Migrations
 from pipeline.embedding.generation import chunker
@@ -33,6 +34,7 @@ class Operations:
         search: answers questions.
         models: loaded models.
         before_status: brings counters of this very process up to date.
+        sources: those that this very process runs.
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class Operations:
         search: SearchService,
         models: Models,
         before_status: Callable[[], None] = lambda: None,
+        sources: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._parts = parts
         self._control = control
         self._search = search
         self._before_status = before_status
         self._migrations = Migrations(parts, control, models)
+        self._erasure = Erasure(parts, control, sources)
 
     def routes(self) -> dict[tuple[str, str], Route]:
         """By method and path."""
@@ -56,15 +60,21 @@ class Operations:
             ("GET", "/status"): self.status,
             ("POST", "/dead-letters"): self.dead_letters,
             ("POST", "/migrate"): self.migrate,
+            ("POST", "/erasure"): self.erasure,
         }
 
     def migrate(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """``action`` and what belongs to it; see :class:`pipeline.cli.migrations.Migrations`."""
         return self._migrations.ask(arguments)
 
+    def erasure(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """``action`` and what belongs to it; see :class:`pipeline.cli.erasure.Erasure`."""
+        return self._erasure.ask(arguments)
+
     def close(self) -> None:
         """Give up what still runs."""
         self._migrations.close()
+        self._erasure.close()
 
     def search(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """``query``, ``top``, ``filter`` (list of ``key=value``), ``by_document``.

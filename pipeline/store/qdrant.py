@@ -178,6 +178,10 @@ class QdrantStore:
         collection = self.open(name)
         return collection.count_chunks() * collection.spec.dimension * 4
 
+    def purge(self, name: str) -> bool:
+        """False: its optimizer writes segments anew when enough of them is deleted."""
+        return False
+
     def drop(self, name: str) -> None:
         """Delete a collection."""
         with _translated(name):
