@@ -18,7 +18,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
@@ -28,6 +28,8 @@ from pipeline.errors import MalformedRecord, Poison, SourceUnavailable, Transien
 from pipeline.identity import DocumentKey, canonical_json, content_hash
 from pipeline.ports import Broker, Fetched, Record, Skipped, Source
 from pipeline.records import DocumentChanged, DocumentDeleted
+from pipeline.verification.findings import EXAMPLES, Named
+from pipeline.verification.temporary import room, temporary_file
 
 SourceKind: TypeAlias = Literal[
     "missing from the log",  # a document of the source that the log does not have
@@ -39,8 +41,6 @@ Publish: TypeAlias = Callable[[DocumentKey, Fetched | Poison], DocumentChanged]
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Told what is read (``log``, or a source's id) and how many documents of how many (0: unknown)."""
 
-#: Keys that are named of each kind of finding.
-EXAMPLES: Final = 10
 #: How often what differs is looked at again at most, and seconds before each look: a running connector
 #: publishes a change within one of them, and of many some. It ends when a look finds what the one
 #: before has found.
@@ -77,15 +77,6 @@ class _Doubt(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """Documents of one kind."""
-
-    count: int = 0
-    examples: tuple[str, ...] = ()
-    """The keys of up to :data:`EXAMPLES` of them, as :attr:`DocumentKey.text`."""
-
-
-@dataclass(frozen=True, slots=True)
 class SourceReport:
     """What was found of one source."""
 
@@ -96,7 +87,7 @@ class SourceReport:
     """Documents that the source has."""
     findings: Mapping[SourceKind, Named] = field(default_factory=dict)
     """Of every kind, also those without any."""
-    unreadable: Named = Named()
+    unreadable: Named = field(default_factory=Named)
     """Documents that cannot be read now: nobody knows what they say."""
     changing: int = 0
     """Documents that said something else at every look."""
@@ -144,7 +135,7 @@ def compare_sources(
         Transient: the broker does not answer, or there is no room for the temporary file; call again.
         NewerSchema: the log has a record of a later vectide.
     """
-    with _file() as file:
+    with closing(temporary_file(_TABLES)) as file, room():
         log = _Log(file, broker, topic, [source.id for source in sources], on_progress)
         log.read()
         return [_Comparison(file, log, source, publish, on_progress, wait).report() for source in sources]
@@ -360,23 +351,3 @@ def _bytes(path: str) -> bytes:
 
 def _text(path: bytes) -> str:
     return path.decode("utf-8", "surrogateescape")
-
-
-@contextmanager
-def _file() -> Iterator[sqlite3.Connection]:
-    """A file in TMPDIR that is thrown away.
-
-    Raises:
-        Transient: it cannot be written.
-    """
-    try:
-        with closing(sqlite3.connect("", isolation_level=None)) as file:
-            file.execute("PRAGMA journal_mode = OFF")
-            file.executescript(_TABLES)
-            file.execute("BEGIN")
-            yield file
-    except sqlite3.OperationalError as error:
-        raise Transient(
-            f"the temporary file of a comparison cannot be written: {error}; make room in the folder for temporary "
-            "files, or name another one with TMPDIR"
-        ) from None

@@ -19,6 +19,7 @@ from pipeline.embedding.batches import NORM_TOLERANCE, embed_all
 from pipeline.identity import chunk_id, content_hash
 from pipeline.points import Head, StoredChunk, Vectors
 from pipeline.ports import Collection, Embedder
+from pipeline.verification.findings import EXAMPLES, Found
 
 #: What two runs of one model over one text agree in, whatever the batch, the device and, for half
 #: precision, the rounding; other weights do not.
@@ -148,6 +149,8 @@ class Sample:
     whole: int
     """Chunks of the collection when it began."""
     wrong: int
+    reasons: tuple[tuple[str, str], ...] = ()
+    """Of some wrong chunks their document's key and what is wrong."""
 
     @property
     def all(self) -> bool:
@@ -182,6 +185,7 @@ class Sample:
             "wrong": self.wrong,
             "confidence": CONFIDENCE,
             "fewer_than": self.bound if not self.wrong else None,
+            "reasons": [list(one) for one in self.reasons],
             "statement": self.statement,
         }
 
@@ -193,8 +197,8 @@ class Examined(NamedTuple):
     """How many; what no head lists is on its way in or out, and not judged."""
     wrong: frozenset[str]
     """The ids of those that are wrong."""
-    documents: Mapping[str, tuple[Head, Wrong]]
-    """For each of their documents its head, and what is wrong with one of them."""
+    documents: Mapping[str, tuple[Head, Mapping[str, Wrong]]]
+    """For each of their documents its head, and what is wrong with its chunks, by content hash as stored."""
 
 
 def sample(
@@ -203,7 +207,7 @@ def sample(
     count: int,
     seed: int,
     on_progress: Callable[[int, int], None] = lambda done, whole: None,
-) -> tuple[Sample, Mapping[str, tuple[Head, Wrong]]]:
+) -> tuple[Sample, list[Found]]:
     """Look at random chunks: text and vector. While others write; memory holds a page of vectors.
 
     Args:
@@ -214,7 +218,7 @@ def sample(
         on_progress: told after each page how many of how many; what it raises ends the sample.
 
     Returns:
-        What it shows, and by document what is wrong with one of its chunks, and the head that lists it.
+        What it shows, and the documents of wrong chunks.
 
     Raises:
         StoreUnavailable, StoreBusy: call again.
@@ -236,12 +240,15 @@ def sample(
         on_progress(min(start + _TEXTS, len(places)), len(places))
     # A second look: what a repair has mended, or a newer version removed, since the first is none.
     still: set[str] = set()
-    documents: dict[str, tuple[Head, Wrong]] = {}
+    documents: dict[str, tuple[Head, dict[str, Wrong]]] = {}
     for chunks in _pages(collection, sorted(docs)):
         again = examined(collection, check, [chunk for chunk in chunks if chunk.id in wrong])
         still |= again.wrong
-        documents.update(again.documents)
-    return Sample(seed, count, judged, whole, len(still)), documents
+        for doc, (head, contents) in again.documents.items():
+            documents.setdefault(doc, (head, {}))[1].update(contents)
+    reasons = [(head.key.text, one.why) for head, contents in documents.values() for one in contents.values()]
+    shown = Sample(seed, count, judged, whole, len(still), tuple(sorted(reasons)[:EXAMPLES]))
+    return shown, [one for head, contents in documents.values() for one in _found(head, contents)]
 
 
 def examined(collection: Collection, check: VectorCheck, chunks: Sequence[StoredChunk]) -> Examined:
@@ -254,8 +261,22 @@ def examined(collection: Collection, check: VectorCheck, chunks: Sequence[Stored
         text = wrong_text(chunk, head)
         if text is not None:
             wrong[chunk.id] = text
-    documents = {head.doc: (head, wrong[chunk.id]) for chunk, head in owned if chunk.id in wrong}
+    documents: dict[str, tuple[Head, dict[str, Wrong]]] = {}
+    for chunk, head in owned:
+        if chunk.id in wrong:
+            documents.setdefault(head.doc, (head, {}))[1][chunk.content_hash] = wrong[chunk.id]
     return Examined(len(owned), frozenset(wrong), documents)
+
+
+def _found(head: Head, contents: Mapping[str, Wrong]) -> Iterator[Found]:
+    """Findings about one document."""
+    kinds = {one.kind for one in contents.values()}
+    if "wrong vector" in kinds:
+        vectors = frozenset(content for content, one in contents.items() if one.kind == "wrong vector")
+        yield Found(head.doc, "wrong vector", head.key, head.stamp, vectors)
+    if "wrong text" in kinds:
+        # Its hash can be wrong as well: the whole document is run again.
+        yield Found(head.doc, "wrong text", head.key, head.stamp)
 
 
 def _places(collection: Collection, count: int, whole: int, random_: random.Random) -> list[str]:

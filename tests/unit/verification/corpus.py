@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from pipeline.specs import GenerationSpec
 from pipeline.stages.chunk import chunked
 from pipeline.store.collection import PointCollection
 from pipeline.store.edge import EdgeStore
-from pipeline.store.payload import head_payload
+from pipeline.store.memory import MemoryCollection, MemoryStore
+from pipeline.store.payload import chunk_payload, head_payload
 from pipeline.sync import synchronise
 from pipeline.verification.vectors import VectorCheck
 from tests.support.workers import NAMES
@@ -52,7 +53,7 @@ class Corpus:
     """One generation."""
 
     broker: EmbeddedBroker
-    collection: PointCollection
+    collection: PointCollection | MemoryCollection
     spec: GenerationSpec = SPEC
 
     @property
@@ -98,33 +99,47 @@ class Corpus:
         found = {one.id: one for one in self.collection.scan_chunks(None, 1000, [key.doc], vectors=True)[0]}
         return [found[listed.id] for listed in self.head(key).chunks]
 
-    def plant(self, chunk: StoredChunk, vector: Vectors | None = None, **payload: Any) -> None:
-        """Write a chunk past the protocol and the adapter's checks."""
-        vector = chunk.vector if vector is None else vector
-        assert vector is not None
-        engine = self.collection._engine
-        (point,) = engine.retrieve([chunk.id], payload=True, vector=False)
-        engine.upsert([(chunk.id, np.asarray(vector, np.float32), {**point.payload, **payload})], None, "upsert")
+    def plant(self, chunk: StoredChunk, vector: Vectors | None = None, **changes: Any) -> None:
+        """Write a chunk past the protocol and the adapter's checks, its cells as they were."""
+        made = replace(chunk, **({} if vector is None else {"vector": np.asarray(vector, np.float32)}), **changes)
+        if isinstance(self.collection, MemoryCollection):
+            point = self.collection._chunks[chunk.id]
+            self.collection._chunks[chunk.id] = replace(point, **{one: getattr(made, one) for one in _CHUNK})
+            return
+        (before,) = self.collection._engine.retrieve([chunk.id], payload=True, vector=False)
+        payload = chunk_payload(replace(made, vector=None))  # type: ignore[arg-type]
+        self._upsert(chunk.id, made.vector, before.payload, payload)
 
     def plant_head(self, head: Head) -> None:
         """Write a head past the protocol, its cells as they were."""
-        engine = self.collection._engine
-        (point,) = engine.retrieve([head.doc], payload=True, vector=False)
-        engine.upsert([(head.doc, None, {**point.payload, **_without_cells(head_payload(head))})], None, "upsert")
+        if isinstance(self.collection, MemoryCollection):
+            self.collection._heads[head.doc] = head
+            return
+        (before,) = self.collection._engine.retrieve([head.doc], payload=True, vector=False)
+        self._upsert(head.doc, None, before.payload, head_payload(head))
 
-    def remove(self, *ids: str) -> None:
-        """Delete points past the protocol."""
-        self.collection._engine.delete({"must": [{"has_id": list(ids)}]})
+    def remove(self, chunk: StoredChunk) -> None:
+        """Delete a chunk past the protocol."""
+        if isinstance(self.collection, MemoryCollection):
+            self.collection._remove(chunk.id)
+            return
+        self.collection._engine.delete({"must": [{"has_id": [chunk.id]}]})
+
+    def _upsert(self, id: str, vector: Vectors | None, before: dict[str, Any], payload: dict[str, Any]) -> None:
+        assert isinstance(self.collection, PointCollection)
+        cells = {name: before[name] for name in ("cells", "cell") if name in before}
+        self.collection._engine.upsert([(id, vector, {**payload, **cells})], None, "upsert")
 
 
-def _without_cells(payload: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in payload.items() if name not in ("cells", "cell")}
+#: What a planted chunk may differ in.
+_CHUNK = ("text", "content_hash", "filters", "filter_hash", "stamp", "vector")
 
 
 @contextmanager
-def opened(folder: Path, spec: GenerationSpec = SPEC) -> Iterator[Corpus]:
-    """An empty corpus."""
-    broker, store = EmbeddedBroker(None), EdgeStore(folder / "store")
+def opened(spec: GenerationSpec = SPEC, folder: Path | None = None) -> Iterator[Corpus]:
+    """An empty corpus, in memory or, in a folder, over Qdrant's engine, where planted points keep their cells."""
+    broker = EmbeddedBroker(None)
+    store = MemoryStore() if folder is None else EdgeStore(folder / "store")
     broker.ensure_topics(pipeline_topics(NAMES, PIPELINE))
     collection = store.create(
         CollectionSpec(

@@ -16,7 +16,8 @@ from pipeline.errors import NewerSchema, Poison, SourceUnavailable, Transient
 from pipeline.identity import DocumentKey
 from pipeline.ports import Fetched, NewRecord, Skipped
 from pipeline.records import DocumentChanged, Provenance
-from pipeline.verification.sources import EXAMPLES, LOOKS, SourceReport, compare_sources
+from pipeline.verification.findings import EXAMPLES
+from pipeline.verification.sources import LOOKS, SourceReport, compare_sources
 from tests.support.sources import Documents, scanned
 from tests.unit.connectors.faults import Spy, reopened
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import uuid
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from pipeline.errors import Poison
 from pipeline.identity import DocumentKey, content_hash
 from pipeline.points import StoredChunk, Vectors
 from pipeline.verification import vectors
+from pipeline.verification.findings import EXAMPLES
 from pipeline.verification.vectors import Sample, VectorCheck, sample
 from tests.unit.verification.corpus import SPEC, TOKENIZER, Corpus, generation, opened
 
@@ -38,8 +41,8 @@ def fill(corpus: Corpus) -> None:
 
 
 @pytest.fixture
-def corpus(tmp_path: Path) -> Iterator[Corpus]:
-    with opened(tmp_path) as made:
+def corpus() -> Iterator[Corpus]:
+    with opened() as made:
         fill(made)
         made.follow()
         yield made
@@ -51,7 +54,9 @@ D3 = DocumentKey("s", "d3")
 def looked(corpus: Corpus, **more: Any) -> tuple[Sample, dict[str, tuple[str, str]]]:
     """A look at every chunk; by key what is wrong."""
     shown, found = sample(corpus.collection, more.pop("check", corpus.check), 1000, SEED, **more)
-    return shown, {head.key.path: (wrong.kind, wrong.why) for head, wrong in found.values()}
+    reasons = {DocumentKey.from_text(key).path: why for key, why in shown.reasons}
+    assert all(one.key is not None and one.stamp == corpus.head(one.key).stamp for one in found)
+    return shown, {one.key.path: (one.kind, reasons.get(one.key.path, "")) for one in found if one.key is not None}
 
 
 def test_a_sound_collection_is_said_to_be(corpus: Corpus) -> None:
@@ -77,7 +82,7 @@ def nan(chunk: StoredChunk) -> Vectors:
 
 @pytest.mark.parametrize("distance", ["cosine", "dot"])
 def test_a_vector_that_is_not_finite_is_found(tmp_path: Path, distance: str) -> None:
-    with opened(tmp_path, generation(distance=distance)) as corpus:
+    with opened(generation(distance=distance), tmp_path) as corpus:
         fill(corpus)
         corpus.follow()
         chunk = corpus.chunks(D3)[1]
@@ -86,8 +91,8 @@ def test_a_vector_that_is_not_finite_is_found(tmp_path: Path, distance: str) -> 
         assert (found, shown.wrong) == ({"d3": ("wrong vector", "it is not finite")}, 1)
 
 
-def test_a_vector_of_another_length_is_found_where_the_store_keeps_lengths(tmp_path: Path) -> None:
-    with opened(tmp_path, generation(distance="dot")) as corpus:
+def test_a_vector_of_another_length_is_found_where_the_store_keeps_lengths() -> None:
+    with opened(generation(distance="dot")) as corpus:
         fill(corpus)
         corpus.follow()
         chunk = corpus.chunks(D3)[1]
@@ -95,8 +100,8 @@ def test_a_vector_of_another_length_is_found_where_the_store_keeps_lengths(tmp_p
         assert looked(corpus)[1] == {"d3": ("wrong vector", "its length is 1.5, not 1")}
 
 
-def test_a_vector_of_another_length_than_the_model_s_is_found_where_none_is_promised(tmp_path: Path) -> None:
-    with opened(tmp_path, generation(distance="dot", normalize=False)) as corpus:
+def test_a_vector_of_another_length_than_the_model_s_is_found_where_none_is_promised() -> None:
+    with opened(generation(distance="dot", normalize=False)) as corpus:
         fill(corpus)
         corpus.follow()
         assert looked(corpus)[1] == {}
@@ -114,18 +119,20 @@ def test_swapped_vectors_are_found_in_both_documents(corpus: Corpus) -> None:
     shown, found = looked(corpus)
     assert {path: kind for path, (kind, _) in found.items()} == {"d3": "wrong vector", "d4": "wrong vector"}
     assert "the model makes another one of its text (cosine" in found["d3"][1]
+    _, both = sample(corpus.collection, corpus.check, 1000, SEED)
+    assert {content for one in both for content in one.contents} == {one.content_hash, other.content_hash}
     assert shown.statement.endswith("2 are wrong")
 
 
-def test_a_silently_wrong_model_shows_in_every_chunk(tmp_path: Path) -> None:
+def test_a_silently_wrong_model_shows_in_every_chunk() -> None:
     """Given a writer with other weights of the same dimension, under the generation's name."""
     weights = replace_prompt("other weights ")
-    with opened(tmp_path) as corpus:
+    with opened() as corpus:
         fill(corpus)
         corpus.follow(weights)
         shown, found = looked(corpus)
         assert shown.wrong == shown.whole
-        assert len(found) == DOCUMENTS + 1
+        assert (len(found), len(shown.reasons)) == (DOCUMENTS + 1, EXAMPLES)
         few, _ = sample(corpus.collection, corpus.check, 3, SEED)
         assert few.wrong == few.looked == 3
 
@@ -138,7 +145,7 @@ def replace_prompt(prompt: str) -> HashingEmbedder:
     "payload",
     [
         {"text": "Something else stands here."},
-        {"text": "Something else stands here.", "hash": content_hash("Something else stands here.")},
+        {"text": "Something else stands here.", "content_hash": content_hash("Something else stands here.")},
     ],
     ids=["text", "text and hash"],
 )
@@ -216,8 +223,8 @@ def test_one_seed_is_one_choice_and_says_so(corpus: Corpus) -> None:
     assert chosen(1) == chosen(1) != chosen(2)
 
 
-def test_an_empty_collection_has_nothing_to_show(tmp_path: Path) -> None:
-    with opened(tmp_path) as corpus:
+def test_an_empty_collection_has_nothing_to_show() -> None:
+    with opened() as corpus:
         shown, found = looked(corpus)
         assert (shown.statement, found) == ("there are no chunks", {})
 
@@ -231,9 +238,9 @@ class Ids:
 
     ids: list[str]
 
-    def scan_chunks(self, after: str | None, limit: int, vectors: bool = False) -> tuple[list[StoredChunk], None]:
-        found = [id for id in self.ids if after is None or id >= after][:limit]
-        return [StoredChunk(id, "", 0, "", "", 0, {}, "") for id in found], None
+    def scan_chunks(self, after: str | None, limit: int, vectors: bool = False) -> tuple[list[Any], None]:
+        place = bisect_left(self.ids, after or "")
+        return [SimpleNamespace(id=id) for id in self.ids[place : place + limit]], None
 
 
 @pytest.mark.parametrize("listed", [0, 1000], ids=["by gaps", "listed"])
