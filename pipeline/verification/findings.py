@@ -1,0 +1,146 @@
+"""Findings: documents that are wrong, each with what is wrong with it, in a temporary file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Literal, Self, TypeAlias, get_args
+
+from pipeline.identity import DocumentKey
+from pipeline.verification.temporary import room, temporary_file
+
+Kind: TypeAlias = Literal[
+    "missing",  # a live document without a head, or with a tombstone at the log's own version
+    "stale",  # a head below the log's version
+    "unfinished",  # a head lists chunks that do not exist
+    "wrong list",  # a head at the log's version that lists other chunks, spans or headings
+    "wrong metadata",  # other metadata or filter fields than the log's, or chunks with other ones than their head's
+    "orphan",  # a head or a chunk of a document that is not (any more), or a chunk that its head does not list
+    "duplicate",  # an unlisted chunk with the text of a listed one
+    "wrong vector",  # not finite, of another norm, or not what the model makes of the text
+    "ahead",  # a head above anything in the log: the log has lost records
+]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+
+#: Keys that are named of each kind of finding.
+EXAMPLES: Final = 10
+_PAGE: Final = 256
+
+_TABLE: Final = """
+CREATE TABLE found (
+    doc TEXT NOT NULL, kind TEXT NOT NULL, key BLOB, stamp INTEGER NOT NULL, contents TEXT NOT NULL,
+    PRIMARY KEY (doc, kind)) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A document that is wrong in one way; one that is wrong in several ways is found several times."""
+
+    doc: str
+    """The document's id in the store."""
+    kind: Kind
+    key: DocumentKey | None
+    """None: chunks without a head, of a document that the log does not have. Nothing tells its key."""
+    stamp: int
+    """The highest that was seen of it: what is above it, somebody has written since. -1: nothing is there."""
+    contents: frozenset[str] = frozenset()
+    """Content hashes whose vectors are wrong."""
+
+    @property
+    def name(self) -> str:
+        """For people: the key as text, or the document's id where there is none."""
+        return self.doc if self.key is None else self.key.text
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Findings of one kind, for people."""
+
+    count: int = 0
+    """Documents."""
+    examples: tuple[str, ...] = ()
+    """Names of up to :data:`EXAMPLES` of them."""
+
+
+class Findings:
+    """Documents that are wrong; in a temporary file that is gone with this. Safe for one thread at a time.
+
+    Raises:
+        Transient: from any method; there is no room for the file.
+    """
+
+    def __init__(self) -> None:
+        self._file = temporary_file(_TABLE)
+
+    def add(self, found: Iterable[Found]) -> None:
+        """Remember these; a document that was found in the same way before is replaced."""
+        with room():
+            self._file.executemany(
+                "INSERT OR REPLACE INTO found VALUES (?, ?, ?, ?, ?)",
+                [
+                    (
+                        one.doc,
+                        one.kind,
+                        None if one.key is None else one.key.to_bytes(),
+                        one.stamp,
+                        " ".join(sorted(one.contents)),
+                    )
+                    for one in found
+                ],
+            )
+
+    def forget(self, docs: Iterable[str]) -> None:
+        """These documents are not wrong any more."""
+        with room():
+            self._file.executemany("DELETE FROM found WHERE doc = ?", [(doc,) for doc in docs])
+
+    def pages(self, size: int = _PAGE) -> Iterator[list[Found]]:
+        """All, by document; those of one document are on one page. More may be added or forgotten meanwhile."""
+        after = ""
+        while True:
+            with room():
+                docs = self._file.execute(
+                    "SELECT DISTINCT doc FROM found WHERE doc > ? ORDER BY doc LIMIT ?", (after, size)
+                ).fetchall()
+                if not docs:
+                    return
+                rows = self._file.execute(
+                    "SELECT doc, kind, key, stamp, contents FROM found WHERE doc > ? AND doc <= ? ORDER BY doc, kind",
+                    (after, docs[-1][0]),
+                ).fetchall()
+            after = docs[-1][0]
+            yield [_found(*row) for row in rows]
+
+    def __iter__(self) -> Iterator[Found]:
+        for page in self.pages():
+            yield from page
+
+    def named(self) -> Mapping[Kind, Named]:
+        """Of every kind, also those without any: how many documents, and some of their names."""
+        with room():
+            counts = dict(self._file.execute("SELECT kind, count(*) FROM found GROUP BY kind").fetchall())
+            return {kind: Named(counts[kind], self._examples(kind)) if kind in counts else Named() for kind in KINDS}
+
+    def close(self) -> None:
+        """Throw the file away."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _examples(self, kind: Kind) -> tuple[str, ...]:
+        rows = self._file.execute(
+            "SELECT doc, kind, key, stamp, contents FROM found WHERE kind = ? ORDER BY doc LIMIT ?", (kind, EXAMPLES)
+        )
+        return tuple(_found(*row).name for row in rows)
+
+
+def _found(doc: str, kind: Kind, key: bytes | None, stamp: int, contents: str) -> Found:
+    return Found(doc, kind, None if key is None else DocumentKey.from_bytes(key), stamp, frozenset(contents.split()))
