@@ -164,7 +164,6 @@ def _point(plan: Plan, stamp: int, id: str, span: ChunkSpan, vector: Vectors) ->
         stamp,
         span.content_hash,
         embedded_text(document, span),
-        document.key.bucket,
         plan.fields.values,
         plan.fields.hash,
         vector,

@@ -252,7 +252,6 @@ def _point_of(raw: Any, chunk: Any) -> ChunkPoint:
         chunk.stamp,
         chunk.content_hash,
         chunk.text,
-        chunk.bucket,
         chunk.filters,
         chunk.filter_hash,
         chunk.vector,
