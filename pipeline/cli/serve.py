@@ -26,7 +26,7 @@ def serve(config_file: Path | None, state: Path | None) -> None:
         process.patience.until_done("broker", search.warm)
         operations = Operations(parts, control, search, models)
         for (method, path), route in operations.routes().items():
-            if path != "/migrate":  # who may search may not retire a generation
+            if path not in ("/migrate", "/verify"):  # who may search may not retire or repair a generation
                 process.server.mount(method, path, route)
         report = reporter(parts.broker, parts.names, "serve", "", parts.health, parts.metrics)
         process.crew.start("search", lambda stop: follow(search, parts.health, stop))

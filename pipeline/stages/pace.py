@@ -32,7 +32,7 @@ _LOOKS: Final = 1200
 #: Live changes this recent mean that more will come: batches stay small until then.
 _LIVELY_SECONDS: Final = 3.0
 #: Padded tokens of one forward pass beside live changes: some 15 ms of MiniLM on two cores.
-_SMALL_TOKENS: Final = 256
+SMALL_TOKENS: Final = 256
 
 
 class LiveTraffic:
@@ -162,7 +162,7 @@ class Pace:
         Args:
             most: what suits the device.
         """
-        return min(most, _SMALL_TOKENS) if self._building and self._live.lively else most
+        return min(most, SMALL_TOKENS) if self._building and self._live.lively else most
 
     def _wait(self) -> None:
         ended, took = getattr(self._last, "ended", 0.0), getattr(self._last, "took", 0.0)

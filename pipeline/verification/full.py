@@ -22,13 +22,11 @@ from typing import Any, Final, TypeAlias
 
 from pipeline.broker.reading import to_the_end
 from pipeline.codec import decode_event, unreadable
-from pipeline.embedding.generation import Chunker
 from pipeline.errors import MalformedRecord, Poison
 from pipeline.identity import DocumentKey, version_of
 from pipeline.points import Head, ListedChunk, StoredChunk
 from pipeline.ports import Broker, Collection, Record
-from pipeline.records import ChunkedDocument
-from pipeline.stages.chunk import chunked
+from pipeline.records import ChunkedDocument, DocumentChanged, DocumentEvent
 from pipeline.sync.filters import filter_fields
 from pipeline.sync.reading import embedded_text, point_ids
 from pipeline.verification.checkpoint import Checkpoint
@@ -49,6 +47,7 @@ _SAVE_SECONDS: Final = 2.0
 #: Nothing read for so long, although there is more: the broker does not answer.
 _STALL_SECONDS: Final = 30.0
 
+Chunked: TypeAlias = Callable[[DocumentEvent, int], ChunkedDocument]
 OnProgress: TypeAlias = Callable[[int, int], None]
 """Told after each page how many points were looked at, of how many; what it raises ends it."""
 
@@ -77,7 +76,7 @@ def full(
     epoch: int,
     collection: Collection,
     ends: Mapping[int, int],
-    chunk: Chunker,
+    chunked: Chunked,
     check: VectorCheck,
     checkpoint: Checkpoint,
     findings: Findings,
@@ -93,7 +92,7 @@ def full(
         epoch: of that topic.
         collection: of a generation that has committed everything below ``ends``, in both stages.
         ends: by partition, the next offset of the topic at some moment before.
-        chunk: the generation's chunker.
+        chunked: what the generation's chunk stage makes of an event.
         check: with the generation's model.
         checkpoint: where a killed one was; it is kept up, and removed at the end.
         findings: what is found is added.
@@ -108,7 +107,7 @@ def full(
         Fatal: the model fails on any text.
     """
     return _Full(
-        broker, topic, epoch, collection, ends, chunk, check, checkpoint, findings, only, on_progress, wait
+        broker, topic, epoch, collection, ends, chunked, check, checkpoint, findings, only, on_progress, wait
     ).run()
 
 
@@ -124,7 +123,7 @@ class _Full:
         epoch: int,
         collection: Collection,
         ends: Mapping[int, int],
-        chunk: Chunker,
+        chunked: Chunked,
         check: VectorCheck,
         checkpoint: Checkpoint,
         findings: Findings,
@@ -137,7 +136,7 @@ class _Full:
         self._epoch = epoch
         self._collection = collection
         self._ends = ends
-        self._chunk = chunk
+        self._chunked = chunked
         self._check = check
         self._checkpoint = checkpoint
         self._findings = findings
@@ -229,10 +228,12 @@ class _Full:
         if event is None:
             return None
         try:
-            return chunked(event, version, generation, self._chunk)
+            return self._chunked(event, version)
         except Poison:
-            made = chunked(event, version, generation, lambda text, media_type: ())
-            return replace(made, state="failed", text="", chunks=())
+            made = ChunkedDocument(event.key, version, generation, "failed", event.provenance)
+            if isinstance(event, DocumentChanged):
+                made = replace(made, metadata=event.metadata, media_type=event.media_type)
+            return made
 
     # ------------------------------------------------------------------------ one group
 
