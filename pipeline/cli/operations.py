@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from pipeline.chunking.documents import chunked
 from pipeline.cli.assembly import Followed, Models, Parts
 from pipeline.cli.figures import figures
 from pipeline.cli.migrations import Migrations
@@ -19,7 +20,6 @@ from pipeline.search.searcher import parse_where
 from pipeline.search.service import SearchService
 from pipeline.specs import GenerationSpec
 from pipeline.stages import dead_letters
-from pipeline.stages.chunk import chunked
 from pipeline.stages.dead_letters import describe
 
 #: Shown of a dead letter's record: enough to recognise it.

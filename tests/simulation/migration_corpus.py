@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.chunking import chunk
+from pipeline.chunking.documents import chunked
 from pipeline.chunking.tokens import WordTokenizer
 from pipeline.codec import encode_event
 from pipeline.config import ChunkingConfig, Config, MigrateConfig, ModelConfig, PipelineConfig
@@ -21,7 +22,6 @@ from pipeline.points import Vectors
 from pipeline.ports import Broker, Collection, NewRecord
 from pipeline.records import ChunkSpan, DocumentChanged, DocumentDeleted, DocumentEvent, Provenance
 from pipeline.specs import ChunkingSpec, GenerationSpec, ModelSpec
-from pipeline.stages.chunk import chunked
 from pipeline.sync.filters import filter_fields, no_filter_fields
 from pipeline.sync.reading import embedded_text, point_ids
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.topics import pipeline_topics
+from pipeline.chunking.documents import chunked
 from pipeline.cli import job, lines, migrations
 from pipeline.cli.assembly import Followed, Models, Parts, log_identity
 from pipeline.cli.migrations import Migrations
@@ -22,7 +23,6 @@ from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
 from pipeline.records import STAGES, Stage
 from pipeline.specs import GenerationSpec
-from pipeline.stages.chunk import chunked
 from pipeline.store.memory import MemoryStore
 from pipeline.sync import repair, synchronise
 from tests.simulation.migration_changes import Change, changed

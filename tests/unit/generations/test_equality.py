@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.partitioner import partition_of
+from pipeline.chunking.documents import chunked
 from pipeline.codec import SCHEMA, Encoded, decode_event, encode_event, unreadable
 from pipeline.deadline import Deadline
 from pipeline.errors import BrokerUnavailable, LogDiverged, MalformedRecord, NewerSchema, StoreUnavailable, Transient
@@ -25,7 +26,6 @@ from pipeline.identity import DocumentKey, content_hash, stamp_of, version_in, v
 from pipeline.points import Head
 from pipeline.ports import CollectionSpec, NewRecord, Reader, Record, TopicSpec
 from pipeline.records import ChunkedDocument, ChunkSpan, DocumentChanged, DocumentDeleted, Provenance
-from pipeline.stages.chunk import chunked
 from pipeline.store.memory import MemoryCollection, MemoryStore
 from pipeline.sync import ToEmbed, synchronise
 from tests.unit.chunking.documents import SEED, examples

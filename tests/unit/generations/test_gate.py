@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.topics import chunks_topic, pipeline_topics
+from pipeline.chunking.documents import chunked
 from pipeline.codec import decode_event, encode_event
 from pipeline.config import Config, ModelConfig, PipelineConfig
 from pipeline.deadline import Deadline
@@ -23,7 +24,6 @@ from pipeline.identity import DocumentKey, version_of
 from pipeline.ports import CollectionSpec, NewRecord, Store, TopicPartition
 from pipeline.records import DocumentChanged, Provenance
 from pipeline.specs import GenerationSpec
-from pipeline.stages.chunk import chunked
 from pipeline.store.memory import MemoryCollection, MemoryStore
 from pipeline.sync import synchronise
 from tests.support.workers import NAMES
