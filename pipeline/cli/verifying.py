@@ -21,7 +21,6 @@ from pipeline.generations.gate import caught_up
 from pipeline.identity import DocumentKey
 from pipeline.ports import Collection, Embedder, Fetched
 from pipeline.records import DocumentChanged, Provenance
-from pipeline.stages.chunk import chunked
 from pipeline.verification import EXAMPLES, Verdict, repair, verify
 from pipeline.verification.checkpoint import Checkpoint, Of, checkpoint_path
 from pipeline.verification.comparison import UNSERVED
@@ -196,7 +195,7 @@ class Examination:
             self._parts.config.pipeline.epoch,
             self._collection,
             self._ends,
-            lambda event, version: chunked(event, version, self._generation.id, self._chunk),
+            self._chunk,
             self._check(),
             checkpoint,
             verdict.findings,

@@ -17,16 +17,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from pipeline.broker.reading import to_the_end
-from pipeline.codec import decode_event, unreadable
-from pipeline.errors import MalformedRecord, Poison
+from pipeline.chunking.documents import made_of
+from pipeline.embedding.generation import Chunker
+from pipeline.errors import MalformedRecord
 from pipeline.identity import DocumentKey, version_of
 from pipeline.points import Head, ListedChunk, StoredChunk
 from pipeline.ports import Broker, Collection, Record
-from pipeline.records import ChunkedDocument, DocumentChanged, DocumentEvent
+from pipeline.records import ChunkedDocument
 from pipeline.sync.filters import filter_fields
 from pipeline.sync.reading import embedded_text, point_ids
 from pipeline.verification.checkpoint import Checkpoint
@@ -47,7 +48,6 @@ _SAVE_SECONDS: Final = 2.0
 #: Nothing read for so long, although there is more: the broker does not answer.
 _STALL_SECONDS: Final = 30.0
 
-Chunked: TypeAlias = Callable[[DocumentEvent, int], ChunkedDocument]
 OnProgress: TypeAlias = Callable[[int, int], None]
 """Told after each page how many points were looked at, of how many; what it raises ends it."""
 
@@ -76,7 +76,7 @@ def full(
     epoch: int,
     collection: Collection,
     ends: Mapping[int, int],
-    chunked: Chunked,
+    chunk: Chunker,
     check: VectorCheck,
     checkpoint: Checkpoint,
     findings: Findings,
@@ -92,7 +92,7 @@ def full(
         epoch: of that topic.
         collection: of a generation that has committed everything below ``ends``, in both stages.
         ends: by partition, the next offset of the topic at some moment before.
-        chunked: what the generation's chunk stage makes of an event.
+        chunk: the generation's chunker.
         check: with the generation's model.
         checkpoint: where a killed one was; it is kept up, and removed at the end.
         findings: what is found is added.
@@ -107,7 +107,7 @@ def full(
         Fatal: the model fails on any text.
     """
     return _Full(
-        broker, topic, epoch, collection, ends, chunked, check, checkpoint, findings, only, on_progress, wait
+        broker, topic, epoch, collection, ends, chunk, check, checkpoint, findings, only, on_progress, wait
     ).run()
 
 
@@ -123,7 +123,7 @@ class _Full:
         epoch: int,
         collection: Collection,
         ends: Mapping[int, int],
-        chunked: Chunked,
+        chunk: Chunker,
         check: VectorCheck,
         checkpoint: Checkpoint,
         findings: Findings,
@@ -136,7 +136,7 @@ class _Full:
         self._epoch = epoch
         self._collection = collection
         self._ends = ends
-        self._chunked = chunked
+        self._chunk = chunk
         self._check = check
         self._checkpoint = checkpoint
         self._findings = findings
@@ -176,7 +176,7 @@ class _Full:
             # Before it is cut: of a log that is not compacted most records are of older versions.
             if head is None or head.version != version_of(self._epoch, record.offset):
                 continue
-            document = self._document(record)
+            document = made_of(record, head.version, self._collection.spec.generation, self._chunk).document
             if document is None:
                 continue
             group.append(document)
@@ -217,23 +217,6 @@ class _Full:
             heads = self._collection.heads(list({one.doc for one in page}))
             standing += [one for one in page if one.doc in heads and heads[one.doc].stamp == one.stamp]
         return standing
-
-    def _document(self, record: Record) -> ChunkedDocument | None:
-        """What the chunk stage makes of a record; None: nothing that a head could be held against."""
-        version, generation = version_of(self._epoch, record.offset), self._collection.spec.generation
-        try:
-            event = decode_event(record)
-        except MalformedRecord:
-            return unreadable(record, generation, version)
-        if event is None:
-            return None
-        try:
-            return self._chunked(event, version)
-        except Poison:
-            made = ChunkedDocument(event.key, version, generation, "failed", event.provenance)
-            if isinstance(event, DocumentChanged):
-                made = replace(made, metadata=event.metadata, media_type=event.media_type)
-            return made
 
     # ------------------------------------------------------------------------ one group
 

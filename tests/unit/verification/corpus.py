@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.topics import pipeline_topics
+from pipeline.chunking.documents import chunked
 from pipeline.codec import decode_event, encode_event
 from pipeline.config import Config, ModelConfig, PipelineConfig
 from pipeline.deadline import Deadline
@@ -24,7 +25,6 @@ from pipeline.points import Head, StoredChunk, Vectors
 from pipeline.ports import CollectionSpec, NewRecord
 from pipeline.records import DocumentChanged, DocumentDeleted, Provenance
 from pipeline.specs import GenerationSpec
-from pipeline.stages.chunk import chunked
 from pipeline.store.collection import PointCollection
 from pipeline.store.edge import EdgeStore
 from pipeline.store.memory import MemoryCollection, MemoryStore

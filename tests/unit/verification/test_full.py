@@ -17,7 +17,6 @@ from pipeline.embedding.hashing import HashingEmbedder
 from pipeline.errors import Refused, StoreUnavailable, Transient
 from pipeline.identity import DocumentKey, content_hash, stamp_of, version_in
 from pipeline.points import ListedChunk
-from pipeline.stages.chunk import chunked
 from pipeline.verification import full as module
 from pipeline.verification.checkpoint import KEPT, Checkpoint, Of, checkpoint_path
 from pipeline.verification.findings import Findings, Found
@@ -57,7 +56,7 @@ def look(corpus: Corpus, **more: Any) -> tuple[Full, list[Found]]:
             0,
             corpus.collection,
             more.pop("ends", None) or corpus.ends(),
-            lambda event, version: chunked(event, version, SPEC.id, chunker(SPEC, TOKENIZER)),
+            chunker(SPEC, TOKENIZER),
             more.pop("check", corpus.check),
             more.pop("checkpoint", None) or Checkpoint(None, OF),
             findings,
