@@ -32,18 +32,26 @@ Counts: TypeAlias = npt.NDArray[np.int64]
 
 
 def head_cells(head: Head) -> tuple[int, int]:
-    """The cells of a head: of its document, version, state, list, metadata and filter fields.
+    """The cells of a head: of its document, versions, state, list, metadata and filter fields.
 
     Neither of its attempt nor of the time of its event: another run of a version changes no cell.
     """
     return head_cells_of(
-        head.doc, head.version, head.state, list_digest(head.chunks), metadata_digest(head.metadata), head.filter_hash
+        head.doc,
+        head.version,
+        head.content_version,
+        head.state,
+        list_digest(head.chunks),
+        metadata_digest(head.metadata),
+        head.filter_hash,
     )
 
 
-def head_cells_of(doc: str, version: int, state: str, chunks: str, metadata: str, filter_hash: str) -> tuple[int, int]:
+def head_cells_of(
+    doc: str, version: int, content_version: int, state: str, chunks: str, metadata: str, filter_hash: str
+) -> tuple[int, int]:
     """As :func:`head_cells`, of the digests of list and metadata."""
-    return _cells([doc, version, state, chunks, metadata, filter_hash])
+    return _cells([doc, version, content_version, state, chunks, metadata, filter_hash])
 
 
 def document_cells(doc: str, filter_hash: str) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from pipeline.ports import Collection
 from pipeline.records import ChunkSpan
 from pipeline.sync import guards
 from pipeline.sync.batches import Failure, Outcome, Plan, PreparedBatch, Result
+from pipeline.sync.foretelling import listed
 from pipeline.sync.reading import embedded_text
 from pipeline.sync.settling import settle
 
@@ -206,12 +207,9 @@ def _head(plan: Plan, stamp: int, failures: Sequence[Failure]) -> Head:
 
 def _own(plan: Plan, failures: Sequence[Failure]) -> tuple[tuple[ListedChunk, ...], tuple[int, ...], int]:
     missing = {failure.place for failure in failures}
-    listed = tuple(
-        ListedChunk(id, span.start, span.end, span.tokens, tuple(span.headings))
-        for index, (id, span) in enumerate(zip(plan.ids, plan.document.chunks, strict=True))
-        if index not in missing
-    )
-    return listed, tuple(sorted(missing)), plan.document.version
+    chunks = listed(plan.document, plan.ids)
+    served = tuple(chunk for index, chunk in enumerate(chunks) if index not in missing)
+    return served, tuple(sorted(missing)), plan.document.version
 
 
 def _inherited(plan: Plan) -> tuple[tuple[ListedChunk, ...], tuple[int, ...], int]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
-from pipeline.embedding.generation import Chunker
+from pipeline.chunking.documents import Chunk
 from pipeline.points import HeadState
 from pipeline.ports import Broker, Collection
 from pipeline.verification.findings import Findings, Kind, Named
@@ -98,7 +98,7 @@ def verify(
     epoch: int,
     collection: Collection,
     ends: Mapping[int, int],
-    chunk: Chunker,
+    chunk: Chunk,
     on_progress: OnProgress = lambda step, done, whole: None,
     wait: Callable[[float], object] = time.sleep,
     pause: Pause = lambda done: None,

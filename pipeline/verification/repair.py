@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.embedding.generation import Chunker
+from pipeline.chunking.documents import Chunk
 from pipeline.ports import Broker, Collection
 from pipeline.sync import Embed
 from pipeline.verification.comparison import OnProgress, Pause
@@ -45,7 +45,7 @@ def repair(
     collection: Collection,
     ends: Mapping[int, int],
     findings: Findings,
-    chunk: Chunker,
+    chunk: Chunk,
     embed: Embed,
     siblings: Sequence[Collection] = (),
     on_progress: OnProgress = lambda step, done, whole: None,
