@@ -51,7 +51,7 @@ def made(tmp_path: Path) -> Iterator[Deployment]:
 
 def verified(made: Deployment, *arguments: str, code: int = 0) -> dict[str, Any]:
     """``vectide verify --json``: its report."""
-    found: dict[str, Any] = made.report("verify", *arguments, "--json", code=code)
+    found: dict[str, Any] = made.report("verify", *arguments, code=code)
     assert found["equal"] == (code == 0)
     return found
 

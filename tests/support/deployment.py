@@ -122,7 +122,7 @@ class Deployment:
 
     def report(self, *arguments: str, code: int = 0) -> dict[str, Any]:
         """A short command's JSON, whatever its exit code says."""
-        found: dict[str, Any] = json.loads(self.ask(*arguments, code=code, errors=False))
+        found: dict[str, Any] = json.loads(self.ask(*arguments, "--json", code=code, errors=False))
         return found
 
     def status(self) -> dict[str, Any]:
