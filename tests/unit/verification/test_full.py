@@ -122,6 +122,10 @@ def head_filters(corpus: Corpus) -> None:
     corpus.plant_head(replace(corpus.head(D3), filters={"source": "s"}))
 
 
+def event_time(corpus: Corpus) -> None:
+    corpus.plant_head(replace(corpus.head(D3), event_time=2.0))
+
+
 def spans(corpus: Corpus) -> None:
     head = corpus.head(D3)
     corpus.plant_head(replace(head, chunks=(replace(head.chunks[0], end=head.chunks[0].end - 1), *head.chunks[1:])))
@@ -161,6 +165,7 @@ FAULTS: list[tuple[Callable[[Corpus], None], dict[str, set[str]]]] = [
     (filter_hash, {"d3": {"wrong metadata"}}),
     (metadata, {"d3": {"wrong metadata"}}),
     (head_filters, {"d3": {"wrong metadata"}}),
+    (event_time, {"d3": {"wrong metadata"}}),
     (spans, {"d3": {"wrong list"}}),
     (order, {"d3": {"wrong list"}}),
     (missing_places, {"d3": {"wrong list", "orphan"}}),
@@ -271,6 +276,9 @@ def test_an_incomplete_document_lists_all_but_what_it_names_as_missing(corpus: C
     corpus.plant_head(replace(head, state="incomplete", chunks=listed, missing=(1,)))
     assert named(look(corpus)[1]) == {}
     corpus.plant_head(replace(head, state="incomplete", chunks=listed, missing=(0,)))
+    assert named(look(corpus)[1]) == {"d3": {"wrong list"}}
+    moved = (replace(listed[0], start=listed[0].start + 1), *listed[1:])
+    corpus.plant_head(replace(head, state="incomplete", chunks=moved, missing=(1,)))
     assert named(look(corpus)[1]) == {"d3": {"wrong list"}}
 
 

@@ -146,12 +146,13 @@ def replace_prompt(prompt: str) -> HashingEmbedder:
     [
         {"text": "Something else stands here."},
         {"text": "Something else stands here.", "content_hash": content_hash("Something else stands here.")},
+        {"content_hash": content_hash("Something else stands here.")},
     ],
-    ids=["text", "text and hash"],
+    ids=["text", "text and hash", "hash"],
 )
 def test_a_text_that_is_not_the_log_s_is_found_though_its_vector_fits(corpus: Corpus, payload: dict[str, str]) -> None:
     chunk = corpus.chunks(D3)[1]
-    corpus.plant(chunk, corpus.model.embed_documents([payload["text"]])[0], **payload)
+    corpus.plant(chunk, corpus.model.embed_documents([payload.get("text", chunk.text)])[0], **payload)
     shown, found = looked(corpus)
     assert {path: kind for path, (kind, _) in found.items()} == {"d3": "wrong text"}
     assert shown.wrong == 1
