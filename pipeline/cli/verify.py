@@ -122,6 +122,9 @@ def _compared(found: Mapping[str, Any]) -> Iterator[str]:
     read = f"{found['points_read']} read one by one, {found['requests']} requests, {found['seconds']:.1f} s"
     yield f"collection    {found['points']} points; {read}"
     yield from _kinds("findings", found["findings"])
+    if found["unexplained"] and found["ok"]:
+        yield f"  {found['unexplained']} counts are explained by no document: written meanwhile, or points that carry"
+        yield "  other cells than their own; --full reads every point"
 
 
 def _kinds(title: str, findings: Mapping[str, Any]) -> Iterator[str]:

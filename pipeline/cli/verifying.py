@@ -17,7 +17,7 @@ from pipeline.embedding.generation import chunker
 from pipeline.embedding.models import located, tokenizer_of
 from pipeline.errors import CollectionMissing, ConfigError, FingerprintMismatch, Poison, Transient
 from pipeline.generations.control import Generation
-from pipeline.generations.gate import caught_up
+from pipeline.generations.gate import caught_up, unserved
 from pipeline.identity import DocumentKey
 from pipeline.ports import Collection, Embedder, Fetched
 from pipeline.records import DocumentChanged, Provenance
@@ -245,9 +245,10 @@ class Examination:
 
     def _unserved(self, verdict: Verdict) -> dict[str, Any]:
         """Documents that are not wholly served: their heads say why."""
-        heads, _ = self._collection.scan_heads(None, EXAMPLES, UNSERVED) if verdict.unserved else ([], None)
+        count = unserved(verdict.heads)
+        heads, _ = self._collection.scan_heads(None, EXAMPLES, UNSERVED) if count else ([], None)
         return {
-            "count": verdict.unserved,
+            "count": count,
             "examples": [{"key": head.key.text, "state": head.state, "reason": head.reason} for head in heads],
         }
 

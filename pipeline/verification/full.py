@@ -14,6 +14,7 @@ records, and a page of chunks with their vectors.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import closing
@@ -275,7 +276,7 @@ class _Look:
             return False
         self._left.discard(chunk.id)
         span = self._spans.get(chunk.id)
-        if (chunk.filter_hash, chunk.filters) != (head.filter_hash, head.filters):
+        if chunk.filter_hash != head.filter_hash or not _same(chunk.filters, head.filters):
             # Values that are not those of their hash no align would mend: the chunk is written again.
             forged = span is not None and chunk.filter_hash == head.filter_hash
             self._note("wrong metadata", *((span.content_hash,) if forged and span is not None else ()))
@@ -312,10 +313,20 @@ class _Look:
             case "metadata":
                 self._note("wrong metadata")
         # What no digest covers: values that are not those of their hash, and when it happened.
-        facts = dict(head.filters), head.event_time
-        if facts != (fields.values, document.provenance.event_time):
+        told = {**fields.values, "event time": document.provenance.event_time}
+        if not _same({**head.filters, "event time": head.event_time}, told):
             self._note("wrong metadata")
         if document.state == "chunked" and head.state == "incomplete":
             wanted = [one for place, one in enumerate(listed(document, ids)) if place not in head.missing]
             if list(head.chunks) != wanted:
                 self._note("wrong list")
+
+
+def _same(stored: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
+    """Equal, but for the last bit of a number: an engine reads some of its own decimals one off."""
+    return stored.keys() == told.keys() and all(
+        math.isclose(one, told[name], rel_tol=1e-12)
+        if isinstance(one, float) and isinstance(told[name], int | float)
+        else one == told[name]
+        for name, one in stored.items()
+    )
