@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from connectors.batches import encoded, unreadable
@@ -172,21 +173,30 @@ class Examination:
         """Texts and vectors: of all points, or of some."""
         wanted = self._wanted
         if wanted.full:
-            parts, spec, name = self._parts, self._generation.spec, self._collection.spec.name
-            of = Of(spec.id, name, spec.model.fingerprint, self._topic, log_identity(parts).topic_id)
-            checkpoint = Checkpoint.load(checkpoint_path(parts.config.state, name), of)
-            return None, self._full(verdict, checkpoint)
-        if wanted.sample:
-            shown, found = sample(
-                self._collection,
-                self._check(),
-                wanted.sample,
-                wanted.seed,
-                lambda done, whole: self._step("vectors", done, whole),
-            )
-            verdict.findings.add(found)
-            return shown.as_json(), None
-        return None, None
+            return None, self._full(verdict, Checkpoint.load(self._checkpoint_path, self._of))
+        if not wanted.sample:
+            return None, None
+        shown, docs = sample(
+            self._collection,
+            self._check(),
+            wanted.sample,
+            wanted.seed,
+            lambda done, whole: self._step("vectors", done, whole),
+        )
+        if docs:
+            # What else is wrong with these documents, and what of them a repair must not believe.
+            self._full(verdict, Checkpoint(None, self._of), docs)
+        return shown.as_json(), None
+
+    @property
+    def _of(self) -> Of:
+        parts, spec = self._parts, self._generation.spec
+        topic_id = log_identity(parts).topic_id
+        return Of(spec.id, self._collection.spec.name, spec.model.fingerprint, self._topic, topic_id)
+
+    @property
+    def _checkpoint_path(self) -> Path:
+        return checkpoint_path(self._parts.config.state, self._collection.spec.name)
 
     def _full(self, verdict: Verdict, checkpoint: Checkpoint, only: frozenset[str] | None = None) -> dict[str, Any]:
         shown = full(
@@ -238,9 +248,7 @@ class Examination:
         with self._compared() as verdict:
             if self._wanted.full or self._wanted.sample:
                 docs = frozenset(one.doc for one, _ in zip(before.findings, range(_AGAIN), strict=False))
-                spec = self._generation.spec
-                of = Of(spec.id, self._collection.spec.name, spec.model.fingerprint, self._topic, "")
-                self._full(verdict, Checkpoint(None, of), None if len(docs) == _AGAIN else docs)
+                self._full(verdict, Checkpoint(None, self._of), None if len(docs) == _AGAIN else docs)
             return verdict.as_json()
 
     def _unserved(self, verdict: Verdict) -> dict[str, Any]:

@@ -281,7 +281,7 @@ class _Look:
             forged = span is not None and chunk.filter_hash == head.filter_hash
             self._note("wrong metadata", *((span.content_hash,) if forged and span is not None else ()))
         if span is None:
-            if wrong_text(chunk, head) is not None:
+            if wrong_text(chunk, head):
                 self._note("wrong text")
         elif (chunk.text, chunk.content_hash) != (embedded_text(self._document, span), span.content_hash):
             self._note("wrong text", span.content_hash)

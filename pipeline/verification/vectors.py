@@ -11,15 +11,15 @@ import random
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from pipeline.embedding.batches import NORM_TOLERANCE, embed_all
-from pipeline.identity import chunk_id, content_hash
+from pipeline.identity import DocumentKey, chunk_id, content_hash
 from pipeline.points import Head, StoredChunk, Vectors
 from pipeline.ports import Collection, Embedder
-from pipeline.verification.findings import EXAMPLES, Found
+from pipeline.verification.findings import EXAMPLES
 
 #: What two runs of one model over one text agree in, whatever the batch, the device and, for half
 #: precision, the rounding; other weights do not.
@@ -32,15 +32,6 @@ _LISTED: Final = 32
 #: Texts of one call to the model, and chunks of one page.
 _TEXTS: Final = 256
 _DOCUMENTS: Final = 64
-
-WrongKind: TypeAlias = Literal["wrong vector", "wrong text"]
-
-
-class Wrong(NamedTuple):
-    """What is wrong with a chunk."""
-
-    kind: WrongKind
-    why: str
 
 
 class _Item(NamedTuple):
@@ -63,20 +54,20 @@ class VectorCheck:
         self._batch_tokens = batch_tokens
         self._batch_items = batch_items
 
-    def wrong(self, chunks: Sequence[StoredChunk]) -> dict[str, Wrong]:
-        """Of chunks with their vectors, by id, those whose vector is not what their text makes. Each
-        text is embedded once; memory holds the vectors of all.
+    def wrong(self, chunks: Sequence[StoredChunk]) -> dict[str, str]:
+        """Of chunks with their vectors those whose vector is not what their text makes: by id, why not.
+        Each text is embedded once; memory holds the vectors of all.
 
         Raises:
             Fatal: the model fails on any text.
             Transient: it cannot work now.
         """
-        found: dict[str, Wrong] = {}
+        found: dict[str, str] = {}
         sound: list[tuple[StoredChunk, Vectors]] = []
         for chunk in chunks:
             why = self._malformed(chunk.vector)
             if why:
-                found[chunk.id] = Wrong("wrong vector", why)
+                found[chunk.id] = why
             elif chunk.vector is not None:
                 sound.append((chunk, chunk.vector))
         made, failed = self._made({chunk.text for chunk, _ in sound})
@@ -87,7 +78,7 @@ class VectorCheck:
                 else self._differs(vector, made[chunk.text])
             )
             if why:
-                found[chunk.id] = Wrong("wrong vector", why)
+                found[chunk.id] = why
         return found
 
     def _malformed(self, vector: Vectors | None) -> str:
@@ -126,15 +117,15 @@ class VectorCheck:
         )
 
 
-def wrong_text(chunk: StoredChunk, head: Head) -> Wrong | None:
-    """Whether a chunk that a head lists holds another text than the one that its id was made of. Pure."""
+def wrong_text(chunk: StoredChunk, head: Head) -> str:
+    """Why the text of a chunk that a head lists is not the one that its id was made of; empty if it is. Pure."""
     content = content_hash(chunk.text)
     if content != chunk.content_hash:
-        return Wrong("wrong text", f"its text has the hash {content}, and it says {chunk.content_hash}")
+        return f"its text has the hash {content}, and it says {chunk.content_hash}"
     # Of equal texts each has its place among them in its id; there are no more than the list is long.
     if any(chunk_id(head.key, content, nth) == chunk.id for nth in range(len(head.chunks))):
-        return None
-    return Wrong("wrong text", "its text is not the one that its id was made of")
+        return ""
+    return "its text is not the one that its id was made of"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +186,8 @@ class Examined(NamedTuple):
 
     judged: int
     """How many; what no head lists is on its way in or out, and not judged."""
-    wrong: frozenset[str]
-    """The ids of those that are wrong."""
-    documents: Mapping[str, tuple[Head, Mapping[str, Wrong]]]
-    """For each of their documents its head, and what is wrong with its chunks, by content hash as stored."""
+    reasons: Mapping[str, tuple[DocumentKey, str]]
+    """Of those that are wrong, by id, the document and what is wrong."""
 
 
 def sample(
@@ -207,7 +196,7 @@ def sample(
     count: int,
     seed: int,
     on_progress: Callable[[int, int], None] = lambda done, whole: None,
-) -> tuple[Sample, list[Found]]:
+) -> tuple[Sample, frozenset[str]]:
     """Look at random chunks: text and vector. While others write; memory holds a page of vectors.
 
     Args:
@@ -218,7 +207,7 @@ def sample(
         on_progress: told after each page how many of how many; what it raises ends the sample.
 
     Returns:
-        What it shows, and the documents of wrong chunks.
+        What it shows, and the documents of wrong chunks, by their ids: a full look at these tells all.
 
     Raises:
         StoreUnavailable, StoreBusy: call again.
@@ -227,28 +216,22 @@ def sample(
     whole = collection.count_chunks()
     places = _places(collection, count, whole, random.Random(seed))  # noqa: S311 - nothing secret
     seen: set[str] = set()
-    wrong: set[str] = set()
-    docs: set[str] = set()
+    wrong: dict[str, DocumentKey] = {}
     judged = 0
     for start in range(0, len(places), _TEXTS):
         page = {chunk.id: chunk for place in places[start : start + _TEXTS] for chunk in _at(collection, place)}
         found = examined(collection, check, [chunk for id, chunk in page.items() if id not in seen])
         seen |= page.keys()
         judged += found.judged
-        wrong |= found.wrong
-        docs |= found.documents.keys()
+        wrong.update((id, key) for id, (key, _) in found.reasons.items())
         on_progress(min(start + _TEXTS, len(places)), len(places))
     # A second look: what a repair has mended, or a newer version removed, since the first is none.
-    still: set[str] = set()
-    documents: dict[str, tuple[Head, dict[str, Wrong]]] = {}
-    for chunks in _pages(collection, sorted(docs)):
-        again = examined(collection, check, [chunk for chunk in chunks if chunk.id in wrong])
-        still |= again.wrong
-        for doc, (head, contents) in again.documents.items():
-            documents.setdefault(doc, (head, {}))[1].update(contents)
-    reasons = [(head.key.text, one.why) for head, contents in documents.values() for one in contents.values()]
-    shown = Sample(seed, count, judged, whole, len(still), tuple(sorted(reasons)[:EXAMPLES]))
-    return shown, [one for head, contents in documents.values() for one in _found(head, contents)]
+    still: dict[str, tuple[DocumentKey, str]] = {}
+    for chunks in _pages(collection, sorted({key.doc for key in wrong.values()})):
+        still.update(examined(collection, check, [chunk for chunk in chunks if chunk.id in wrong]).reasons)
+    reasons = sorted((key.text, why) for key, why in still.values())[:EXAMPLES]
+    shown = Sample(seed, count, judged, whole, len(still), tuple(reasons))
+    return shown, frozenset(key.doc for key, _ in still.values())
 
 
 def examined(collection: Collection, check: VectorCheck, chunks: Sequence[StoredChunk]) -> Examined:
@@ -258,25 +241,10 @@ def examined(collection: Collection, check: VectorCheck, chunks: Sequence[Stored
     owned = [(chunk, listed[chunk.id]) for chunk in chunks if chunk.id in listed and listed[chunk.id].doc == chunk.doc]
     wrong = check.wrong([chunk for chunk, _ in owned])
     for chunk, head in owned:
-        text = wrong_text(chunk, head)
-        if text is not None:
-            wrong[chunk.id] = text
-    documents: dict[str, tuple[Head, dict[str, Wrong]]] = {}
-    for chunk, head in owned:
-        if chunk.id in wrong:
-            documents.setdefault(head.doc, (head, {}))[1][chunk.content_hash] = wrong[chunk.id]
-    return Examined(len(owned), frozenset(wrong), documents)
-
-
-def _found(head: Head, contents: Mapping[str, Wrong]) -> Iterator[Found]:
-    """Findings about one document."""
-    kinds = {one.kind for one in contents.values()}
-    if "wrong vector" in kinds:
-        vectors = frozenset(content for content, one in contents.items() if one.kind == "wrong vector")
-        yield Found(head.doc, "wrong vector", head.key, head.stamp, vectors)
-    if "wrong text" in kinds:
-        # Its hash can be wrong as well: the whole document is run again.
-        yield Found(head.doc, "wrong text", head.key, head.stamp)
+        why = wrong_text(chunk, head)
+        if why:
+            wrong[chunk.id] = why
+    return Examined(len(owned), {chunk.id: (head.key, wrong[chunk.id]) for chunk, head in owned if chunk.id in wrong})
 
 
 def _places(collection: Collection, count: int, whole: int, random_: random.Random) -> list[str]:

@@ -51,12 +51,13 @@ def corpus() -> Iterator[Corpus]:
 D3 = DocumentKey("s", "d3")
 
 
-def looked(corpus: Corpus, **more: Any) -> tuple[Sample, dict[str, tuple[str, str]]]:
-    """A look at every chunk; by key what is wrong."""
-    shown, found = sample(corpus.collection, more.pop("check", corpus.check), 1000, SEED, **more)
+def looked(corpus: Corpus, **more: Any) -> tuple[Sample, dict[str, str]]:
+    """A look at every chunk; by path what is wrong, if it is one of those that are named."""
+    shown, docs = sample(corpus.collection, more.pop("check", corpus.check), 1000, SEED, **more)
     reasons = {DocumentKey.from_text(key).path: why for key, why in shown.reasons}
-    assert all(one.key is not None and one.stamp == corpus.head(one.key).stamp for one in found)
-    return shown, {one.key.path: (one.kind, reasons.get(one.key.path, "")) for one in found if one.key is not None}
+    assert {DocumentKey("s", path).doc for path in reasons} <= docs
+    assert len(docs) == len(reasons) or len(shown.reasons) == EXAMPLES
+    return shown, reasons
 
 
 def test_a_sound_collection_is_said_to_be(corpus: Corpus) -> None:
@@ -88,7 +89,7 @@ def test_a_vector_that_is_not_finite_is_found(tmp_path: Path, distance: str) -> 
         chunk = corpus.chunks(D3)[1]
         corpus.plant(chunk, nan(chunk))
         shown, found = looked(corpus)
-        assert (found, shown.wrong) == ({"d3": ("wrong vector", "it is not finite")}, 1)
+        assert (found, shown.wrong) == ({"d3": "it is not finite"}, 1)
 
 
 def test_a_vector_of_another_length_is_found_where_the_store_keeps_lengths() -> None:
@@ -97,7 +98,7 @@ def test_a_vector_of_another_length_is_found_where_the_store_keeps_lengths() -> 
         corpus.follow()
         chunk = corpus.chunks(D3)[1]
         corpus.plant(chunk, scaled(chunk, 1.5))
-        assert looked(corpus)[1] == {"d3": ("wrong vector", "its length is 1.5, not 1")}
+        assert looked(corpus)[1] == {"d3": "its length is 1.5, not 1"}
 
 
 def test_a_vector_of_another_length_than_the_model_s_is_found_where_none_is_promised() -> None:
@@ -107,9 +108,7 @@ def test_a_vector_of_another_length_than_the_model_s_is_found_where_none_is_prom
         assert looked(corpus)[1] == {}
         chunk = corpus.chunks(D3)[1]
         corpus.plant(chunk, scaled(chunk, 2.0))
-        kind, why = looked(corpus)[1]["d3"]
-        assert kind == "wrong vector"
-        assert "as the model makes it" in why
+        assert "as the model makes it" in looked(corpus)[1]["d3"]
 
 
 def test_swapped_vectors_are_found_in_both_documents(corpus: Corpus) -> None:
@@ -117,10 +116,8 @@ def test_swapped_vectors_are_found_in_both_documents(corpus: Corpus) -> None:
     corpus.plant(one, other.vector)
     corpus.plant(other, one.vector)
     shown, found = looked(corpus)
-    assert {path: kind for path, (kind, _) in found.items()} == {"d3": "wrong vector", "d4": "wrong vector"}
-    assert "the model makes another one of its text (cosine" in found["d3"][1]
-    _, both = sample(corpus.collection, corpus.check, 1000, SEED)
-    assert {content for one in both for content in one.contents} == {one.content_hash, other.content_hash}
+    assert found.keys() == {"d3", "d4"}
+    assert all("the model makes another one of its text (cosine" in why for why in found.values())
     assert shown.statement.endswith("2 are wrong")
 
 
@@ -132,9 +129,10 @@ def test_a_silently_wrong_model_shows_in_every_chunk() -> None:
         corpus.follow(weights)
         shown, found = looked(corpus)
         assert shown.wrong == shown.whole
-        assert (len(found), len(shown.reasons)) == (DOCUMENTS + 1, EXAMPLES)
-        few, _ = sample(corpus.collection, corpus.check, 3, SEED)
+        assert len(shown.reasons) == EXAMPLES
+        few, docs = sample(corpus.collection, corpus.check, 3, SEED)
         assert few.wrong == few.looked == 3
+        assert 1 <= len(docs) <= 3
 
 
 def replace_prompt(prompt: str) -> HashingEmbedder:
@@ -154,7 +152,8 @@ def test_a_text_that_is_not_the_log_s_is_found_though_its_vector_fits(corpus: Co
     chunk = corpus.chunks(D3)[1]
     corpus.plant(chunk, corpus.model.embed_documents([payload.get("text", chunk.text)])[0], **payload)
     shown, found = looked(corpus)
-    assert {path: kind for path, (kind, _) in found.items()} == {"d3": "wrong text"}
+    assert list(found) == ["d3"]
+    assert "its text" in found["d3"]
     assert shown.wrong == 1
 
 
@@ -189,7 +188,7 @@ class Unwilling(HashingEmbedder):
 
 def test_a_text_that_the_model_refuses_is_found(corpus: Corpus) -> None:
     _, found = looked(corpus, check=VectorCheck(Unwilling(SPEC.model, TOKENIZER), None, 64))
-    assert found == {"same": ("wrong vector", "the model cannot embed its text: Poison: too_long: over the limit")}
+    assert found == {"same": "the model cannot embed its text: Poison: too_long: over the limit"}
 
 
 def test_each_text_is_embedded_once(corpus: Corpus) -> None:
