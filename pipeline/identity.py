@@ -102,6 +102,11 @@ def version_of(epoch: int, offset: int) -> int:
     return (epoch << OFFSET_BITS) + offset
 
 
+def offset_in(version: int) -> int:
+    """The offset inside a version."""
+    return version % (1 << OFFSET_BITS)
+
+
 def stamp_of(version: int, attempt: int = 0) -> int:
     """What every guard of the store protocol compares: version * 64 + attempt."""
     if not 0 <= attempt < ATTEMPTS:

@@ -270,11 +270,11 @@ def run(
 def gate_lines(found: Mapping[str, Any]) -> list[str]:
     """What a gate has found, for people."""
     lines = []
-    equality, quality = found.get("equality"), found.get("quality")
-    if equality is not None:
-        kinds = {kind: one["count"] for kind, one in equality["findings"].items() if one["count"]}
+    verification, quality = found.get("verification"), found.get("quality")
+    if verification is not None:
+        kinds = {kind: one["count"] for kind, one in verification["findings"].items() if one["count"]}
         said = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "equal"
-        lines.append(f"log and collection  {equality['documents']} documents, {said}")
+        lines.append(f"log and collection  {verification['documents']} documents, {said}")
     if quality is not None:
         kind = "labelled" if quality["labelled"] else "known-item (weaker than labels)"
         lines.append(f"questions           {quality['queries']} {kind}, overlap@10 {quality['overlap']:.2f}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pipeline.sync.batches import TRUSTING, Distrust, Outcome, PreparedBatch, Result, ToEmbed
 from pipeline.sync.reading import prepare
 from pipeline.sync.rounds import Embed, synchronise
-from pipeline.sync.settling import repair, sweep_deleted
+from pipeline.sync.settling import repair, sweep_deleted, sweep_headless
 from pipeline.sync.writing import DONOR_SECONDS, upsert_slice, write
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "prepare",
     "repair",
     "sweep_deleted",
+    "sweep_headless",
     "synchronise",
     "upsert_slice",
     "write",

@@ -55,6 +55,8 @@ class Plan:
     kept: frozenset[str] = frozenset()
     """Ids that the head lists and that have a point: neither vector nor write is needed."""
     poison: Poison | None = None
+    again: bool = False
+    """The head is written although it says the same: to be above points that are above it."""
 
     @property
     def doc(self) -> str:

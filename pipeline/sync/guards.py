@@ -117,6 +117,11 @@ def sweep_of(head: Head) -> Sweep:
     return Sweep(head.doc, frozenset(chunk.id for chunk in head.chunks), head.stamp)
 
 
+def headless_sweep(doc: str, seen: int) -> Sweep:
+    """What repair deletes of a document that nothing knows: what it has seen, and nothing newer."""
+    return Sweep(doc, frozenset(), seen)
+
+
 def alignment_of(head: Head) -> Alignment:
     """What step 5 gives the chunks: the head's fields and its stamp, so that an older aligner
     that comes late finds them above itself.

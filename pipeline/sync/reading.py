@@ -120,7 +120,7 @@ def _plan(
     fields: FilterFields,
     distrusted: bool,
 ) -> Plan:
-    plan = Plan(document, head, None, "stale", fields, ids)
+    plan = Plan(document, head, None, "stale", fields, ids, again=distrusted)
     standing = guards.standing(head, document)
     if standing == "newer" or head is None:
         plan.stamp = stamp_of(document.version)

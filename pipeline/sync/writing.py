@@ -152,7 +152,7 @@ def _composed(
     read = plan.read
     # Of this very version: a newer one that failed in the same words must still move the head.
     same = read is not None and read.version == document.version and changed(writing.head, stamp=read.stamp) == read
-    if same and not writing.chunks:
+    if same and not writing.chunks and not plan.again:
         writing.head = None  # a replay that failed as before: nothing to say, and no attempt spent
     return writing
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias, get_args
@@ -30,9 +30,11 @@ _PAGE: Final = 256
 
 _TABLE: Final = """
 CREATE TABLE found (
-    doc TEXT NOT NULL, kind TEXT NOT NULL, key BLOB, stamp INTEGER NOT NULL, contents TEXT NOT NULL,
-    PRIMARY KEY (doc, kind)) WITHOUT ROWID;
+    doc TEXT NOT NULL, kind TEXT NOT NULL, key BLOB, stamp INTEGER NOT NULL, partition INTEGER, offset INTEGER,
+    contents TEXT NOT NULL, PRIMARY KEY (doc, kind)) WITHOUT ROWID;
 """
+
+_COLUMNS: Final = "doc, kind, key, stamp, partition, offset, contents"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,10 @@ class Found:
     """None: chunks without a head, of a document that the log does not have. Nothing tells its key."""
     stamp: int
     """The highest that was seen of it: what is above it, somebody has written since. -1: nothing is there."""
+    place: tuple[int, int] | None = None
+    """Partition and offset of its last record below the ends; None: the log has none there."""
     contents: frozenset[str] = frozenset()
-    """Content hashes whose vectors are wrong."""
+    """Content hashes whose stored text or vector is wrong."""
 
     @property
     def name(self) -> str:
@@ -79,23 +83,30 @@ class Findings:
         """Remember these; a document that was found in the same way before is replaced."""
         with room():
             self._file.executemany(
-                "INSERT OR REPLACE INTO found VALUES (?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO found VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
                         one.doc,
                         one.kind,
                         None if one.key is None else one.key.to_bytes(),
                         one.stamp,
+                        *(one.place or (None, None)),
                         " ".join(sorted(one.contents)),
                     )
                     for one in found
                 ],
             )
 
-    def forget(self, docs: Iterable[str]) -> None:
-        """These documents are not wrong any more."""
+    def replace(self, doc: str, found: Iterable[Found]) -> None:
+        """All that is wrong with a document now; nothing: it is in order."""
         with room():
-            self._file.executemany("DELETE FROM found WHERE doc = ?", [(doc,) for doc in docs])
+            self._file.execute("DELETE FROM found WHERE doc = ?", (doc,))
+        self.add(found)
+
+    def __bool__(self) -> bool:
+        """True if anything is wrong."""
+        with room():
+            return self._file.execute("SELECT 1 FROM found LIMIT 1").fetchone() is not None
 
     def pages(self, size: int = _PAGE) -> Iterator[list[Found]]:
         """All, by document; those of one document are on one page. More may be added or forgotten meanwhile."""
@@ -108,7 +119,7 @@ class Findings:
                 if not docs:
                     return
                 rows = self._file.execute(
-                    "SELECT doc, kind, key, stamp, contents FROM found WHERE doc > ? AND doc <= ? ORDER BY doc, kind",
+                    f"SELECT {_COLUMNS} FROM found WHERE doc > ? AND doc <= ? ORDER BY doc, kind",  # noqa: S608
                     (after, docs[-1][0]),
                 ).fetchall()
             after = docs[-1][0]
@@ -117,6 +128,30 @@ class Findings:
     def __iter__(self) -> Iterator[Found]:
         for page in self.pages():
             yield from page
+
+    def documents(self) -> int:
+        """How many documents are wrong."""
+        with room():
+            (count,) = self._file.execute("SELECT count(DISTINCT doc) FROM found").fetchone()
+        return int(count)
+
+    def of(self, docs: Sequence[str]) -> list[Found]:
+        """All that is wrong with these documents."""
+        marks = ", ".join("?" * len(docs))
+        with room():
+            rows = self._file.execute(
+                f"SELECT {_COLUMNS} FROM found WHERE doc IN ({marks}) ORDER BY doc, kind",  # noqa: S608
+                list(docs),
+            ).fetchall()
+        return [_found(*row) for row in rows]
+
+    def earliest(self) -> Mapping[int, int]:
+        """By partition, the first offset at which the last record of one of the documents is."""
+        with room():
+            rows = self._file.execute(
+                "SELECT partition, min(offset) FROM found WHERE partition IS NOT NULL GROUP BY partition"
+            ).fetchall()
+        return dict(rows)
 
     def named(self) -> Mapping[Kind, Named]:
         """Of every kind, also those without any: how many documents, and some of their names."""
@@ -138,10 +173,20 @@ class Findings:
 
     def _examples(self, kind: Kind) -> tuple[str, ...]:
         rows = self._file.execute(
-            "SELECT doc, kind, key, stamp, contents FROM found WHERE kind = ? ORDER BY doc LIMIT ?", (kind, EXAMPLES)
+            f"SELECT {_COLUMNS} FROM found WHERE kind = ? ORDER BY doc LIMIT ?",  # noqa: S608 - a constant
+            (kind, EXAMPLES),
         )
         return tuple(_found(*row).name for row in rows)
 
 
-def _found(doc: str, kind: Kind, key: bytes | None, stamp: int, contents: str) -> Found:
-    return Found(doc, kind, None if key is None else DocumentKey.from_bytes(key), stamp, frozenset(contents.split()))
+def _found(
+    doc: str, kind: Kind, key: bytes | None, stamp: int, partition: int | None, offset: int | None, contents: str
+) -> Found:
+    return Found(
+        doc,
+        kind,
+        None if key is None else DocumentKey.from_bytes(key),
+        stamp,
+        None if partition is None or offset is None else (partition, offset),
+        frozenset(contents.split()),
+    )
