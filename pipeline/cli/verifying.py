@@ -22,10 +22,10 @@ from pipeline.generations.gate import caught_up, unserved
 from pipeline.identity import DocumentKey
 from pipeline.ports import Collection, Embedder, Fetched
 from pipeline.records import DocumentChanged, Provenance
-from pipeline.verification import EXAMPLES, Verdict, repair, verify
+from pipeline.verification import EXAMPLES, UNSERVED, Verdict, repair, verify
 from pipeline.verification.checkpoint import Checkpoint, Of, checkpoint_path
-from pipeline.verification.comparison import UNSERVED
 from pipeline.verification.full import full
+from pipeline.verification.log import ends_of
 from pipeline.verification.sources import compare_sources
 from pipeline.verification.vectors import VectorCheck, sample
 
@@ -149,7 +149,7 @@ class Examination:
     def _compared(self) -> Verdict:
         """What the log has now, once it is applied, against the collection."""
         parts, id = self._parts, self._generation.id
-        ends = {partition: one.end for partition, one in parts.broker.offsets(self._topic).items()}
+        ends = ends_of(parts.broker, self._topic)
         behind = caught_up(parts.broker, parts.names, id, self._topic, ends, self._wanted.wait_seconds, self._at)
         if behind:
             raise Transient(
@@ -239,8 +239,6 @@ class Examination:
             on_progress=lambda step, done, whole: self._at(f"repair: {step}", done, whole),
             pause=self._pause,
         )
-        # An embedded store keeps nothing over a power cut until then, and no offset waits for it here.
-        self._collection.flush()
         return repaired.as_json()
 
     def _again(self, before: Verdict) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class Checkpoint:
             raise _refused(path, f"cannot be read: {error}") from None
         try:
             return cls._of(path, of, stored)
-        except (KeyError, TypeError, ValueError, AttributeError, Poison) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, Poison) as error:
             raise _refused(path, f"is not one of this vectide's: {type(error).__name__} {error}") from None
 
     @classmethod
@@ -144,11 +144,12 @@ def _refused(path: Path, why: str) -> Refused:
 
 def _described(one: Found) -> list[Any]:
     key = None if one.key is None else one.key.text
-    return [one.doc, one.kind, key, one.stamp, sorted(one.contents)]
+    return [one.doc, one.kind, key, one.stamp, one.place, sorted(one.contents)]
 
 
 def _found(stored: list[Any]) -> Found:
-    doc, kind, key, stamp, contents = stored
+    doc, kind, key, stamp, place, contents = stored
     if kind not in get_args(Kind):
         raise ValueError(f"unknown kind {kind!r}")
-    return Found(doc, kind, None if key is None else DocumentKey.from_text(key), int(stamp), frozenset(contents))
+    where = None if place is None else (int(place[0]), int(place[1]))
+    return Found(doc, kind, None if key is None else DocumentKey.from_text(key), int(stamp), where, frozenset(contents))

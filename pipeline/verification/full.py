@@ -19,12 +19,10 @@ import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from pipeline.broker.reading import to_the_end
 from pipeline.chunking.documents import Chunk, made_of
-from pipeline.errors import MalformedRecord
-from pipeline.identity import DocumentKey, version_of
+from pipeline.identity import version_of
 from pipeline.points import Head, StoredChunk
 from pipeline.ports import Broker, Collection, Record
 from pipeline.records import ChunkedDocument
@@ -33,21 +31,19 @@ from pipeline.sync.foretelling import deviation, foretold_of, listed, point_ids
 from pipeline.sync.reading import embedded_text
 from pipeline.verification.checkpoint import Checkpoint
 from pipeline.verification.findings import Findings, Found, Kind
+from pipeline.verification.judging import Seen, wrong_chunks
+from pipeline.verification.log import key_of, pages_of
 from pipeline.verification.vectors import VectorCheck, wrong_text
 
 #: How often what looks wrong is looked at again, and seconds before each look.
 LOOKS: Final = 3
 LOOK_SECONDS: Final = 1.0
-#: Records of one page; the broker bounds its bytes.
-_PAGE: Final = 256
 #: Documents and their chunks that are asked for together, and chunks of one page with their vectors.
 _DOCUMENTS: Final = 64
 _CHUNKS: Final = 1_024
 _POINTS: Final = 256
 #: Between two writes of the checkpoint: a killed process looks at so much once more.
 _SAVE_SECONDS: Final = 2.0
-#: Nothing read for so long, although there is more: the broker does not answer.
-_STALL_SECONDS: Final = 30.0
 
 OnProgress: TypeAlias = Callable[[int, int], None]
 """Told after each page how many points were looked at, of how many; what it raises ends it."""
@@ -112,6 +108,18 @@ def full(
     ).run()
 
 
+class _Placed(NamedTuple):
+    """What a record leads to, and where it is."""
+
+    document: ChunkedDocument
+    partition: int
+    offset: int
+
+    @property
+    def doc(self) -> str:
+        return self.document.key.doc
+
+
 _Wrong: TypeAlias = dict[Kind, set[str]]
 """What is wrong with a document: kinds, each with the content hashes of the chunks that are, if they matter."""
 
@@ -149,8 +157,7 @@ class _Full:
     def run(self) -> Full:
         point, resumed = self._checkpoint, self._checkpoint.begun
         whole = sum(self._collection.count_heads().values()) + self._collection.count_chunks()
-        reader = self._broker.reader(self._topic, dict(point.reached))
-        with closing(to_the_end(reader, self._topic, _PAGE, _STALL_SECONDS)) as pages:
+        with closing(pages_of(self._broker, self._topic, dict(point.reached))) as pages:
             for records in pages:
                 self._page([record for record in records if record.offset < self._ends[record.partition]])
                 for record in records:
@@ -167,11 +174,11 @@ class _Full:
 
     def _page(self, records: Sequence[Record]) -> None:
         """Those records of a page that their documents' heads are of, in groups whose points are read together."""
-        keys = {record.key: key for record in records if (key := _key_of(record)) is not None}
+        keys = {record.key: key for record in records if (key := key_of(record)) is not None}
         wanted = [key.doc for key in keys.values() if self._only is None or key.doc in self._only]
         heads = self._collection.heads(wanted) if wanted else {}
-        group: list[ChunkedDocument] = []
-        doubtful: list[ChunkedDocument] = []
+        group: list[_Placed] = []
+        doubtful: list[_Placed] = []
         for record in records:
             head = heads.get(keys[record.key].doc) if record.key in keys else None
             # Before it is cut: of a log that is not compacted most records are of older versions.
@@ -180,33 +187,34 @@ class _Full:
             document = made_of(record, head.version, self._collection.spec.generation, self._chunk).document
             if document is None:
                 continue
-            group.append(document)
-            if len(group) >= _DOCUMENTS or sum(len(one.chunks) for one in group) >= _CHUNKS:
+            group.append(_Placed(document, record.partition, record.offset))
+            if len(group) >= _DOCUMENTS or sum(len(one.document.chunks) for one in group) >= _CHUNKS:
                 doubtful += self._doubtful(group, heads)
                 group = []
         doubtful += self._doubtful(group, heads)
         self._look_again(doubtful)
 
-    def _doubtful(self, group: Sequence[ChunkedDocument], heads: Mapping[str, Head]) -> list[ChunkedDocument]:
+    def _doubtful(self, group: Sequence[_Placed], heads: Mapping[str, Head]) -> list[_Placed]:
         wrong, chunks = self._look(group, heads)
         self._checkpoint.documents += len(group)
         self._checkpoint.chunks += chunks
-        return [document for document in group if document.key.doc in wrong]
+        return [one for one in group if one.doc in wrong]
 
-    def _look_again(self, doubtful: list[ChunkedDocument]) -> None:
+    def _look_again(self, doubtful: list[_Placed]) -> None:
         wrong: dict[str, tuple[Head, _Wrong]] = {}
         for _ in range(LOOKS if doubtful else 0):
             self._wait(LOOK_SECONDS)
             wrong = {}
             for start in range(0, len(doubtful), _DOCUMENTS):
                 group = doubtful[start : start + _DOCUMENTS]
-                wrong.update(self._look(group, self._collection.heads([one.key.doc for one in group]))[0])
-            doubtful = [document for document in doubtful if document.key.doc in wrong]
+                wrong.update(self._look(group, self._collection.heads([one.doc for one in group]))[0])
+            doubtful = [one for one in doubtful if one.doc in wrong]
             if not doubtful:
                 return
         self._checkpoint.add(
-            Found(doc, kind, head.key, head.stamp, frozenset(contents))
-            for doc, (head, kinds) in wrong.items()
+            Found(one.doc, kind, head.key, head.stamp, (one.partition, one.offset), frozenset(contents))
+            for one in doubtful
+            for head, kinds in [wrong[one.doc]]
             for kind, contents in kinds.items()
         )
 
@@ -221,15 +229,14 @@ class _Full:
 
     # ------------------------------------------------------------------------ one group
 
-    def _look(
-        self, group: Sequence[ChunkedDocument], heads: Mapping[str, Head]
-    ) -> tuple[dict[str, tuple[Head, _Wrong]], int]:
+    def _look(self, group: Sequence[_Placed], heads: Mapping[str, Head]) -> tuple[dict[str, tuple[Head, _Wrong]], int]:
         """What is wrong with documents whose heads are at their records' versions; and their chunks."""
         looks: dict[str, _Look] = {}
-        for document in group:
-            head = heads.get(document.key.doc)
-            if head is not None and head.version == document.version:
-                looks[head.doc] = _Look(document, head, self._collection.spec.filter_fields)
+        for one in group:
+            head = heads.get(one.doc)
+            if head is not None and head.version == one.document.version:
+                covered = version_of(self._epoch, self._ends[one.partition])
+                looks[one.doc] = _Look(one.document, head, self._collection.spec.filter_fields, covered)
         chunks, after, docs = 0, None, list(looks)
         while docs:
             page, after = self._collection.scan_chunks(after, _POINTS, docs, vectors=True)
@@ -243,22 +250,16 @@ class _Full:
         return {doc: one for doc, one in found.items() if one[1]}, chunks
 
 
-def _key_of(record: Record) -> DocumentKey | None:
-    try:
-        return DocumentKey.from_bytes(record.key or b"")
-    except MalformedRecord:
-        return None
-
-
 class _Look:
     """One look at one document: its head, then each of its chunks as it comes."""
 
-    def __init__(self, document: ChunkedDocument, head: Head, declared: Mapping[str, Any]) -> None:
+    def __init__(self, document: ChunkedDocument, head: Head, declared: Mapping[str, Any], covered: int) -> None:
         self.head = head
         self._document = document
+        self._covered = covered
         self._wrong: _Wrong = {}
+        self._seen: list[Seen] = []
         self._listed = {chunk.id for chunk in head.chunks}
-        self._left = set(self._listed)
         ids = point_ids(document)
         # Of a failed version the list is an older one's, whose text may be gone from the log.
         own = head.state in ("complete", "incomplete")
@@ -267,21 +268,15 @@ class _Look:
 
     def see(self, chunk: StoredChunk) -> bool:
         """Hold a chunk against its head and its text; True if its vector is to be looked at."""
-        head = self.head
+        self._seen.append(Seen(chunk.id, chunk.stamp, chunk.content_hash, chunk.filter_hash))
         if chunk.id not in self._listed:
-            # Above the head it is a newer version's, on its way in.
-            if chunk.stamp <= head.stamp:
-                again = any(span.content_hash == chunk.content_hash for span in self._spans.values())
-                self._note("duplicate" if again else "orphan")
             return False
-        self._left.discard(chunk.id)
         span = self._spans.get(chunk.id)
-        if chunk.filter_hash != head.filter_hash or not _same(chunk.filters, head.filters):
-            # Values that are not those of their hash no align would mend: the chunk is written again.
-            forged = span is not None and chunk.filter_hash == head.filter_hash
-            self._note("wrong metadata", *((span.content_hash,) if forged and span is not None else ()))
+        if chunk.filter_hash == self.head.filter_hash and not _same(chunk.filters, self.head.filters):
+            # Values that are not those of their hash: no align mends them, so the chunk is written again.
+            self._note("wrong metadata", *(() if span is None else (span.content_hash,)))
         if span is None:
-            if wrong_text(chunk, head):
+            if wrong_text(chunk, self.head):
                 self._note("wrong text")
         elif (chunk.text, chunk.content_hash) != (embedded_text(self._document, span), span.content_hash):
             self._note("wrong text", span.content_hash)
@@ -294,8 +289,8 @@ class _Look:
 
     def end(self) -> _Wrong:
         """What was found, once all of the document's chunks were seen."""
-        if self._left:
-            self._note("unfinished")
+        for kind in wrong_chunks(self.head, self._seen, self._covered):
+            self._note(kind)
         return self._wrong
 
     def _note(self, kind: Kind, *contents: str) -> None:

@@ -22,13 +22,13 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
-from pipeline.broker.reading import to_the_end
 from pipeline.codec import decode_event
 from pipeline.errors import MalformedRecord, Poison, SourceUnavailable, Transient
 from pipeline.identity import DocumentKey, canonical_json, content_hash
 from pipeline.ports import Broker, Fetched, Record, Skipped, Source
 from pipeline.records import DocumentChanged, DocumentDeleted
 from pipeline.verification.findings import EXAMPLES, Named
+from pipeline.verification.log import key_of, pages_of
 from pipeline.verification.temporary import room, temporary_file
 
 SourceKind: TypeAlias = Literal[
@@ -46,9 +46,8 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 #: before has found.
 LOOKS: Final = 10
 LOOK_SECONDS: Final = 1.0
+#: Paths of one page.
 _PAGE: Final = 256
-#: Nothing read for so long, although there is more: the broker does not answer.
-_STALL_SECONDS: Final = 30.0
 
 _TABLES: Final = """
 CREATE TABLE logged (
@@ -157,9 +156,7 @@ class _Log:
     def read(self) -> None:
         """Up to the end as it is now, from where the last call ended."""
         count = 0
-        with closing(
-            to_the_end(self._broker.reader(self._topic, self._next), self._topic, _PAGE, _STALL_SECONDS)
-        ) as pages:
+        with closing(pages_of(self._broker, self._topic, dict(self._next))) as pages:
             for records in pages:
                 for record in records:
                     self._take(record)
@@ -189,11 +186,8 @@ class _Log:
         )
 
     def _take(self, record: Record) -> None:
-        try:
-            key = DocumentKey.from_bytes(record.key or b"")
-        except MalformedRecord:
-            return
-        if key.source not in self._sources:
+        key = key_of(record)
+        if key is None or key.source not in self._sources:
             return
         try:
             event = decode_event(record)

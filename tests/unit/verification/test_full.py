@@ -220,7 +220,7 @@ def test_an_unlisted_chunk_is_found_unless_it_is_above_its_head(corpus: Corpus) 
     assert named(look(corpus)[1]) == {"d3": {"wrong list", "orphan"}}
     corpus.plant(last, content_hash=corpus.chunks(D3)[0].content_hash)
     assert named(look(corpus)[1]) == {"d3": {"wrong list", "duplicate"}}
-    corpus.plant(last, stamp=head.stamp + 1)
+    corpus.plant(last, stamp=stamp_of(max(corpus.ends().values())))
     assert named(look(corpus)[1]) == {"d3": {"wrong list"}}, "a newer version's, on its way in"
 
 
@@ -313,7 +313,7 @@ class Killed(BaseException):
 
 
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PAGE", 4)
+    monkeypatch.setattr("pipeline.verification.log._PAGE", 4)
     monkeypatch.setattr(module, "_SAVE_SECONDS", 0.0)
 
 
@@ -409,8 +409,9 @@ def test_a_finding_of_before_the_kill_that_was_mended_since_is_none(
         ({"model": "f"}, "is of model f, not"),
         ({"topic_id": "older"}, "is of topic id older, not topic-id"),
         ({"format": 2}, "has format 2, this vectide knows 1"),
-        ({"found": [["doc", "no such kind", "s:a", 1, []]]}, "is not one of this vectide's"),
-        ({"found": [["doc", "stale", "no key", 1, []]]}, "is not one of this vectide's"),
+        ({"found": [["doc", "no such kind", "s:a", 1, None, []]]}, "is not one of this vectide's"),
+        ({"found": [["doc", "stale", "no key", 1, [0, 1], []]]}, "is not one of this vectide's"),
+        ({"found": [["doc", "stale", "s:a", 1, [0], []]]}, "is not one of this vectide's"),
         ({"reached": {"x": 1}}, "is not one of this vectide's"),
         (None, "cannot be read"),
     ],
@@ -418,7 +419,7 @@ def test_a_finding_of_before_the_kill_that_was_mended_since_is_none(
 def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, change: dict[str, Any] | None, says: str) -> None:
     path = tmp_path / "v.json"
     point = Checkpoint(path, OF, {0: 3}, 2, 5)
-    point.add([Found("doc", "wrong vector", D3, 64, frozenset({"ab"})), Found("doc2", "orphan", None, -1)])
+    point.add([Found("doc", "wrong vector", D3, 64, (1, 7), frozenset({"ab"})), Found("doc2", "orphan", None, -1)])
     point.save()
     assert Checkpoint.load(path, OF) == point
     path.write_text("{" if change is None else json.dumps({**json.loads(path.read_text()), **change}))

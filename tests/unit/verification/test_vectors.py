@@ -127,7 +127,7 @@ def test_a_silently_wrong_model_shows_in_every_chunk() -> None:
     with opened() as corpus:
         fill(corpus)
         corpus.follow(weights)
-        shown, found = looked(corpus)
+        shown, _ = looked(corpus)
         assert shown.wrong == shown.whole
         assert len(shown.reasons) == EXAMPLES
         few, docs = sample(corpus.collection, corpus.check, 3, SEED)
