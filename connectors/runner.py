@@ -25,13 +25,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from connectors.batches import Batch, Pending, changed, deleted, known_of, traceparent, without_text
+from connectors.batches import Batch, Pending, changed, deleted, known_of, traceparent, unreadable, without_text
 from connectors.duties import FORGOTTEN, Duties
 from connectors.looks import Look, Looks
 from connectors.state import Known, State
 from pipeline.deadline import Deadline
 from pipeline.errors import Backpressure, Poison, SourceUnavailable, Transient
-from pipeline.identity import DocumentKey, content_hash
+from pipeline.identity import DocumentKey
 from pipeline.naming import Names
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import SKIPPED, Metrics, bounded
@@ -271,8 +271,7 @@ class Runner:
                 self._skipped(found, look)
             case Poison():
                 if not self._unsettled(look):
-                    digest = content_hash(f"{found.reason}: {found.detail}")
-                    self._found(Fetched(look.path, look.revision, None, digest, "", {}, 0.0, 0, found.detail), look)
+                    self._found(unreadable(look.path, look.revision, found), look)
             case Transient():
                 self._unread(found, look)
             case Fetched():

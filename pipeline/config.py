@@ -241,6 +241,19 @@ class MigrateConfig(Section):
     known_items: Count = Field(200, description="known-item queries drawn from the documents")
 
 
+class VerifyConfig(Section):
+    """Verification in the background of `up` and of embed workers."""
+
+    every_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        6 * 3600.0, description="between two verifications of a generation; 0: never"
+    )
+    documents_per_second: Seconds = Field(500.0, description="most records and points that it reads in a second")
+    sample: Annotated[int, Field(ge=0)] = Field(
+        100, description="random chunks of the live generation that are embedded again and compared, each time"
+    )
+    repair: bool = Field(False, description="repair what it finds")
+
+
 class RetryConfig(Section):
     """Backoff of transient errors. A long-lived worker waits without end."""
 
@@ -290,6 +303,7 @@ class Config(Section):
     chunk: ChunkConfig = ChunkConfig()
     embed: EmbedConfig = EmbedConfig()
     migrate: MigrateConfig = MigrateConfig()
+    verify: VerifyConfig = VerifyConfig()
     retry: RetryConfig = RetryConfig()
     http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()

@@ -454,7 +454,8 @@ class Forgetting:
     def _found(self, asked: Sequence[Request]) -> dict[tuple[str, str], int]:
         """What there is of them before anything is done, by place."""
         self._task.at("looking", 0, 0)
-        state, found = self._control.again(), []
+        state = self._control.again()
+        found: list[Place] = []
         for request in asked:
             found += proof.look(self._parts, state, _wanted(request), {})
         return {(place.place, place.name): place.found for place in _merged(found)}

@@ -16,13 +16,15 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from pipeline.chunking.documents import Chunk
 from pipeline.cli.assembly import Followed, Models, Parts
 from pipeline.cli.figures import lag_of
 from pipeline.cli.planning import plan
 from pipeline.cli.tasks import Task, Tasks
 from pipeline.config import ChunkingConfig, Config, ModelConfig
 from pipeline.deadline import Deadline
-from pipeline.embedding.generation import generation_spec
+from pipeline.embedding.generation import chunker, generation_spec
+from pipeline.embedding.models import located, tokenizer_of
 from pipeline.errors import (
     BrokerUnavailable,
     CollectionMissing,
@@ -52,7 +54,6 @@ _SWITCH_SECONDS: Final = 40.0
 _SEED: Final = 1
 #: Documents whose tokens are counted; to count all would read every head.
 _SAMPLE: Final = 200
-_END_SECONDS: Final = 10.0
 
 
 class Migrations:
@@ -294,12 +295,16 @@ class Migrations:
             target.transitions,
             collection,
             served,
+            self._chunker(target.spec),
             lambda: parts.store.build_index(collection.spec.name),
             lambda on_phase: self._quality(target, live, collection, served, given, on_phase),
             parts.config.migrate.lag_seconds,
             task.at,
             task.stopped,
         )
+
+    def _chunker(self, spec: GenerationSpec) -> Chunk:
+        return chunker(spec, tokenizer_of(located(spec, self._parts.config)))
 
     def _quality(
         self,

@@ -28,7 +28,7 @@ def serve(config_file: Path | None, state: Path | None) -> None:
         process.patience.until_done("store", lambda: _warm(search))
         operations = Operations(parts, control, search, models)
         for (method, path), route in operations.routes().items():
-            if path not in ("/migrate", "/erasure"):  # who may search may not retire a generation, or forget
+            if path not in ("/migrate", "/verify", "/erasure"):  # who may search may not retire, repair or forget
                 process.server.mount(method, path, route)
         report = reporter(parts.broker, parts.names, "serve", "", parts.health, parts.metrics)
         process.crew.start("search", lambda stop: follow(search, parts.health, stop))

@@ -33,7 +33,7 @@ _LOOKS: Final = 1200
 #: Live changes this recent mean that more will come: batches stay small until then.
 _LIVELY_SECONDS: Final = 3.0
 #: Padded tokens of one forward pass beside live changes: some 10 ms of MiniLM on two cores.
-_SMALL_TOKENS: Final = 128
+SMALL_TOKENS: Final = 128
 #: The most that building gets while live changes come in.
 _BESIDE_CHANGES: Final = 1 / 3
 #: Of a batch, beside live changes: cutting and writing hold the interpreter for as long as they are big.
@@ -167,7 +167,7 @@ class Pace:
         Args:
             most: what suits the device.
         """
-        return min(most, _SMALL_TOKENS) if self._building and self._live.lively else most
+        return min(most, SMALL_TOKENS) if self._building and self._live.lively else most
 
     def batch(self, most: int) -> int:
         """Documents, or tokens, gathered into one batch.

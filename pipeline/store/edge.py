@@ -254,11 +254,12 @@ class EdgeEngine:
             return [_raw(record) for record in self._shard.retrieve(list(ids), payload, vector)]
 
     def scroll(
-        self, matching: Filter, limit: int, after: str | None, vector: bool
+        self, matching: Filter, limit: int, after: str | None, vector: bool, fields: Sequence[str] | None = None
     ) -> tuple[list[RawPoint], str | None]:
-        """A page of points by id."""
+        """A page of points by id, with all of their payload or some fields of it."""
+        payload = True if fields is None else self._edge.PayloadSelector.Include(list(fields))
         request = self._edge.ScrollRequest(
-            offset=after, limit=limit, filter=edge_filter(matching), with_payload=True, with_vector=vector
+            offset=after, limit=limit, filter=edge_filter(matching), with_payload=payload, with_vector=vector
         )
         with self._called():
             records, following = self._shard.scroll(request)

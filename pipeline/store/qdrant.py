@@ -291,16 +291,16 @@ class QdrantEngine:
         return [_raw(record) for record in found]
 
     def scroll(
-        self, matching: Filter, limit: int, after: str | None, vector: bool
+        self, matching: Filter, limit: int, after: str | None, vector: bool, fields: Sequence[str] | None = None
     ) -> tuple[list[RawPoint], str | None]:
-        """A page of points by id."""
+        """A page of points by id, with all of their payload or some fields of it."""
         with _translated(self._name):
             found, following = self._client.scroll(
                 self._name,
                 self._filter(matching),
                 limit=limit,
                 offset=after,
-                with_payload=True,
+                with_payload=True if fields is None else list(fields),
                 with_vectors=vector,
                 consistency=self._consistency,
             )
