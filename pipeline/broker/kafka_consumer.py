@@ -19,6 +19,7 @@ from kafka.errors import (
 )
 from kafka.structs import OffsetAndMetadata
 
+from pipeline.broker.kafka_connection import made
 from pipeline.broker.kafka_errors import translated
 from pipeline.deadline import Deadline
 from pipeline.errors import BrokerUnavailable, LogDiverged, PartitionsLost
@@ -51,22 +52,23 @@ class KafkaGroupConsumer:
         self._group = group
         self._changes = _Changes()
         with translated(f"join group {group}"):
-            self._consumer = KafkaConsumer(
+            options = {
                 **connection,
-                group_id=group,
+                "group_id": group,
                 # Without an offset it starts at the beginning (see poll); one that is out of range
                 # must never be reset in silence.
-                auto_offset_reset="none",
-                enable_auto_commit=False,
-                isolation_level="read_committed",
-                partition_assignment_strategy=[CooperativeStickyAssignor],
-                session_timeout_ms=round(session_timeout_seconds * 1000),
-                heartbeat_interval_ms=max(300, round(session_timeout_seconds * 1000 / 5)),
-                max_poll_interval_ms=round(max_poll_interval_seconds * 1000),
-                fetch_max_bytes=_FETCH_BYTES,
+                "auto_offset_reset": "none",
+                "enable_auto_commit": False,
+                "isolation_level": "read_committed",
+                "partition_assignment_strategy": [CooperativeStickyAssignor],
+                "session_timeout_ms": round(session_timeout_seconds * 1000),
+                "heartbeat_interval_ms": max(300, round(session_timeout_seconds * 1000 / 5)),
+                "max_poll_interval_ms": round(max_poll_interval_seconds * 1000),
+                "fetch_max_bytes": _FETCH_BYTES,
                 # A zombie of a retired generation must not make its topic again.
-                allow_auto_create_topics=False,
-            )
+                "allow_auto_create_topics": False,
+            }
+            self._consumer = made(KafkaConsumer, options)
             _keep_finished_joins(self._consumer._coordinator)  # noqa: SLF001
             self._consumer.subscribe(list(topics), listener=self._changes)
 
@@ -180,21 +182,20 @@ class KafkaReader:
     ) -> None:
         self._topic = topic
         with translated(f"read {topic}"):
-            self._consumer = KafkaConsumer(
+            options = {
                 **connection,
-                group_id=None,
-                auto_offset_reset="earliest",
-                enable_auto_commit=False,
-                isolation_level="read_committed",
-                fetch_max_bytes=_FETCH_BYTES,
-            )
-            assigned = [KafkaPartition(topic, partition) for partition in partitions]
-            self._consumer.assign(assigned)
-            ends = self._consumer.end_offsets(assigned, timeout_ms=_QUERY_MS)
-            begins = self._consumer.beginning_offsets(assigned, timeout_ms=_QUERY_MS)
-            self._ends = {at: int(end) for at, end in ends.items()}
-            for at in assigned:
-                self._consumer.seek(at, max(int(begins[at]), starts.get(at.partition, 0)))
+                "group_id": None,
+                "auto_offset_reset": "earliest",
+                "enable_auto_commit": False,
+                "isolation_level": "read_committed",
+                "fetch_max_bytes": _FETCH_BYTES,
+            }
+            self._consumer = made(KafkaConsumer, options)
+            try:
+                self._ends = self._assign([KafkaPartition(topic, partition) for partition in partitions], starts)
+            except BaseException:
+                self.close()
+                raise
 
     def poll(self, timeout: float, max_records: int) -> list[Record]:
         """The next records of committed transactions."""
@@ -212,6 +213,14 @@ class KafkaReader:
     def close(self) -> None:
         """Release connections."""
         self._consumer.close(autocommit=False, timeout_ms=1000)
+
+    def _assign(self, partitions: list[KafkaPartition], starts: Mapping[int, int]) -> dict[KafkaPartition, int]:
+        self._consumer.assign(partitions)
+        ends = self._consumer.end_offsets(partitions, timeout_ms=_QUERY_MS)
+        begins = self._consumer.beginning_offsets(partitions, timeout_ms=_QUERY_MS)
+        for at in partitions:
+            self._consumer.seek(at, max(int(begins[at]), starts.get(at.partition, 0)))
+        return {at: int(end) for at, end in ends.items()}
 
 
 def _keep_finished_joins(coordinator: Any) -> None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from kafka import errors
 
 from pipeline.deadline import Deadline
-from pipeline.errors import BrokerUnavailable, Fatal, Fenced, PartitionsLost, Poison, VectideError
+from pipeline.errors import BrokerUnavailable, ConfigError, Fatal, Fenced, PartitionsLost, Poison, VectideError
 
 T = TypeVar("T")
 
@@ -21,7 +21,8 @@ _LOST = (
     errors.FencedInstanceIdError,
 )
 _FENCED = (errors.ProducerFencedError, errors.InvalidProducerEpochError, errors.TransactionCoordinatorFencedError)
-_REFUSED = (
+#: The cluster's answer to who we are; it does not change by asking again.
+REFUSED = (
     errors.AuthorizationError,
     errors.SaslAuthenticationFailedError,
     errors.UnsupportedSaslMechanismError,
@@ -44,10 +45,12 @@ def translated(what: str, *, writing: bool = False) -> Iterator[None]:
         raise
     except _LOST as error:
         raise PartitionsLost(f"{what}: {error}") from None
-    except _REFUSED as error:
+    except REFUSED as error:
         raise Fatal(
-            f"Kafka refuses to {what}: {error}", "check kafka.sasl_*, the ACLs and the broker's version"
+            f"{what}: Kafka refuses: {error}", "check kafka.sasl_*, the ACLs and the broker's version"
         ) from None
+    except errors.KafkaConfigurationError as error:
+        raise ConfigError(f"{what}: {error}", "correct kafka.options") from None
     except (errors.KafkaError, OSError, TimeoutError) as error:
         if writing:
             _raise_refusal(what, error)
