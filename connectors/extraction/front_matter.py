@@ -26,12 +26,19 @@ def front_matter(text: str) -> dict[str, MetadataValue]:
         return {}
     try:
         found = yaml.safe_load(match.group(1))
-    except (yaml.YAMLError, ValueError, RecursionError):
+        if not isinstance(found, dict):
+            return {}
+        fields = {name: _value(value) for name, value in list(found.items())[:_FIELDS] if isinstance(name, str)}
+    except Exception:  # PyYAML trips over `!!int ""`, `!!bool x` and the like with errors of every kind
         return {}
-    if not isinstance(found, dict):
+    # An anchor can stand for much, and be named often: then it is more than the block could say.
+    if sum(_length(value) for value in fields.values()) > 2 * _LIMIT:
         return {}
-    fields = {name: _value(value) for name, value in list(found.items())[:_FIELDS] if isinstance(name, str)}
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _length(value: MetadataValue | None) -> int:
+    return sum(map(len, value)) if isinstance(value, list) else len(str(value))
 
 
 def _value(value: Any) -> MetadataValue | None:
