@@ -13,7 +13,7 @@ from pipeline.generations.control import ControlState
 from pipeline.ports import Record
 from pipeline.specs import GenerationSpec
 from pipeline.stages import dead_letters
-from pipeline.stages.reports import ALIVE_SECONDS, WorkerReport, read_reports
+from pipeline.stages.reports import WorkerReport, read_reports
 from pipeline.verification.published import last_verified
 
 _COUNTERS: Final = ("chunks_embedded", "chunks_reused", "tokens_embedded", "documents_published", "source_skipped")
@@ -41,7 +41,7 @@ def figures(parts: Parts, control: ControlState) -> dict[str, Any]:
         "generation": None if live is None else _described(live),
         "generations": {one.id: one.state for one in control.followed},
         "verified": _verified(parts, control),
-        "workers": [_worker(report) for report in reports if not _gone(report)],
+        "workers": [_worker(report) for report in reports if report.alive],
     }
 
 
@@ -127,10 +127,6 @@ def _described(live: GenerationSpec) -> dict[str, Any]:
         "max_tokens": live.model.max_tokens,
         "filter_fields": dict(live.filter_fields),
     }
-
-
-def _gone(report: WorkerReport) -> bool:
-    return report.ended or time.time() - report.reported > ALIVE_SECONDS
 
 
 def _worker(report: WorkerReport) -> dict[str, Any]:

@@ -65,11 +65,15 @@ class Index:
         self.collection = collection_of(parts, self.spec)
         self.control = Followed(parts)
         self.search = search_service(parts, self.control, self.models)
-        self._reporter = reporter(parts.broker, parts.names, "up", self.spec.id, parts.health, parts.metrics)
-        self.operations = Operations(parts, self.control, self.search, self.models, self._reporter.now, sources)
+        self._reporter = reporter(
+            parts.broker, parts.names, "up", self.spec.id, parts.health, parts.metrics, list(self.sources)
+        )
+        self.operations = Operations(
+            parts, self.control, self.search, self.models, self._reporter.now, sources, runs=frozenset(sources)
+        )
         self.lines = Lines(parts, self.control, self.models, ("chunk", "embed"), on_state=self._followed)
         self._patrol = patrol_of(parts, self.control, self.models, self.lines)
-        self.runners = [runner_of(parts, source, sources[id]) for id, source in self.sources.items()]
+        self.runners = [runner_of(parts, source, sources[id], self.control) for id, source in self.sources.items()]
 
     def start(self) -> None:
         """Start all threads; connectors last, so that nothing waits for its reader."""

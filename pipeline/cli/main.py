@@ -31,6 +31,8 @@ from typing import Final
 import click
 
 from pipeline.errors import VectideError, exit_code
+from pipeline.masking import without_passwords
+from pipeline.observe.logs import printable_lines
 
 _INTERRUPTED: Final = 130
 
@@ -47,6 +49,8 @@ _COMMANDS: Final = {
     "migrate": ("migrate", "migrate", "Change the model or the chunking: live, proven, undone in a second."),
     "verify": ("verify", "verify", "Prove that the store equals the log, and repair what does not."),
     "dead-letters": ("dead_letters", "dead_letters", "List, show, replay or drop what failed for good."),
+    "forget": ("forget", "forget", "Delete documents everywhere, prove it, and keep them out."),
+    "receipt": ("forget", "receipt", "Check the receipt of what was forgotten."),
     "config": ("config", "config", "Check the configuration and show what is in effect."),
 }
 
@@ -79,6 +83,8 @@ def cli() -> None:
 
 def main() -> None:
     """The entry point: errors become one clear text on standard error and an exit code."""
+    # What is written here, the state folder above all, holds texts of documents: its owner's only.
+    os.umask(0o077)
     try:
         # Out of its own mode click returns the code of an Exit that a command raised.
         code = cli.main(standalone_mode=False)
@@ -93,5 +99,5 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except VectideError as error:
-        click.echo(f"vectide: {error}", err=True)
+        click.echo(printable_lines(f"vectide: {without_passwords(str(error))}"), err=True)
         sys.exit(exit_code(error))

@@ -288,7 +288,8 @@ def gate_lines(found: Mapping[str, Any]) -> list[str]:
                 f"  worse: {one['measure']} {one['old']:.2f} -> {one['new']:.2f}  {printable(one['text'][:100])}"
                 for one in quality["worst"]
             ]
-    lines.append(f"gate                {'passed' if found['ok'] else 'refused: ' + '; '.join(found['why'])}")
+    why = "passed" if found["ok"] else "refused: " + "; ".join(found["why"])
+    lines.append(printable(f"gate                {why}"))
     return lines
 
 
@@ -360,7 +361,7 @@ def _show(found: Mapping[str, Any]) -> None:
             line += f", throttled to {one['throttle']:.0%}" if one["throttle"] < 1 else ""
         click.echo(line)
     for one in found["over"]:
-        click.echo(f"{one['state']:<9} {one['id']:<16} {one['model']}: {printable(one['reason'])}")
+        click.echo(printable(f"{one['state']:<9} {one['id']:<16} {one['model']}: {one['reason']}"))
     if found["gate"] is not None:
         for line in gate_lines(found["gate"]):
             click.echo(line)

@@ -10,6 +10,7 @@ import click
 
 from pipeline.cli.access import reached
 from pipeline.cli.options import as_json, configuration, configure_logs, configured, print_json
+from pipeline.observe.logs import printable
 
 
 @click.command()
@@ -25,7 +26,7 @@ def status(json_: bool, config_file: Path | None, state: Path | None) -> None:
         print_json(found)
         return
     for name, value in _rows(found):
-        click.echo(f"{name:<18} {value}")
+        click.echo(printable(f"{name:<18} {value}"))
 
 
 def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:

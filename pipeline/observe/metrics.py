@@ -39,18 +39,24 @@ REASONS: Final = (
     "not_unicode",
     "bad_metadata",
     "record_too_large",
+    "record_refused",
     "chunking_failed",
     "embedding_failed",
     "bad_vector",
     "too_long",
     "attempts_exhausted",
 )
-#: Why a connector leaves a document out.
-SKIPPED: Final = ("special", "binary", "unreadable")
+#: Why a connector leaves a document out; what a connector of somebody else calls otherwise is `other`.
+SKIPPED: Final = ("special", "binary", "unreadable", "other")
 #: Errors that are waited out.
 PASSING: Final = ("Transient", "BrokerUnavailable", "StoreUnavailable", "StoreBusy", "NewerSchema")
 TRAFFIC: Final = ("live", "backfill")
 DEPENDENCIES: Final = ("broker", "store", "model", "source")
+
+
+def bounded(value: str, known: tuple[str, ...]) -> str:
+    """A label's value: one of a known set, whoever chose it."""
+    return value if value in known else "other"
 
 
 class Metrics:

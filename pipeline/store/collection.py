@@ -159,6 +159,11 @@ class PointCollection:
             points = [(head.doc, None, head_payload(head)) for head in batch]
             self._engine.upsert(points, condition, "update_only")
 
+    def drop_tombstones(self, read: Mapping[str, int]) -> None:
+        """Delete each head that is a tombstone and still has the stamp ``read[doc]``."""
+        for batch in slices(list(read), _CLAUSES):
+            self._engine.delete(conditions.any_of([conditions.tombstone_at(doc, read[doc]) for doc in batch]))
+
     def sweep(self, sweeps: Sequence[Sweep]) -> None:
         """Delete the chunks of each document that are not kept and not above its stamp."""
         for batch in slices(sweeps, _CLAUSES):

@@ -141,3 +141,24 @@ def test_a_worker_that_starts_before_kafka_waits_for_it(kafka: KafkaServer, fres
         finally:
             made.end()
             own.stop()
+
+
+def test_a_search_service_that_starts_first_waits_for_the_first_collection(
+    deployment: tuple[Deployment, QdrantStore],
+) -> None:
+    """Given a generation that a chunk worker has founded, then serve waits until an embed worker has made its
+    collection, and answers.
+    """
+    made, _ = deployment
+    (made.documents / "one.md").write_text("# One\n\nThe tide and the moon.\n")
+    made.ask("topics", "apply")
+    made.start("work", "chunk")
+    served = made.begin("serve")
+    waiting = time.monotonic() + 30
+    while "no embed worker has made it" not in served.errors():
+        assert served.process.poll() is None, served.errors()
+        assert time.monotonic() < waiting, served.errors()
+        time.sleep(0.1)
+    made.start("work", "embed")
+    assert "ready" in served.ready()
+    assert served.stop() == 0
