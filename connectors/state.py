@@ -180,6 +180,11 @@ class State:
         row = self._file.execute("SELECT value FROM marks WHERE name = ?", (_bytes(name),)).fetchone()
         return None if row is None else bytes(row[0])
 
+    def mark_names(self) -> list[str]:
+        """The names of all marks."""
+        rows = self._file.execute("SELECT name FROM marks ORDER BY name").fetchall()
+        return [bytes(name).decode("utf-8", "surrogateescape") for (name,) in rows]
+
     def published(self, limit: int) -> list[str]:
         """Some of the paths that are published, in order."""
         rows = self._file.execute("SELECT path FROM documents WHERE digest <> '' ORDER BY path LIMIT ?", (limit,))

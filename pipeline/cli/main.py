@@ -43,8 +43,10 @@ _COMMANDS: Final = {
     "serve": ("serve", "serve", "Answer searches over HTTP (long-lived)."),
     "migrate": ("migrate", "migrate", "Change the model or the chunking: live, proven, undone in a second."),
     "dead-letters": ("dead_letters", "dead_letters", "List, show, replay or drop what failed for good."),
+    "explain": ("explain", "explain", "The life of one document: log, generations, dead letters."),
     "forget": ("forget", "forget", "Delete documents everywhere, prove it, and keep them out."),
     "receipt": ("forget", "receipt", "Check the receipt of what was forgotten."),
+    "gc": ("gc", "gc", "Remove what nothing needs any more; a dry run by default."),
     "config": ("config", "config", "Check the configuration and show what is in effect."),
 }
 

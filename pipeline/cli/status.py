@@ -9,6 +9,7 @@ import click
 
 from pipeline.cli.access import reached
 from pipeline.cli.options import as_json, configuration, configure_logs, configured, print_json
+from pipeline.observe.logs import printable
 
 
 @click.command()
@@ -41,6 +42,10 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("dead letters", f"{found['dead_letters']}"),
         ("generation", "none yet" if generation is None else f"{generation['id']} ({generation['model']})"),
     ]
+    kept_out = found["kept_out"]
+    if kept_out["documents"] or kept_out["sources"]:
+        whole = "".join(f", all of {printable(source)}" for source in kept_out["sources"])
+        rows.append(("kept out", f"{kept_out['documents']} forgotten documents{whole}"))
     for worker in found["workers"]:
         state = "ready" if worker["ready"] else f"not ready: {worker['why']}"
         rows.append((f"worker {worker['role']}", f"{worker['worker']} {state}"))
