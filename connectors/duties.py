@@ -228,7 +228,7 @@ class Duties:
 
     def _deletes(self, paths: Sequence[str]) -> list[NewRecord]:
         provenance = Provenance(self._clock(), traceparent())
-        events = (DocumentDeleted(DocumentKey(self._source, path), provenance) for path in paths)
+        events = (DocumentDeleted(DocumentKey(self._source, path), provenance, erased=True) for path in paths)
         return [NewRecord(self._topic, *encode_event(event)) for event in events]
 
 

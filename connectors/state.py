@@ -82,12 +82,20 @@ class Known:
         return bool(self.digest)
 
 
-class _Entry(msgspec.Struct):
+class _Entry(msgspec.Struct, omit_defaults=True):
     schema: int
     revision: str
     digest: str
     facts: str
     forgotten: str = ""
+
+
+def says_published(value: bytes | None) -> bool:
+    """Whether an entry of ``connector-state`` says that its document is published, with a digest of it."""
+    try:
+        return value is not None and bool(msgspec.json.decode(value)["digest"])
+    except (msgspec.MsgspecError, KeyError, TypeError):
+        return True  # something was, nobody knows what
 
 
 def mark_key(source: str, name: str) -> bytes:

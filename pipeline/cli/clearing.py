@@ -102,6 +102,28 @@ def leave(parts: Parts, id: str, deadline: Deadline) -> None:
                 time.sleep(_LEAVE_POLL_SECONDS)
 
 
+def trim(parts: Parts, id: str, *, over: bool) -> None:
+    """Drop what a generation's chunks topic holds below its embed stage's commit; of one that is
+    over, everything.
+
+    Raises:
+        BrokerUnavailable: no answer.
+    """
+    broker, topic = parts.broker, parts.names.chunks(id)
+    with contextlib.suppress(Fatal):  # it is gone
+        bounds = broker.offsets(topic)
+        committed = broker.committed(parts.names.group("embed", id), topic)
+        before = {partition: one.end for partition, one in bounds.items()} if over else committed
+        broker.delete_records(
+            topic,
+            {
+                partition: end
+                for partition, end in before.items()
+                if partition in bounds and end > bounds[partition].start
+            },
+        )
+
+
 def remains(parts: Parts, id: str, there: set[str]) -> bool:
     """Whether anything is left of a generation; ``there``: the names of topics and collections."""
     names = parts.names

@@ -124,6 +124,8 @@ class Collecting:
             raise Refused(building, "wait for the migration, or give it up with `vectide migrate abort`")
         deletes, left = self._collected()
         state, orphans, letters = self._left()
+        for generation in state.followed:
+            clearing.trim(self._parts, generation.id, over=False)  # what is applied cannot come again then
         tombstones = {}
         for one, found in self._tombstones(state):
             collection = self._parts.store.open(self._parts.names.collection(one.id))

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from pipeline.cli import proof, traces
+from pipeline.cli import clearing, proof, traces
 from pipeline.cli.asking import Asking
 from pipeline.cli.assembly import Followed, Parts
 from pipeline.cli.collecting import Collecting
@@ -301,13 +301,7 @@ class Forgetting:
                 continue
             id = topic.removeprefix(names.chunks(""))
             known = state.generations.get(id)
-            bounds = broker.offsets(topic)
-            if known is None or known.state in FOLLOWED:
-                before = broker.committed(names.group("embed", id), topic)
-            else:
-                before = {partition: one.end for partition, one in bounds.items()}
-            trimmed = {at: offset for at, offset in before.items() if at in bounds and offset > bounds[at].start}
-            broker.delete_records(topic, trimmed)
+            clearing.trim(self._parts, id, over=known is not None and known.state not in FOLLOWED)
 
     def _purged(self) -> dict[str, str | None]:
         """Of what has files here: why they were not written anew, None where they were."""
