@@ -98,6 +98,7 @@ def test_nothing_that_a_document_says_reaches_a_terminal_a_log_or_a_metric(made:
         shown(made, "dead-letters", *arguments, code=1 if arguments[0] == "replay" else 0)
     shown(made, "dead-letters", "show", f"none{SPEAKS}", code=2)
     shown(made, "search", "needle", "--filter", f"none{SPEAKS}=x", code=2)
+    shown(made, "up", f"none{SPEAKS[:4]}", code=2)
     shown(made, "status")
     shown(made, "migrate", "status")
     # Then the log has one object a line, the metrics have their own labels, and the folder is its owner's
@@ -110,6 +111,7 @@ def test_nothing_that_a_document_says_reaches_a_terminal_a_log_or_a_metric(made:
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
     for path in state.rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+        assert path.is_dir() or b"t0ken" not in path.read_bytes(), path
     assert up.stop() == 0
     lines = [line for log in made.folder.glob("up-*.log") for line in log.read_text().split("\n") if line]
     assert len(lines) > 10
