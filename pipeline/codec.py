@@ -177,6 +177,14 @@ def supersedes(record: Record) -> bool:
         return False
 
 
+def is_delete(record: Record) -> bool:
+    """True if a record of the documents topic says that its document is gone; a null says nothing."""
+    try:
+        return record.value is not None and _open(record, "changed", "deleted")[0] == "deleted"
+    except (MalformedRecord, NewerSchema):
+        return False
+
+
 def encode_chunked(document: ChunkedDocument) -> Encoded:
     """A chunked document as a record of a chunks topic.
 

@@ -241,6 +241,19 @@ class MigrateConfig(Section):
     known_items: Count = Field(200, description="known-item queries drawn from the documents")
 
 
+class VerifyConfig(Section):
+    """Verification in the background of `up` and of embed workers."""
+
+    every_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        6 * 3600.0, description="between two verifications of a generation; 0: never"
+    )
+    documents_per_second: Seconds = Field(500.0, description="most records and points that it reads in a second")
+    sample: Annotated[int, Field(ge=0)] = Field(
+        100, description="random chunks of the live generation that are embedded again and compared, each time"
+    )
+    repair: bool = Field(False, description="repair what it finds")
+
+
 class RetryConfig(Section):
     """Backoff of transient errors. A long-lived worker waits without end."""
 
@@ -276,6 +289,10 @@ class Config(Section):
         "embedded", description="where vectors are; `embedded` is a folder, for one process"
     )
     state: Path = Field(Path(".vectide"), description="folder of the embedded log and store, and of connectors")
+    receipt_key: SecretStr | None = Field(
+        None, description="signs receipts of `vectide forget`; better given as a file or in the environment"
+    )
+    receipt_key_file: Path | None = Field(None, description="file that holds that key")
     pipeline: PipelineConfig = PipelineConfig()
     model: ModelConfig = ModelConfig()
     chunking: ChunkingConfig = ChunkingConfig()
@@ -286,6 +303,7 @@ class Config(Section):
     chunk: ChunkConfig = ChunkConfig()
     embed: EmbedConfig = EmbedConfig()
     migrate: MigrateConfig = MigrateConfig()
+    verify: VerifyConfig = VerifyConfig()
     retry: RetryConfig = RetryConfig()
     http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()
@@ -341,23 +359,29 @@ def effective(config: Config) -> dict[str, Any]:
 
 def _with_secret_files(config: Config) -> Config:
     changes: dict[str, Any] = {}
-    for section, secret in (
+    secrets = (
         ("kafka", "sasl_password"),
         ("kafka", "ssl_key_password"),
         ("qdrant", "api_key"),
         ("http", "token"),
-    ):
-        table = changes.get(section, getattr(config, section))
+        ("", "receipt_key"),
+    )
+    for section, secret in secrets:
+        table = changes.get(section, getattr(config, section)) if section else config
         path: Path | None = getattr(table, f"{secret}_file")
+        name = f"{section}.{secret}_file".lstrip(".")
         if path is not None:
             try:
                 value = SecretStr(path.read_text(encoding="utf-8").strip())
             except (OSError, UnicodeDecodeError) as error:
                 why = error.strerror if isinstance(error, OSError) else "not a text"
-                raise ConfigError(f"{section}.{secret}_file: {path}: {why}", "mount the secret there") from None
+                raise ConfigError(f"{name}: {path}: {why}", "mount the secret there") from None
             if not value.get_secret_value():
-                raise ConfigError(f"{section}.{secret}_file: {path} is empty", "mount the secret there")
-            changes[section] = table.model_copy(update={secret: value})
+                raise ConfigError(f"{name}: {path} is empty", "mount the secret there")
+            if section:
+                changes[section] = table.model_copy(update={secret: value})
+            else:
+                changes[secret] = value
     config = config.model_copy(update=changes)
     for name, header in (("qdrant.api_key", config.qdrant.api_key), ("http.token", config.http.token)):
         if header is not None and not _IN_A_HEADER.fullmatch(header.get_secret_value()):

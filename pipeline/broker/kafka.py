@@ -30,6 +30,7 @@ from pipeline.config import KafkaConfig
 from pipeline.errors import BrokerUnavailable, Fatal, TopicMismatch
 from pipeline.ports import (
     Consumer,
+    Lifetime,
     OffsetRange,
     Publisher,
     Reader,
@@ -40,6 +41,8 @@ from pipeline.ports import (
 
 #: Headers and Kafka's own framing around key and value.
 _FRAMING_BYTES: Final = 16 * 1024
+#: ``Long.MAX_VALUE``, and what is as good as it.
+_NEVER_MS: Final = 1 << 62
 #: Replicas and in-sync replicas where there are at least three brokers.
 _REPLICAS: Final = 3
 
@@ -66,6 +69,7 @@ class KafkaBroker:
         self._lock = threading.RLock()
         self._limits: dict[str, int] = {}
         self._admin = self._new_admin()
+        self._astray = False
 
     # ---------------------------------------------------------------------------- clients
 
@@ -120,6 +124,10 @@ class KafkaBroker:
         """Those whose names start with ``prefix``."""
         with self._asking("list topics") as admin:
             found = admin.describe_topics(None)
+        if any("topic_id" not in topic for topic in found):
+            raise Fatal(
+                "this Kafka gives its topics no ids, by which a replaced one is known", "use Kafka 2.8 or later"
+            )
         return {
             topic["name"]: TopicInfo(topic["name"], str(topic["topic_id"]), len(topic["partitions"]))
             for topic in found
@@ -153,7 +161,7 @@ class KafkaBroker:
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
         """A group's committed offsets."""
-        with self._asking(f"ask for the offsets of {group}") as admin:
+        with self._asking_coordinator(f"ask for the offsets of {group}") as admin:
             try:
                 found = admin.list_group_offsets({group: None}).get(group, {})
             except GroupIdNotFoundError:
@@ -168,12 +176,47 @@ class KafkaBroker:
             for partition, bounds in self.offsets(topic).items()
         }
 
+    def groups(self, prefix: str) -> list[str]:
+        """The groups whose names start with ``prefix``."""
+        with self._asking("list groups") as admin:
+            found = admin.list_groups()
+        return sorted(one["group_id"] for one in found if one["group_id"].startswith(prefix))
+
+    def size(self, topic: str) -> int:
+        """Bytes of its segments on the disk of one replica: where replicas differ, the most."""
+        with self._asking(f"ask for the size of {topic}") as admin:
+            brokers = admin.describe_log_dirs([topic])
+        sizes: dict[int, int] = {}
+        for broker in brokers:
+            for folder in broker["log_dirs"]:
+                for one in (one for found in folder["topics"] for one in found["partitions"]):
+                    index = one["partition_index"]
+                    sizes[index] = max(sizes.get(index, 0), int(one["partition_size"]))
+        return sum(sizes.values())
+
+    def lifetime(self, topic: str) -> Lifetime:
+        """As its settings say. A segment is closed by the first record that comes when it is due, so
+        a quiet partition keeps its records for longer.
+        """
+        settings = self._settings(topic)
+        policy = settings["cleanup.policy"]
+        compacts, deletes = "compact" in policy, "delete" in policy
+        return Lifetime(
+            superseded=_seconds(settings["max.compaction.lag.ms"]) if compacts else None,
+            nulls=_seconds(settings["delete.retention.ms"]) if compacts else None,
+            records=_seconds(settings["retention.ms"]) if deletes else None,
+        )
+
+    def purge(self, topics: Sequence[str]) -> bool:
+        """False: its cleaner works when the topics' settings say."""
+        return False
+
     def delete_group(self, group: str) -> None:
         """Forget a group."""
-        with self._asking(f"delete group {group}") as admin:
+        with self._asking_coordinator(f"delete group {group}") as admin:
             outcome = admin.delete_groups([group]).get(group, "OK")
-        if outcome not in ("OK", "GroupIdNotFoundError"):
-            raise BrokerUnavailable(f"group {group} cannot be deleted now: {outcome}")
+            if outcome not in ("OK", "GroupIdNotFoundError"):
+                raise BrokerUnavailable(f"group {group} cannot be deleted now: {outcome}")
 
     def close(self) -> None:
         """Release connections."""
@@ -191,6 +234,25 @@ class KafkaBroker:
         """The admin client, which is for one thread at a time."""
         with self._lock, self._reached.explained(), translated(what):
             yield self._admin
+
+    @contextmanager
+    def _asking_coordinator(self, what: str) -> Iterator[KafkaAdminClient]:
+        """Likewise, for what the coordinator of a group answers.
+
+        kafka-python's admin client keeps the coordinator that it has found for ever, also when it has moved
+        or is dead: after a failure the next question goes by way of a new client.
+        """
+        with self._lock:
+            if self._astray:
+                fresh = self._new_admin()
+                self._admin.close()
+                self._admin, self._astray = fresh, False
+            try:
+                with self._asking(what) as admin:
+                    yield admin
+            except BrokerUnavailable:
+                self._astray = True
+                raise
 
     def _described(self, topic: str) -> TopicInfo:
         found = self.topics(topic).get(topic)
@@ -268,6 +330,12 @@ def _lag_limit(spec: TopicSpec) -> dict[str, str]:
     if spec.max_compaction_lag_seconds is None:
         return {}
     return {"max.compaction.lag.ms": str(round(spec.max_compaction_lag_seconds * 1000))}
+
+
+def _seconds(milliseconds: str) -> float | None:
+    """A setting in milliseconds; None where it is Kafka's way of saying never."""
+    value = int(milliseconds)
+    return None if value < 0 or value >= _NEVER_MS else value / 1000
 
 
 def _same(present: str, wanted: str) -> bool:

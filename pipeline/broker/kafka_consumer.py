@@ -10,7 +10,13 @@ from typing import Any, Final
 from kafka import ConsumerRebalanceListener, KafkaConsumer
 from kafka import TopicPartition as KafkaPartition
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError, RebalanceInProgressError
+from kafka.errors import (
+    CommitFailedError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    RebalanceInProgressError,
+)
 from kafka.structs import OffsetAndMetadata
 
 from pipeline.broker.kafka_connection import made
@@ -68,8 +74,12 @@ class KafkaGroupConsumer:
     def poll(self, timeout: float, max_records: int) -> Polled:
         """The next records, and what happened to the assignment before them."""
         # If this raises, the news of a changed assignment stay for the next poll.
-        with translated(f"poll as a member of {self._group}"):
-            found = self._poll(timeout, max_records)
+        try:
+            with translated(f"poll as a member of {self._group}"):
+                found = self._poll(timeout, max_records)
+        except PartitionsLost as error:
+            # Which ones, the listener says; the next poll joins again.
+            raise BrokerUnavailable(str(error)) from None
         assigned, revoked = self._changes.take()
         records = [_record(one) for batch in found.values() for one in batch]
         return Polled(records, frozenset(assigned), frozenset(revoked))
@@ -121,7 +131,11 @@ class KafkaGroupConsumer:
         with translated(f"commit offsets of {self._group}"):
             try:
                 self._consumer.commit(wanted, timeout_ms=max(1, round(deadline.remaining() * 1000)))
-            except RebalanceInProgressError:
+            except (RebalanceInProgressError, CommitFailedError) as error:
+                # What the broker says of a rebalance kafka-python wraps: this is still a member, and
+                # keeps what the new assignment leaves it.
+                if not any(isinstance(one, RebalanceInProgressError) for one in (error, *error.args)):
+                    raise
                 raise BrokerUnavailable(f"group {self._group} is rebalancing; commit again") from None
 
     def close(self, deadline: Deadline) -> None:
@@ -138,6 +152,8 @@ class KafkaGroupConsumer:
             except NoOffsetForPartitionError as error:
                 self._consumer.seek_to_beginning(*error.args[0])
             except OffsetOutOfRangeError as error:
+                if not error.args:
+                    raise  # a broker's answer to another request than a fetch
                 ((at, offset),) = error.args[0].items()
                 raise LogDiverged(
                     f"group {self._group} stands at offset {offset} of {at.topic}[{at.partition}], "

@@ -20,7 +20,8 @@ from pipeline.cli.access import Ask, reached, running
 from pipeline.cli.assembly import opened
 from pipeline.cli.crew import until_stopped
 from pipeline.cli.index import Index
-from pipeline.cli.migrations import raised, refused_by_gate
+from pipeline.cli.migrations import refused_by_gate
+from pipeline.cli.tasks import raised
 from pipeline.config import Config
 from pipeline.errors import Backpressure, ConfigError, Refused, Transient
 from pipeline.generations.quality import read_qrels, read_queries

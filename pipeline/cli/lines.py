@@ -259,6 +259,17 @@ class Lines:
                 raise
             return None
 
+    @property
+    def busy(self) -> bool:
+        """Some line has records in work; from any thread."""
+        return any(line.busy for line in list(self._lines.values()))
+
+    def holds(self, id: str, partition: int) -> bool:
+        """This process embeds that partition of a generation; from any thread."""
+        line = self._lines.get(id)
+        worker = None if line is None else line.workers.get("embed")
+        return worker is not None and partition in worker.moving
+
     def run(self, stop: threading.Event) -> None:
         """Follow ``control`` until ``stop`` is set; then end all lines.
 

@@ -39,6 +39,7 @@ REASONS: Final = (
     "not_unicode",
     "bad_metadata",
     "record_too_large",
+    "record_refused",
     "chunking_failed",
     "embedding_failed",
     "bad_vector",
@@ -114,6 +115,22 @@ class Metrics:
         )
         self.generation_info = self._gauge(
             "generation_info", "1 for each generation followed, with its state.", "generation", "model", "state"
+        )
+        self.verify_findings = self._gauge(
+            "verify_findings",
+            "Documents that the last complete verification in the background found wrong, before any repair.",
+            "generation",
+            "kind",
+        )
+        self.verify_last_complete_timestamp_seconds = self._gauge(
+            "verify_last_complete_timestamp_seconds",
+            "When a verification in the background was last complete.",
+            "generation",
+        )
+        self.verify_coverage_ratio = self._gauge(
+            "verify_coverage_ratio",
+            "Part of the log's documents that it could prove; the others are incomplete, failed or omitted.",
+            "generation",
         )
         self.build_info = self._gauge("build_info", "1; the version is a label.", "version")
 

@@ -11,7 +11,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Final
 
@@ -47,6 +47,13 @@ class WorkerReport(msgspec.Struct, frozen=True):
     """Why it is not ready."""
     counters: dict[str, float]
     ended: bool = False
+    sources: list[str] = []
+    """Whose one writer it is."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended, and has reported lately."""
+        return not self.ended and time.time() - self.reported <= ALIVE_SECONDS
 
 
 class Reporter:
@@ -60,7 +67,9 @@ class Reporter:
         generation: str,
         counters: Callable[[], Mapping[str, float]],
         readiness: Callable[[], tuple[bool, str]],
+        sources: Sequence[str] = (),
     ) -> None:
+        self._sources = list(sources)
         self._publisher = publisher
         self._names = names
         self._worker = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
@@ -97,6 +106,7 @@ class Reporter:
             why=why,
             counters=dict(self._counters()),
             ended=ended,
+            sources=self._sources,
         )
         record = NewRecord(self._names.reports, self._worker.encode(), msgspec.json.encode(report))
         try:

@@ -5,8 +5,8 @@
 ``doc``           the document's id (also the id of its head point)
 ``stamp``         what every guard compares, below 2**50
 ``fh``, ``f``     filter hash and filter fields (on heads too: reads filter heads)
-``bucket``        of the document, for digests
-chunk             ``hash``, ``text``, and the vector
+``cells``         two cells, which verification counts: of a head its own, of a chunk its document's
+chunk             ``hash``, ``text``, ``cell`` (of its id), and the vector
 head              ``state``, ``key``, ``cv``, ``time``, ``reason``, ``meta``, ``list``, ``missing``
 ================  =====================================================================
 """
@@ -21,8 +21,9 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from pipeline.cells import chunk_cell, document_cells, head_cells
 from pipeline.errors import ForeignCollection
-from pipeline.identity import DocumentKey, bucket_of
+from pipeline.identity import DocumentKey
 from pipeline.points import ChunkPoint, Head, ListedChunk, ScoredChunk, StoredChunk, Vectors
 
 #: The named vector of every chunk. Named, because only such collections can gain others later.
@@ -40,9 +41,17 @@ def chunk_payload(chunk: ChunkPoint) -> Payload:
         "stamp": chunk.stamp,
         "hash": chunk.content_hash,
         "text": chunk.text,
-        "bucket": chunk.bucket,
-        "f": filter_payload(chunk.filters),
-        "fh": chunk.filter_hash,
+        "cell": chunk_cell(chunk.id),
+        **aligned_payload(chunk.doc, chunk.filters, chunk.filter_hash),
+    }
+
+
+def aligned_payload(doc: str, filters: Mapping[str, Any], filter_hash: str) -> Payload:
+    """What all chunks of a document have in common, and *align* sets."""
+    return {
+        "f": filter_payload(filters),
+        "fh": filter_hash,
+        "cells": list(document_cells(doc, filter_hash)),
     }
 
 
@@ -74,7 +83,7 @@ def head_payload(head: Head) -> Payload:
         "doc": head.doc,
         "stamp": head.stamp,
         "state": head.state,
-        "bucket": bucket_of(head.doc),
+        "cells": list(head_cells(head)),
         "key": head.key.text,
         "cv": head.content_version,
         "time": head.event_time,
@@ -130,7 +139,6 @@ def stored_chunk(id: str, payload: Payload, filters: Mapping[str, str], vector: 
         stamp=payload["stamp"],
         content_hash=payload["hash"],
         text=payload["text"],
-        bucket=payload["bucket"],
         filters=_filters(payload, filters),
         filter_hash=payload["fh"],
         vector=vector,

@@ -178,6 +178,10 @@ class QdrantStore:
         collection = self.open(name)
         return collection.count_chunks() * collection.spec.dimension * 4
 
+    def purge(self, name: str) -> bool:
+        """False: its optimizer writes segments anew when enough of them is deleted."""
+        return False
+
     def drop(self, name: str) -> None:
         """Delete a collection."""
         with _translated(name):
@@ -287,16 +291,16 @@ class QdrantEngine:
         return [_raw(record) for record in found]
 
     def scroll(
-        self, matching: Filter, limit: int, after: str | None, vector: bool
+        self, matching: Filter, limit: int, after: str | None, vector: bool, fields: Sequence[str] | None = None
     ) -> tuple[list[RawPoint], str | None]:
-        """A page of points by id."""
+        """A page of points by id, with all of their payload or some fields of it."""
         with _translated(self._name):
             found, following = self._client.scroll(
                 self._name,
                 self._filter(matching),
                 limit=limit,
                 offset=after,
-                with_payload=True,
+                with_payload=True if fields is None else list(fields),
                 with_vectors=vector,
                 consistency=self._consistency,
             )

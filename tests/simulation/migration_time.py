@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from pipeline import deadline
-from pipeline.cli import assembly, crew, figures, job, lines, migrate, migrations
+from pipeline.cli import assembly, crew, figures, job, lines, migrate, migrations, tasks
 from pipeline.generations import gate, operator
 from pipeline.search import service
 from pipeline.stages import lag, pace
@@ -27,7 +27,7 @@ from pipeline.stages import lag, pace
 EPOCH = 1_800_000_000.0
 
 _TOLD_THE_TIME = (deadline, assembly, figures, lines, migrate, migrations, job, gate, operator, service, pace, lag)
-_THREADED = (assembly, crew, lines, migrations, job, service, pace)
+_THREADED = (assembly, crew, lines, tasks, job, service, pace)
 
 
 class Process:
