@@ -437,7 +437,11 @@ class Lines:
             store.build_index(collection)
 
     def _remove_left(self, state: ControlState) -> None:
-        """A line that began late may have made again what a clean-up had removed; nobody else would."""
+        """A line that began late may have made again what a clean-up had removed; nobody else would. Only
+        where the store is worked with anyway: a chunk worker needs no key for it.
+        """
+        if "embed" not in self._stages:
+            return
         over = [one for one in state.generations.values() if one.state in ("aborted", "retired")]
         now, known = time.monotonic(), self._over
         self._over = frozenset(one.id for one in over)
