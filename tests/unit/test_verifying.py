@@ -39,7 +39,8 @@ from pipeline.points import Head
 from pipeline.ports import NewRecord
 from pipeline.records import DocumentChanged, Provenance
 from pipeline.store.memory import MemoryCollection, MemoryStore
-from pipeline.verification.patrol import Patrol
+from pipeline.verification import Repaired
+from pipeline.verification.patrol import Patrol, Stopped
 from pipeline.verification.published import last_verified
 
 SECONDS = 20.0
@@ -168,6 +169,27 @@ def test_a_forged_chunk_that_a_sample_meets_is_told_whole_and_mended(bench: Benc
     assert bench.collection._chunks[chunk.id].text == chunk.text
 
 
+def test_a_repair_that_mends_nothing_is_not_taken_at_its_word(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.cli.verifying.repair", lambda *arguments, **more: Repaired())
+    (head,) = bench.collection.heads([DocumentKey("s", "d3").doc]).values()
+    chunk = bench.collection._chunks[head.chunks[0].id]
+    bench.collection._chunks[chunk.id] = replace(chunk, vector=-chunk.vector)
+    report = ask(bench, sample=1000, seed=1, fix=True)
+    assert not report["equal"]
+    assert report["again"]["findings"]["wrong vector"] == {"count": 1, "examples": ["s:d3"]}
+
+
+def test_a_generation_that_is_over_is_not_verified(bench: Bench) -> None:
+    spec = generation_spec(CONFIG.model_copy(update={"model": CONFIG.model.model_copy(update={"dimension": 64})}))
+    for decide in (
+        lambda state: transitions.start(state, spec, time.time()),
+        lambda state: transitions.abort(state, spec.id, time.time()),
+    ):
+        operator.operate(bench.parts.broker, bench.parts.names, decide)
+    with pytest.raises(Refused, match=f"no generation {spec.id} that is kept in step"):
+        ask(bench, generation=spec.id)
+
+
 def test_a_log_that_has_lost_records_is_told_from_a_store_that_is_wrong(bench: Bench) -> None:
     ends = bench.parts.broker.offsets(bench.parts.names.documents(0))
     heads = {
@@ -275,10 +297,22 @@ def test_who_does_not_hold_the_first_partition_verifies_nothing(bench: Bench) ->
     assert list(patrol_of(bench.parts, bench.control, bench.models, chunkers).generations()) == []
 
 
+def test_a_process_that_ends_waits_for_no_generation_to_catch_up(bench: Bench) -> None:
+    for line in bench.lines._lines.values():
+        assert line.end()
+    bench.publish("never applied", "text")
+    stop = threading.Event()
+    timer = threading.Timer(0.3, stop.set)
+    timer.start()
+    with pytest.raises(Stopped):
+        bench.patrol().verify(bench.live.id, stop)
+    timer.join()
+
+
 def test_a_process_that_ends_gives_the_verification_up(bench: Bench) -> None:
     stop = threading.Event()
     patrol = bench.patrol()
     stop.set()
-    with pytest.raises(Exception, match="the process is ending"):
+    with pytest.raises(Stopped):
         patrol.verify(bench.live.id, stop)
     assert last_verified(bench.parts.broker, bench.parts.names) == {}
