@@ -295,7 +295,7 @@ class OldDeletes:
         self._before = before
         self._older = older
         self._prefix = b"" if source is None else DocumentKey(source, "").to_bytes()
-        self._found: dict[bytes, tuple[int, int]] = {}
+        self._found: dict[bytes, int] = {}
         self._published: set[bytes] = set()
         self._written: dict[int, OffsetRange] | None = None
         self._settled = Deadline.after(_SETTLE_SECONDS)
@@ -364,14 +364,18 @@ class OldDeletes:
         if not (old and is_delete(record)):
             self._found.pop(key, None)
         elif key in self._found or len(self._found) < _CANDIDATES:
-            self._found[key] = (record.partition, record.offset)
+            self._found[key] = record.offset
         else:
             self.left += 1
 
     def _second(self, record: Record, key: bytes) -> None:
-        # An older version that compaction has not taken yet: who reads it must find the delete, however
+        if key not in self._found:
+            return
+        newer = record.offset > self._found[key]
+        # An older text that compaction has not taken yet: who reads it must find the delete, however
         # much later. A newer record: this delete is not the last word.
-        if key in self._found and self._found[key] != (record.partition, record.offset):
+        text = record.offset < self._found[key] and record.value is not None and not is_delete(record)
+        if newer or text:
             del self._found[key]
 
 
