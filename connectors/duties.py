@@ -18,7 +18,7 @@ import msgspec
 from connectors.batches import traceparent
 from connectors.state import Known, State
 from pipeline.broker.reading import to_the_end
-from pipeline.codec import encode_event, is_delete
+from pipeline.codec import UNREADABLE, encode_event, is_delete
 from pipeline.deadline import Deadline
 from pipeline.errors import MalformedRecord
 from pipeline.identity import DocumentKey
@@ -76,7 +76,7 @@ def decode_done(value: bytes) -> Done:
     """
     try:
         wire = msgspec.json.decode(value, type=_Done)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise MalformedRecord(f"the mark of a request: {error}") from None
     return Done(wire.request, wire.at, wire.complete, wire.count, tuple(wire.offsets), wire.ranges, wire.left)
 

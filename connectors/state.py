@@ -23,6 +23,7 @@ from urllib.parse import quote
 import msgspec
 
 from pipeline.broker.reading import to_the_end
+from pipeline.codec import UNREADABLE
 from pipeline.deadline import Deadline
 from pipeline.errors import Fatal, NewerSchema, Transient
 from pipeline.identity import DocumentKey
@@ -373,7 +374,7 @@ def _decode(record: Record) -> _Entry:
                 _UPGRADE_POLL_SECONDS,
             )
         return msgspec.json.decode(record.value or b"", type=_Entry)
-    except (msgspec.MsgspecError, KeyError, TypeError) as error:
+    except (*UNREADABLE, KeyError, TypeError) as error:
         # Something was published, nobody knows what: it will differ from anything, and can be deleted.
         log.warning("a record of connector state is malformed", extra={"record": place, "error": str(error)})
         return _Entry(_SCHEMA, "", "?", "")
