@@ -8,7 +8,7 @@ set when its adapter was made.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
@@ -100,6 +100,18 @@ class TopicInfo:
     id: str
     """Changes when a topic is deleted and made again under its old name."""
     partitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """How long what was superseded or deleted can still be read in a topic, in seconds; None: no limit."""
+
+    superseded: float | None
+    """A record that a later one of its key replaces: from the later one on."""
+    nulls: float | None
+    """A null, once it may be compacted."""
+    records: float | None
+    """Any record, from when it was appended."""
 
 
 class OffsetRange(NamedTuple):
@@ -203,7 +215,8 @@ class Publisher(Protocol):
 
         Raises:
             BrokerUnavailable: no answer before the deadline; any of them may have been written.
-            Poison: a record is over the topic's size limit; none of the records is written.
+            Poison: a record is over the topic's size limit (then none of them is written), or the
+                broker refuses one for what it is.
         """
         ...
 
@@ -212,11 +225,22 @@ class Publisher(Protocol):
         ...
 
 
+Then: TypeAlias = Callable[[Sequence[Written]], Sequence[NewRecord]]
+
+
 class TransactionalPublisher(Protocol):
     """The one writer under a transactional id: making a second one fences this one."""
 
-    def publish(self, records: Sequence[NewRecord], deadline: Deadline) -> list[Written]:
+    def publish(self, records: Sequence[NewRecord], deadline: Deadline, then: Then | None = None) -> list[Written]:
         """Write all of the records, or none, in one transaction.
+
+        Args:
+            records: at least one, or nothing happens.
+            deadline: for all of it.
+            then: makes further records of the same transaction from where these went.
+
+        Returns:
+            Where all of them went, the further ones last.
 
         Raises:
             Fenced: another process took this transactional id over.
@@ -293,8 +317,26 @@ class Broker(Protocol):
         """Drop everything before these offsets."""
         ...
 
+    def groups(self, prefix: str) -> list[str]:
+        """The groups whose names start with ``prefix``: those with members or with offsets."""
+        ...
+
     def delete_group(self, group: str) -> None:
         """Forget a group and its offsets; one that does not exist is no error."""
+        ...
+
+    def size(self, topic: str) -> int:
+        """Bytes of a topic's records on the disk of one replica, about."""
+        ...
+
+    def lifetime(self, topic: str) -> Lifetime:
+        """How long the broker lets superseded records lie."""
+        ...
+
+    def purge(self, topics: Sequence[str]) -> bool:
+        """Compact these now, and leave no byte in the files of what was removed, from these or any
+        other topic. False: this broker cannot be told to; :meth:`lifetime` says when it does.
+        """
         ...
 
     def close(self) -> None:
@@ -364,6 +406,10 @@ class Collection(Protocol):
 
     def replace_heads(self, heads: Sequence[Head], read: Mapping[str, int]) -> None:
         """Overwrite each head only if it still has the stamp ``read[doc]``. Never inserts."""
+        ...
+
+    def drop_tombstones(self, read: Mapping[str, int]) -> None:
+        """Delete each document's head if it is a tombstone and still has the stamp ``read[doc]``."""
         ...
 
     def sweep(self, sweeps: Sequence[Sweep]) -> None:
@@ -478,6 +524,12 @@ class Store(Protocol):
 
     def size(self, name: str) -> int:
         """Bytes that dropping it gives back, at least: files where they are ours, else its vectors."""
+        ...
+
+    def purge(self, name: str) -> bool:
+        """Leave no byte in the files of points that were deleted. Everything stands still meanwhile,
+        for as long as it takes to write the collection anew. False: this store cannot be told to.
+        """
         ...
 
     def point_alias(self, alias: str, name: str) -> None:

@@ -12,6 +12,8 @@ from pipeline.cli.longlived import long_lived
 from pipeline.cli.operations import Operations
 from pipeline.cli.options import configured
 from pipeline.cli.process import Pulse, attend, follow, reporter
+from pipeline.errors import CollectionMissing, Transient
+from pipeline.search.service import SearchService
 
 
 @click.command()
@@ -19,14 +21,14 @@ from pipeline.cli.process import Pulse, attend, follow, reporter
 def serve(config_file: Path | None, state: Path | None) -> None:
     """Answer POST /search and GET /status; on another host than loopback http.token is needed."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with long_lived("serve", config_file, state) as process:
+    with long_lived("serve", config_file, state, answers=True) as process:
         parts = process.parts
         control, models = Followed(parts), Models(parts.config)
         search = search_service(parts, control, models, alone=True)
-        process.patience.until_done("broker", search.warm)
+        process.patience.until_done("store", lambda: _warm(search))
         operations = Operations(parts, control, search, models)
         for (method, path), route in operations.routes().items():
-            if path != "/migrate":  # who may search may not retire a generation
+            if path not in ("/migrate", "/verify", "/erasure"):  # who may search may not retire, repair or forget
                 process.server.mount(method, path, route)
         report = reporter(parts.broker, parts.names, "serve", "", parts.health, parts.metrics)
         process.crew.start("search", lambda stop: follow(search, parts.health, stop))
@@ -38,3 +40,11 @@ def serve(config_file: Path | None, state: Path | None) -> None:
             report.end()
             operations.close()
             control.close()
+
+
+def _warm(search: SearchService) -> None:
+    """Raises Transient where the first embed worker has not made the live collection yet."""
+    try:
+        search.warm()
+    except CollectionMissing:
+        raise Transient("the live collection is not there: no embed worker has made it yet") from None

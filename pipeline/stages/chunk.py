@@ -171,9 +171,9 @@ class ChunkStage:
 
     def _gather(self) -> list[Taken]:
         batch: list[Taken] = []
-        size = 0
+        size, most = 0, self._pace.batch(_BATCH)
         try:
-            while len(batch) < _BATCH and size < _BATCH_BYTES:
+            while len(batch) < most and size < _BATCH_BYTES:
                 batch.append(self._inbox.get(timeout=0.1) if not batch else self._inbox.get_nowait())
                 size += batch[-1].size
         except queue.Empty:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
+import msgspec
 import numpy as np
 
 from pipeline.cells import CELLS, Counts, no_counts
@@ -159,6 +160,11 @@ class PointCollection:
             points = [(head.doc, None, head_payload(head)) for head in batch]
             self._engine.upsert(points, condition, "update_only")
 
+    def drop_tombstones(self, read: Mapping[str, int]) -> None:
+        """Delete each head that is a tombstone and still has the stamp ``read[doc]``."""
+        for batch in slices(list(read), _CLAUSES):
+            self._engine.delete(conditions.any_of([conditions.tombstone_at(doc, read[doc]) for doc in batch]))
+
     def sweep(self, sweeps: Sequence[Sweep]) -> None:
         """Delete the chunks of each document that are not kept and not above its stamp."""
         for batch in slices(sweeps, _CLAUSES):
@@ -291,7 +297,7 @@ def spec_of(name: str, metadata: Mapping[str, Any] | None) -> CollectionSpec:
     Raises:
         ForeignCollection: not by vectide, or by a later one.
     """
-    if not metadata or metadata.get("made_by") != "vectide":
+    if not isinstance(metadata, Mapping) or metadata.get("made_by") != "vectide":
         raise ForeignCollection(
             f"collection {name} exists, and vectide did not make it",
             "use another pipeline.prefix or pipeline.name; vectide never writes into foreign collections",
@@ -300,18 +306,15 @@ def spec_of(name: str, metadata: Mapping[str, Any] | None) -> CollectionSpec:
         raise ForeignCollection(
             f"collection {name} has format {found}; this vectide knows {FORMAT}",
             "upgrade vectide"
-            if found > FORMAT
+            if isinstance(found, int) and found > FORMAT
             else "drop it, or use another pipeline.name: it is built anew from the log",
         )
-    return CollectionSpec(
-        name=name,
-        generation=metadata["generation"],
-        dimension=metadata["dimension"],
-        distance=metadata["distance"],
-        model_fingerprint=metadata["model_fingerprint"],
-        chunking_fingerprint=metadata["chunking_fingerprint"],
-        filter_fields=metadata["filter_fields"],
-    )
+    try:
+        return msgspec.convert({**metadata, "name": name}, CollectionSpec)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise ForeignCollection(
+            f"collection {name} has metadata that cannot be read: {error}", "was it changed by another program?"
+        ) from None
 
 
 def check_same(wanted: CollectionSpec, present: CollectionSpec) -> None:

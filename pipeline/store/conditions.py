@@ -61,6 +61,11 @@ def head_at(doc: str, stamp: int) -> Filter:
     return {"must": [equals("doc", doc), equals("kind", "head"), equals("stamp", stamp)]}
 
 
+def tombstone_at(doc: str, stamp: int) -> Filter:
+    """The head of a document, if it is a tombstone of exactly this stamp."""
+    return {"must": [*head_at(doc, stamp)["must"], equals("state", "deleted")]}
+
+
 def swept(sweep: Sweep) -> Filter:
     """The chunks that a sweep deletes."""
     must_not: list[Condition] = [above(sweep.stamp)]

@@ -94,6 +94,11 @@ class MemoryStore:
         collection = self.open(name)
         return collection.count_chunks() * collection.spec.dimension * 4
 
+    def purge(self, name: str) -> bool:
+        """True: there are no files."""
+        self.open(name)
+        return True
+
     def drop(self, name: str) -> None:
         """Delete a collection and, as a server does, every alias of it."""
         with self._lock:
@@ -189,6 +194,14 @@ class MemoryCollection:
                 present = self._heads.get(head.doc)
                 if present is not None and present.stamp == read[head.doc]:
                     self._heads[head.doc] = _copied_head(head)
+
+    def drop_tombstones(self, read: Mapping[str, int]) -> None:
+        """Delete each head that is a tombstone and still has the stamp ``read[doc]``."""
+        with self._opened():
+            for doc, stamp in read.items():
+                head = self._heads.get(doc)
+                if head is not None and head.state == "deleted" and head.stamp == stamp:
+                    del self._heads[doc]
 
     def sweep(self, sweeps: Sequence[Sweep]) -> None:
         """Delete the chunks of each document that are not kept and not above its stamp."""

@@ -19,6 +19,7 @@ Kind: TypeAlias = Literal[
     "orphan",  # a head or a chunk of a document that is not (any more), or a chunk that its head does not list
     "duplicate",  # an unlisted chunk with the text of a listed one
     "wrong vector",  # not finite, of another norm, or not what the model makes of the text
+    "wrong text",  # a chunk whose text is not the log's at its span
     "ahead",  # a head above anything in the log: the log has lost records
 ]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)

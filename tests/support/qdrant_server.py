@@ -16,6 +16,7 @@ import argparse
 import json
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -404,13 +405,21 @@ def _done() -> dict[str, Any]:
     return {"operation_id": 0, "status": "completed"}
 
 
+class Server(ThreadingHTTPServer):
+    """A thread a connection; a client that is gone, perhaps killed, is no news."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def serve(state: Path, port: int = 0, version: str = "1.19.0", api_key: str | None = None) -> ThreadingHTTPServer:
     """A server on loopback, not yet serving; its ``server_address`` has the port."""
     bound = {"shards": Shards(state), "faults": Faults(), "version": version, "api_key": api_key}
     handler = type("BoundHandler", (Handler,), bound)
-    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
-    server.daemon_threads = True
-    return server
+    return Server(("127.0.0.1", port), handler)
 
 
 def main() -> None:
