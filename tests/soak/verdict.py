@@ -15,13 +15,13 @@ from pipeline.embedding.generation import chunker
 from pipeline.embedding.hashing import HashingEmbedder
 from pipeline.embedding.models import tokenizer_of
 from pipeline.errors import CollectionMissing, VectideError
-from pipeline.generations.equality import compare
 from pipeline.identity import DocumentKey, chunk_id, occurrences
 from pipeline.points import Head, StoredChunk
 from pipeline.ports import Collection
 from pipeline.records import STAGES
 from pipeline.specs import GenerationSpec
 from pipeline.stages.dead_letters import standing
+from pipeline.verification import verify
 from tests.soak.cluster import Cluster
 from tests.soak.truth import SOURCE, Document, Truth, key_of, on_disk
 from tests.soak.weather import Weather
@@ -113,12 +113,13 @@ def _lags(cluster: Cluster, spec: GenerationSpec) -> list[str]:
 
 
 def against_log(cluster: Cluster, spec: GenerationSpec) -> list[str]:
-    """The product's own comparison of a collection with the log. One place: a stronger one goes here."""
+    """The product's own verification."""
     parts = cluster.parts
     topic, epoch = parts.names.documents(parts.config.pipeline.epoch), parts.config.pipeline.epoch
     ends = {partition: bounds.end for partition, bounds in parts.broker.offsets(topic).items()}
-    found = compare(parts.broker, topic, epoch, parts.store.open(parts.names.collection(spec.id)), ends)
-    return [f"{kind}: {one.count}, {one.examples}" for kind, one in found.findings.items() if one.count]
+    collection = parts.store.open(parts.names.collection(spec.id))
+    with verify(parts.broker, topic, epoch, collection, ends, chunker(spec, _TOKENIZER)) as verdict:
+        return [f"{kind}: {one.count}, {one.examples}" for kind, one in verdict.named.items() if one.count]
 
 
 def against_truth(
