@@ -23,6 +23,7 @@ from urllib.parse import quote
 import msgspec
 
 from pipeline.broker.reading import to_the_end
+from pipeline.codec import UNREADABLE
 from pipeline.deadline import Deadline
 from pipeline.errors import Fatal, NewerSchema, Transient
 from pipeline.identity import DocumentKey
@@ -82,12 +83,20 @@ class Known:
         return bool(self.digest)
 
 
-class _Entry(msgspec.Struct):
+class _Entry(msgspec.Struct, omit_defaults=True):
     schema: int
     revision: str
     digest: str
     facts: str
     forgotten: str = ""
+
+
+def says_published(value: bytes | None) -> bool:
+    """Whether an entry of ``connector-state`` says that its document is published, with a digest of it."""
+    try:
+        return value is not None and bool(msgspec.json.decode(value)["digest"])
+    except (msgspec.MsgspecError, KeyError, TypeError):
+        return True  # something was, nobody knows what
 
 
 def mark_key(source: str, name: str) -> bytes:
@@ -179,6 +188,11 @@ class State:
         """A mark of the source."""
         row = self._file.execute("SELECT value FROM marks WHERE name = ?", (_bytes(name),)).fetchone()
         return None if row is None else bytes(row[0])
+
+    def mark_names(self) -> list[str]:
+        """The names of all marks."""
+        rows = self._file.execute("SELECT name FROM marks ORDER BY name").fetchall()
+        return [bytes(name).decode("utf-8", "surrogateescape") for (name,) in rows]
 
     def published(self, limit: int) -> list[str]:
         """Some of the paths that are published, in order."""
@@ -360,7 +374,7 @@ def _decode(record: Record) -> _Entry:
                 _UPGRADE_POLL_SECONDS,
             )
         return msgspec.json.decode(record.value or b"", type=_Entry)
-    except (msgspec.MsgspecError, KeyError, TypeError) as error:
+    except (*UNREADABLE, KeyError, TypeError) as error:
         # Something was published, nobody knows what: it will differ from anything, and can be deleted.
         log.warning("a record of connector state is malformed", extra={"record": place, "error": str(error)})
         return _Entry(_SCHEMA, "", "?", "")

@@ -69,6 +69,7 @@ class KafkaGroupConsumer:
                 "allow_auto_create_topics": False,
             }
             self._consumer = made(KafkaConsumer, options)
+            _keep_finished_joins(self._consumer._coordinator)  # noqa: SLF001
             self._consumer.subscribe(list(topics), listener=self._changes)
 
     def poll(self, timeout: float, max_records: int) -> Polled:
@@ -220,6 +221,39 @@ class KafkaReader:
         for at in partitions:
             self._consumer.seek(at, max(int(begins[at]), starts.get(at.partition, 0)))
         return {at: int(end) for at, end in ends.items()}
+
+
+def _keep_finished_joins(coordinator: Any) -> None:
+    """Let the next poll take what the group has answered between two polls.
+
+    kafka-python 3.0.12 takes it for an earlier join, drops it and joins again, which is a rebalance
+    for every member; who polls for a quarter of a second at a time may do so several times over.
+    """
+    join = coordinator.join_group_async
+
+    async def join_once(timeout_ms: float | None = None) -> bool:
+        task = coordinator._join_task  # noqa: SLF001
+        # A generation that was reset meanwhile is over, and so is its answer.
+        if task is not None and task.is_done and coordinator._generation.generation_id >= 0:  # noqa: SLF001
+            coordinator._join_task = _Finished(task)  # noqa: SLF001
+        return bool(await join(timeout_ms=timeout_ms))
+
+    coordinator.join_group_async = join_once
+
+
+class _Finished:
+    """A future that has its result, and does not say so before it is asked for it."""
+
+    is_done = False
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def __await__(self) -> Any:
+        return self._task.__await__()
 
 
 class _Changes(ConsumerRebalanceListener):  # type: ignore[misc] # the library has no types

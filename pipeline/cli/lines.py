@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Final
 
 from pipeline.broker.topics import chunks_topic
+from pipeline.cli import clearing
 from pipeline.cli.assembly import Followed, Models, Parts, collection_of
 from pipeline.cli.crew import Crew
 from pipeline.deadline import Deadline
@@ -465,19 +466,14 @@ class Lines:
         parts, names = self._parts, self._parts.names
         there = {*parts.store.names(names.root), *parts.broker.topics(names.root)}
         for one in over:
-            collection, topic = names.collection(one.id), names.chunks(one.id)
-            groups = {"chunk": names.documents(parts.config.pipeline.epoch), "embed": topic}
-            if one.id in self._lines or (one.id in self._clean and not there & {collection, topic}):
-                continue
-            committed = any(parts.broker.committed(names.group(stage, one.id), groups[stage]) for stage in STAGES)
-            if not committed and not there & {collection, topic}:
-                self._clean.add(one.id)  # its groups are not asked for again
+            own = {names.collection(one.id), names.chunks(one.id)}
+            if one.id in self._lines or (one.id in self._clean and not there & own):
                 continue
             try:
-                for stage in STAGES:
-                    parts.broker.delete_group(names.group(stage, one.id))  # refused while somebody is in it
-                parts.store.drop(collection)
-                parts.broker.delete_topics([topic])
+                if clearing.remains(parts, one.id, there):
+                    clearing.clear(parts, one.id, Deadline.after(0.0))  # refused while somebody is in its groups
+                else:
+                    self._clean.add(one.id)  # its groups are not asked for again
             except NotAllowed as error:
                 log.info("what is left of old generations is for an operator to remove", extra={"error": str(error)})
                 self._may_remove = False

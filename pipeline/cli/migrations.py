@@ -6,7 +6,6 @@ and the plan. So a command that is killed leaves nothing but a report that nobod
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from pipeline.chunking.documents import Chunk
+from pipeline.cli import clearing
 from pipeline.cli.assembly import Followed, Models, Parts
 from pipeline.cli.figures import lag_of
 from pipeline.cli.planning import plan
@@ -26,7 +26,6 @@ from pipeline.deadline import Deadline
 from pipeline.embedding.generation import chunker, generation_spec
 from pipeline.embedding.models import located, tokenizer_of
 from pipeline.errors import (
-    BrokerUnavailable,
     CollectionMissing,
     ConfigError,
     Fatal,
@@ -40,7 +39,6 @@ from pipeline.generations.control import UNDER_WAY, ControlState, Generation
 from pipeline.generations.known_items import known_items
 from pipeline.generations.quality import Ask, Comparison, labelled, matching, read_qrels, read_queries, unlabelled
 from pipeline.ports import Collection
-from pipeline.records import STAGES
 from pipeline.search.searcher import Searcher
 from pipeline.specs import GenerationSpec
 
@@ -48,7 +46,6 @@ log = logging.getLogger(__name__)
 
 #: Workers look at control four times a second and drain for as long as they are configured to.
 _LEAVE_SECONDS: Final = 60.0
-_LEAVE_POLL_SECONDS: Final = 0.3
 #: A command that asks over HTTP waits for a minute.
 _SWITCH_SECONDS: Final = 40.0
 _SEED: Final = 1
@@ -407,32 +404,10 @@ class Migrations:
         return {"generation": id, **self._cleared(str(id))}
 
     def _cleared(self, id: str) -> dict[str, Any]:
-        """Remove what a generation has in Kafka and in the store; again and again until all is gone."""
-        parts, names = self._parts, self._parts.names
-        collection, topic = names.collection(id), names.chunks(id)
-        points = size = 0
-        with contextlib.suppress(CollectionMissing):  # another clean-up was faster
-            opened = parts.store.open(collection)
-            points = opened.count_chunks() + sum(opened.count_heads().values())
-            size = parts.store.size(collection)
-        self._left(id)
-        parts.store.drop(collection)
-        parts.broker.delete_topics([topic])
+        """Remove what a generation has in Kafka and in the store, once its workers have left."""
+        points, size = clearing.stored(self._parts, id)
+        clearing.clear(self._parts, id, Deadline.after(_LEAVE_SECONDS))
         return {"points": points, "bytes": size}
-
-    def _left(self, id: str) -> None:
-        """Wait until no worker is in the generation's groups, then forget the groups."""
-        deadline = Deadline.after(_LEAVE_SECONDS)
-        for stage in STAGES:
-            group = self._parts.names.group(stage, id)
-            while True:
-                try:
-                    self._parts.broker.delete_group(group)
-                    break
-                except BrokerUnavailable:
-                    if deadline.expired:
-                        raise
-                    time.sleep(_LEAVE_POLL_SECONDS)
 
     # -------------------------------------------------------------------- private
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from connectors.state import says_published
 from pipeline.cli import traces
 from pipeline.cli.assembly import Parts
 from pipeline.cli.receipts import moment
@@ -155,18 +156,20 @@ def _documents(parts: Parts, wanted: Wanted) -> Place:
 def _connector_state(parts: Parts, wanted: Wanted) -> Place:
     """A digest of the text that was published, which is no text and goes in the same way."""
     topic = parts.names.connector_state
-    values: dict[bytes, list[bytes | None]] = {}
-    last = 0.0
+    digests = 0
+    last: dict[bytes, bool] = {}
+    written = 0.0
     for record in traces.records(parts, topic, wanted):
-        values.setdefault(record.key or b"", []).append(record.value)
-        last = max(last, record.timestamp)
-    digests = sum(b'"forgotten"' not in (value or b'"forgotten"') for found in values.values() for value in found)
+        published = says_published(record.value)
+        digests += published
+        last[record.key or b""] = published
+        written = max(written, record.timestamp)
     if not digests:
         return Place("connector state", topic, "gone")
-    if any(found[-1] is not None and b'"forgotten"' not in (found[-1] or b"") for found in values.values()):
+    if any(last.values()):
         return Place("connector state", topic, "pending", digests, note="its last word is that it is published")
     lag = parts.broker.lifetime(topic).superseded
-    until = None if lag is None else last + lag
+    until = None if lag is None else written + lag
     return Place("connector state", topic, "waiting", digests, until, "digests, no text")
 
 

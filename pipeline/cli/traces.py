@@ -12,7 +12,7 @@ from pipeline.broker.partitioner import partition_of
 from pipeline.broker.reading import to_the_end
 from pipeline.cli.assembly import Parts
 from pipeline.codec import decode_chunked, decode_dead_letter
-from pipeline.errors import CollectionMissing, Fatal, ForeignCollection, NewerSchema, Poison
+from pipeline.errors import CollectionMissing, ConfigError, ForeignCollection, NewerSchema, Poison
 from pipeline.identity import DocumentKey
 from pipeline.points import Head
 from pipeline.ports import Collection, Record
@@ -160,13 +160,13 @@ def key_of(text: str) -> DocumentKey:
     """A key as people write it.
 
     Raises:
-        Fatal: it is none.
+        ConfigError: it is none.
     """
     try:
         key = DocumentKey.from_text(text)
         key.to_bytes()
     except Poison as error:
-        raise Fatal(f"{text!r} is no document key: {error.detail}", "keys are source:path") from None
+        raise ConfigError(f"{text!r} is no document key: {error.detail}", "keys are source:path") from None
     return key
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
+import msgspec
 import numpy as np
 
 from pipeline.cells import CELLS, Counts, no_counts
@@ -296,7 +297,7 @@ def spec_of(name: str, metadata: Mapping[str, Any] | None) -> CollectionSpec:
     Raises:
         ForeignCollection: not by vectide, or by a later one.
     """
-    if not metadata or metadata.get("made_by") != "vectide":
+    if not isinstance(metadata, Mapping) or metadata.get("made_by") != "vectide":
         raise ForeignCollection(
             f"collection {name} exists, and vectide did not make it",
             "use another pipeline.prefix or pipeline.name; vectide never writes into foreign collections",
@@ -305,18 +306,15 @@ def spec_of(name: str, metadata: Mapping[str, Any] | None) -> CollectionSpec:
         raise ForeignCollection(
             f"collection {name} has format {found}; this vectide knows {FORMAT}",
             "upgrade vectide"
-            if found > FORMAT
+            if isinstance(found, int) and found > FORMAT
             else "drop it, or use another pipeline.name: it is built anew from the log",
         )
-    return CollectionSpec(
-        name=name,
-        generation=metadata["generation"],
-        dimension=metadata["dimension"],
-        distance=metadata["distance"],
-        model_fingerprint=metadata["model_fingerprint"],
-        chunking_fingerprint=metadata["chunking_fingerprint"],
-        filter_fields=metadata["filter_fields"],
-    )
+    try:
+        return msgspec.convert({**metadata, "name": name}, CollectionSpec)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise ForeignCollection(
+            f"collection {name} has metadata that cannot be read: {error}", "was it changed by another program?"
+        ) from None
 
 
 def check_same(wanted: CollectionSpec, present: CollectionSpec) -> None:

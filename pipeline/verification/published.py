@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from pipeline.broker.reading import to_the_end
+from pipeline.codec import UNREADABLE
 from pipeline.deadline import Deadline
 from pipeline.naming import Names
 from pipeline.ports import Broker, NewRecord, Publisher
@@ -67,7 +68,7 @@ def last_verified(broker: Broker, names: Names) -> dict[str, Verified]:
             continue
         try:
             one = msgspec.json.decode(record.value, type=Verified)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             log.debug("report not understood", extra={"error": str(error)})  # a later vectide's
             continue
         found[one.generation] = one

@@ -278,14 +278,15 @@ class _Repair:
 
     def _distrusted(self, docs: Sequence[str], found: Mapping[str, Sequence[Found]]) -> dict[str, frozenset[str]]:
         """Documents that must run again although their heads are right, with what of them is not believed:
-        wrong vectors, or nothing where a chunk is above the head, out of reach of step 5.
+        wrong vectors, or nothing where a chunk is above the head, out of reach of step 5, or where metadata
+        can be wrong in what no digest covers.
         """
         heads = self._collection.heads(docs)
         distrusted = {}
         for doc in docs:
             contents = frozenset[str]().union(*(one.contents for one in found[doc]))
             above = doc in heads and max(one.stamp for one in found[doc]) > heads[doc].stamp
-            if contents or above:
+            if contents or above or "wrong metadata" in _kinds(found[doc]):
                 distrusted[doc] = contents
         return distrusted
 

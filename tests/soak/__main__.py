@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tests.bench.setting import machine
 from tests.soak.mutants import USABLE
-from tests.soak.running import Settings, last_line, run
+from tests.soak.report import last_line
+from tests.soak.running import Settings, run
 from tests.soak.truth import removed
 from tests.support.kafka import Missing
 

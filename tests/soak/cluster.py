@@ -31,6 +31,7 @@ from pipeline.generations.control import ControlState, read
 from tests.soak.weather import Events, Weather
 from tests.support.deployment import Command, Deployment, loopback_qdrant
 from tests.support.kafka import KafkaServer, pairs_of_ports
+from tests.support.stores import REAL
 
 ROOT = Path(__file__).parents[2]
 SESSION_SECONDS = 6.0
@@ -237,7 +238,7 @@ class Cluster:
                 pass
         for one in self.brokers:
             self._ending.callback(one.stop)
-        upstream = self._ending.enter_context(loopback_qdrant(folder / "qdrant"))
+        upstream = REAL or self._ending.enter_context(loopback_qdrant(folder / "qdrant"))
         self.proxy = self._proxy(upstream, seed)
         self.state = folder / "state"
         self.state.mkdir()
@@ -270,7 +271,14 @@ class Cluster:
             load(folder / "vectide.toml", {}, qdrant__url=upstream, qdrant__timeout_seconds=30.0), "soak"
         )
         self._ending.callback(self.parts.close)
+        self._ending.callback(self._drop)
+        self._drop()  # of a run before this one, on a server of its own
         self.job: Worker | None = None
+
+    def _drop(self) -> None:
+        with suppress(VectideError):
+            for name in self.parts.store.names(self.parts.names.root):
+                self.parts.store.drop(name)
 
     def _beginner(self, arguments: tuple[str, ...], environment: dict[str, str]) -> Callable[[dict[str, str]], Command]:
         return lambda more: self.deployment.begin(*arguments, **environment, **more)

@@ -32,13 +32,14 @@ class Asked:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
+        self._count = 0
 
     def __call__(self) -> list[Request]:
         return list(self.requests)
 
     def add(self, kind: str, *paths: str, source: str = "m", **more: object) -> Request:
-        number = len(self.requests) + 1
-        request = Request(f"r{number}", kind, source, time.time(), number, paths, **more)  # type: ignore[arg-type]
+        self._count += 1
+        request = Request(f"r{self._count}", kind, source, time.time(), self._count, paths, **more)  # type: ignore[arg-type]
         self.requests.append(request)
         return request
 
@@ -66,12 +67,12 @@ def wait_done(documents: Documents, request: Request) -> Done:
     return done
 
 
-def taken_over(documents: Documents, request: Request, source: str = "m") -> Done | None:
+def taken_over(documents: Documents, request: Request, asked: Asked | None = None) -> Done | None:
     """What a command does while no runner runs."""
-    names = documents.names
-    publisher = documents.broker.transactional_publisher(names.connector(source))
-    state = state_of(documents, source)
-    return carry_out(request, state, documents.broker, names.documents(0), publisher, source, 10.0)
+    names, known = documents.names, asked or (lambda: [request])
+    publisher = documents.broker.transactional_publisher(names.connector("m"))
+    carry_out(Duties("m", documents.broker, names.documents(0), known), state_of(documents), publisher, request, 10.0)
+    return done_of(documents, request)
 
 
 # ------------------------------------------------------------------------------- forget and lift
@@ -443,7 +444,7 @@ def test_what_the_writer_publishes_while_it_looks_is_not_collected(aged: Documen
     publisher = aged.broker.transactional_publisher(aged.names.connector("m"))
     state = state_of(aged)
     duties = Duties("m", aged.broker, aged.names.documents(0), asked)
-    while duties._collecting is None or duties._collecting._pass < 2:
+    while duties._collecting is None or duties._collecting[1]._pass < 2:
         duties.step(request, state, publisher, Deadline.after(10))
     key = DocumentKey("m", "a").to_bytes()
     newer = aged.broker.publisher("test")
@@ -471,6 +472,26 @@ def test_a_running_writer_collects_beside_its_work(aged: Documents, asked: Asked
         one.wait_scanned()
         done = wait_done(aged, gc_of(aged, asked))
     assert (done.count, collected(aged)) == (2, {"a", "b"})
+
+
+def test_marks_of_requests_that_control_has_forgotten_go_with_a_gc(aged: Documents, asked: Asked) -> None:
+    """Given two requests that are done, one of which control has let go, then only the other's mark stays."""
+    gone, kept = asked.add("forget", "x"), asked.add("forget", "y")
+    for request in (gone, kept):
+        assert taken_over(aged, request) is not None
+    asked.requests.remove(gone)
+    collecting = gc_of(aged, asked)
+    assert taken_over(aged, collecting, asked) is not None
+    assert done_of(aged, gone) is None
+    assert done_of(aged, kept) is not None
+
+
+def test_a_take_over_does_first_what_was_asked_before(documents: Documents, asked: Asked) -> None:
+    first = asked.add("forget", "a")
+    second, third = asked.add("lift", "a"), asked.add("forget", "b")
+    taken_over(documents, second, asked)
+    assert [done_of(documents, one) is not None for one in (first, second, third)] == [True, True, False]
+    assert state_of(documents).get("a") is None
 
 
 # ------------------------------------------------------------------------------------------ marks

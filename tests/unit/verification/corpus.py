@@ -103,8 +103,9 @@ class Corpus:
         """Write a chunk past the protocol and the adapter's checks, its cells as they were."""
         made = replace(chunk, **({} if vector is None else {"vector": np.asarray(vector, np.float32)}), **changes)
         if isinstance(self.collection, MemoryCollection):
-            point = self.collection._chunks[chunk.id]
-            self.collection._chunks[chunk.id] = replace(point, **{one: getattr(made, one) for one in _CHUNK})
+            point = replace(self.collection._chunks[chunk.id], **{one: getattr(made, one) for one in _CHUNK})
+            self.collection._remove(chunk.id)
+            self.collection._put(point)
             return
         (before,) = self.collection._engine.retrieve([chunk.id], payload=True, vector=False)
         payload = chunk_payload(replace(made, vector=None))  # type: ignore[arg-type]

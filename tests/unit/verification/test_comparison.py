@@ -5,148 +5,29 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.partitioner import partition_of
-from pipeline.chunking.documents import chunked
-from pipeline.codec import SCHEMA, Encoded, decode_event, encode_event, unreadable
-from pipeline.deadline import Deadline
-from pipeline.errors import BrokerUnavailable, LogDiverged, MalformedRecord, NewerSchema, StoreUnavailable, Transient
-from pipeline.identity import DocumentKey, chunk_id, content_hash, filter_hash, stamp_of, version_in, version_of
-from pipeline.points import ChunkPoint, Head, Sweep
-from pipeline.ports import CollectionSpec, NewRecord, Reader, Record, TopicSpec
-from pipeline.records import ChunkedDocument, ChunkSpan, DocumentChanged, DocumentDeleted, Provenance
-from pipeline.store.memory import MemoryCollection, MemoryStore
-from pipeline.sync import ToEmbed, synchronise
-from pipeline.verification import EXAMPLES, KINDS, Verdict, comparison, expectations, log, temporary, verify
+from pipeline.codec import SCHEMA, Encoded, encode_event
+from pipeline.errors import BrokerUnavailable, LogDiverged, NewerSchema, StoreUnavailable, Transient
+from pipeline.identity import DocumentKey, stamp_of, version_in, version_of
+from pipeline.points import Head, Sweep
+from pipeline.ports import Reader, Record
+from pipeline.records import DocumentDeleted, Provenance
+from pipeline.verification import EXAMPLES, KINDS, Verdict, comparison, expectations, log, temporary
 from pipeline.verification.comparison import LOOKS
+from tests.support.indexes import EPOCH, PARTITIONS, TOPIC, Index
 from tests.unit.chunking.documents import SEED, examples
 
-TOPIC = "documents"
-EPOCH = 2
-GENERATION = "g"
-PARTITIONS = 3
 #: Later than compaction keeps any null.
 LATER = 1e7
-SPEC = CollectionSpec("c", GENERATION, 2, "dot", "model", "chunking")
 KEYS = [DocumentKey("s", f"d{number}") for number in range(12)]
-Wait = Callable[[float], None]
-
-
-def cut(text: str, media_type: str) -> list[ChunkSpan]:
-    """Each paragraph is a chunk."""
-    spans, at = [], 0
-    for part in text.split("|"):
-        if part:
-            spans.append(ChunkSpan(at, at + len(part), content_hash(part), 1))
-        at += len(part) + 1
-    return spans
-
-
-def embed(items: list[ToEmbed]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The model; it cannot take one word."""
-    bad = {item.content_hash: "out of memory" for item in items if item.text == "poison"}
-    good = {item.content_hash: np.ones(2, np.float32) for item in items if item.content_hash not in bad}
-    return good, bad
-
-
-@dataclass
-class Index:
-    """A log, and a generation that follows it when it is told to."""
-
-    partitions: int = PARTITIONS
-    broker: EmbeddedBroker = field(default_factory=lambda: EmbeddedBroker(None))
-    collection: MemoryCollection = field(default_factory=lambda: MemoryStore().create(SPEC))
-    committed: dict[int, int] = field(default_factory=dict)
-    clock: float = 0.0
-    """The event time of every record."""
-
-    def __post_init__(self) -> None:
-        self.broker.ensure_topics([TopicSpec(TOPIC, self.partitions, "compact", 1 << 20)])
-
-    def write(self, key: bytes | None, value: bytes | None, headers: Any = (), partition: int | None = None) -> int:
-        """A record; its version."""
-        record = NewRecord(TOPIC, key, value, headers, partition)
-        (written,) = self.broker.publisher("test").publish([record], Deadline.after(5))
-        return version_of(EPOCH, written.offset)
-
-    def put(self, key: DocumentKey, text: str | None = "one|two") -> int:
-        event = DocumentChanged(key, text, {}, "text/plain", "digest", self.now(), omitted="" if text else "big")
-        return self.write(*encode_event(event))
-
-    def delete(self, key: DocumentKey) -> int:
-        return self.write(*encode_event(DocumentDeleted(key, self.now())))
-
-    def forget(self, key: DocumentKey) -> int:
-        return self.write(key.to_bytes(), None)
-
-    def spoil(self, key: DocumentKey) -> int:
-        """A record that nobody can decode."""
-        return self.write(key.to_bytes(), b"\xff not JSON")
-
-    def now(self) -> Provenance:
-        """Always the same: only the place in the log tells versions apart."""
-        return Provenance(self.clock)
-
-    def ends(self) -> dict[int, int]:
-        return {partition: bounds.end for partition, bounds in self.broker.offsets(TOPIC).items()}
-
-    def follow(self) -> None:
-        """What both stages do with what was written since."""
-        reader = self.broker.reader(TOPIC, self.committed)
-        found: list[ChunkedDocument] = []
-        ends = self.ends()
-        while not reader.caught_up():
-            found += [made for record in reader.poll(0, 100) if (made := self._chunked(record)) is not None]
-        self.committed = ends
-        if found:
-            synchronise(self.collection, found, embed, donor_seconds=0)  # type: ignore[arg-type]
-
-    def _chunked(self, record: Record) -> ChunkedDocument | None:
-        version = version_of(EPOCH, record.offset)
-        try:
-            event = decode_event(record)
-        except MalformedRecord:
-            return unreadable(record, GENERATION, version)
-        return None if event is None else chunked(event, version, GENERATION, cut)
-
-    def compact(self) -> None:
-        self.broker.log.maintain(least_dirty=0)
-
-    def head(self, key: DocumentKey) -> Head:
-        return self.collection.heads([key.doc])[key.doc]
-
-    def set_head(self, key: DocumentKey, **changes: Any) -> None:
-        self.collection._heads[key.doc] = replace(self.head(key), **changes)
-
-    def add_head(self, key: DocumentKey, version: int, **changes: Any) -> None:
-        self.collection.insert_heads([replace(Head(key, stamp_of(version), "complete", version, 1.0), **changes)])
-
-    def drop_head(self, key: DocumentKey) -> None:
-        del self.collection._heads[key.doc]
-
-    def add_chunk(self, key: DocumentKey, text: str, stamp: int, nth: int = 0, **changes: Any) -> None:
-        content = content_hash(text)
-        point = ChunkPoint(
-            chunk_id(key, content, nth), key.doc, stamp, content, text, {}, filter_hash({}), np.ones(2, np.float32)
-        )
-        self.collection.upsert_chunks([replace(point, **changes)], {key.doc: 1 << 50})
-
-    def drop_chunk(self, key: DocumentKey, place: int = 0) -> None:
-        self.collection._remove(self.head(key).chunks[place].id)
-
-    def verify(self, ends: Mapping[int, int] | None = None, wait: Wait = lambda _: None, **more: Any) -> Verdict:
-        return verify(
-            self.broker, TOPIC, EPOCH, self.collection, self.ends() if ends is None else ends, cut, wait=wait, **more
-        )
 
 
 @pytest.fixture(scope="module", autouse=True)

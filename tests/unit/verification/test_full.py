@@ -12,16 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.embedding.batches import embed_all
 from pipeline.embedding.generation import chunker
 from pipeline.embedding.hashing import HashingEmbedder
 from pipeline.errors import Refused, StoreUnavailable, Transient
 from pipeline.identity import DocumentKey, content_hash, stamp_of, version_in
 from pipeline.points import ListedChunk
 from pipeline.verification import full as module
+from pipeline.verification import repair
 from pipeline.verification.checkpoint import KEPT, Checkpoint, Of, checkpoint_path
 from pipeline.verification.findings import Findings, Found
 from pipeline.verification.full import LOOKS, Full, full
 from pipeline.verification.vectors import VectorCheck
+from tests.contract.store_points import contents
 from tests.unit.verification.corpus import SPEC, TOKENIZER, TOPIC, Corpus, opened
 
 SEED = 20260101
@@ -48,21 +51,25 @@ def corpus() -> Iterator[Corpus]:
         yield made
 
 
+def run(corpus: Corpus, findings: Findings, **more: Any) -> Full:
+    return full(
+        corpus.broker,
+        TOPIC,
+        0,
+        corpus.collection,
+        more.pop("ends", None) or corpus.ends(),
+        chunker(SPEC, TOKENIZER),
+        more.pop("check", corpus.check),
+        more.pop("checkpoint", None) or Checkpoint(None, OF),
+        findings,
+        wait=more.pop("wait", lambda _: None),
+        **more,
+    )
+
+
 def look(corpus: Corpus, **more: Any) -> tuple[Full, list[Found]]:
     with Findings() as findings:
-        shown = full(
-            corpus.broker,
-            TOPIC,
-            0,
-            corpus.collection,
-            more.pop("ends", None) or corpus.ends(),
-            chunker(SPEC, TOKENIZER),
-            more.pop("check", corpus.check),
-            more.pop("checkpoint", None) or Checkpoint(None, OF),
-            findings,
-            wait=more.pop("wait", lambda _: None),
-            **more,
-        )
+        shown = run(corpus, findings, **more)
         return shown, list(findings)
 
 
@@ -186,6 +193,35 @@ def test_a_planted_fault_is_found_and_nothing_else(
     assert all(one.key is not None and one.stamp == corpus.head(one.key).stamp for one in found)
     assert len(waits) == LOOKS
     assert shown.documents == DOCUMENTS + 1
+
+
+@pytest.mark.parametrize("plant", [plant for plant, _ in FAULTS], ids=[plant.__name__ for plant, _ in FAULTS])
+def test_what_a_full_look_finds_a_repair_mends_and_touches_nothing_else(
+    corpus: Corpus, plant: Callable[[Corpus], None]
+) -> None:
+    before = contents(corpus.collection)
+    vectors = {one.id: one.vector for one in corpus.collection.scan_chunks(None, 1000, vectors=True)[0]}
+    plant(corpus)
+    model = corpus.model
+    with Findings() as findings:
+        run(corpus, findings)
+        assert findings
+        repaired = repair(
+            corpus.broker, TOPIC, 0, corpus.collection, corpus.ends(), findings, chunker(SPEC, TOKENIZER),
+            lambda items: embed_all(model, items, None, 64),
+        )  # fmt: skip
+    assert (repaired.documents.total(), repaired.left) == (1, [])
+    assert look(corpus)[1] == []
+    heads, chunks = contents(corpus.collection)
+    touched = {D3.doc, DocumentKey("s", "gone").doc}
+    assert {doc: head for doc, head in heads.items() if doc not in touched} == {
+        doc: head for doc, head in before[0].items() if doc not in touched
+    }
+    assert all(replace(heads[doc], stamp=0) == replace(before[0][doc], stamp=0) for doc in touched)
+    assert chunks.keys() == before[1].keys()
+    for one in corpus.collection.scan_chunks(None, 1000, vectors=True)[0]:
+        assert one.vector is not None
+        np.testing.assert_allclose(one.vector, vectors[one.id], atol=1e-6)
 
 
 def test_forged_points_that_keep_their_cells_are_found(tmp_path: Path) -> None:
