@@ -132,7 +132,7 @@ class Worker:
         assert command.process.stdout is not None
         with suppress(ValueError, OSError):  # closed: it was killed
             line = command.process.stdout.readline()
-            if "ready on" in line:
+            if "ready on" in line and command is self.command:
                 self.url = line.split("ready on ")[1].split()[0].rstrip(",")
                 with self.lock:
                     if self.down and self.down[-1][1] == float("inf"):
