@@ -47,8 +47,9 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+# Two at a time, a file to each: a file's tests share what they start.
 test: install kafka lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 bench: install kafka
 	$(BIN)/python -m tests.bench

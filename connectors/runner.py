@@ -7,6 +7,9 @@
 3. What the scan did not list is fetched once more; only what certainly is gone becomes a delete.
 4. Follow hints, with a scan from time to time as a safety net.
 
+At any time, and first of all, it carries out what is asked of it (:mod:`connectors.duties`); a
+document that was forgotten is not looked at until that is lifted.
+
 Events and what they make known are written in one transaction, so that a crash anywhere leaves
 both or neither; everything that was fetched for it lies in memory by then. Creates and changes
 come before deletes, so that a rename finds the vectors of the old name.
@@ -17,23 +20,24 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from connectors.batches import Batch, Pending, changed, deleted, known_of, traceparent, without_text
+from connectors.batches import Batch, Pending, changed, deleted, known_of, traceparent, unreadable, without_text
+from connectors.duties import FORGOTTEN, Duties
 from connectors.looks import Look, Looks
 from connectors.state import Known, State
 from pipeline.deadline import Deadline
 from pipeline.errors import Backpressure, Poison, SourceUnavailable, Transient
-from pipeline.identity import DocumentKey, content_hash
+from pipeline.identity import DocumentKey
 from pipeline.naming import Names
 from pipeline.observe.health import Health
-from pipeline.observe.metrics import Metrics
+from pipeline.observe.metrics import SKIPPED, Metrics, bounded
 from pipeline.patience import Patience
 from pipeline.ports import Broker, Fetched, Hint, Skipped, Source, TransactionalPublisher
-from pipeline.records import Provenance
+from pipeline.records import Provenance, Request
 
 T = TypeVar("T")
 
@@ -56,6 +60,8 @@ _SCAN_REST_SECONDS: Final = 60.0
 #: How often a long scan stops for what happens meanwhile.
 _BREATH_SECONDS: Final = 0.02
 _CLOSE_SECONDS: Final = 5.0
+#: What must be done before anything is published; old deletes can wait.
+_FIRST: Final = ("forget", "lift")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,7 @@ class Runner:
         health: told about the loop ``connect.<id>`` and the parts ``broker`` and ``source.<id>``.
         metrics: counts what was published and skipped.
         limits: bounds.
+        requests: what is asked of the writers of sources, in order.
     """
 
     def __init__(
@@ -95,6 +102,7 @@ class Runner:
         health: Health,
         metrics: Metrics,
         limits: RunnerLimits = RunnerLimits(),
+        requests: Callable[[], Sequence[Request]] = tuple,
     ) -> None:
         self.scanned = threading.Event()
         """Set once the first scan is complete and everything that it found is published."""
@@ -104,6 +112,7 @@ class Runner:
         self._part = f"source.{source.id}"
         self._id = names.connector(source.id)
         self._topic = names.documents(epoch)
+        self._duties = Duties(source.id, broker, self._topic, requests)
         self._state_topic = names.connector_state
         self._directory = state_directory
         self._patience = patience
@@ -132,6 +141,8 @@ class Runner:
         self._state = State(self._broker, self._state_topic, self._source.id, self._directory)
         try:
             self._until_done("broker", self._take_over)
+            while not stop.is_set() and self._attend(_FIRST, sure=True):
+                pass
             while not stop.is_set():
                 self._turn(stop)
         except (Transient, Backpressure):
@@ -149,6 +160,8 @@ class Runner:
 
         def attempt() -> T:
             self._health.beat(self._loop)
+            if dependency == "source":
+                self._attend()  # a source can be away for days
             return operation()
 
         return self._patience.until_done(dependency, attempt, part)
@@ -174,7 +187,7 @@ class Runner:
         # Leaving early is no harm: what was not listed is only deleted after the last one.
         for listed in self._source.scan():
             known = self._state.see(listed.path)
-            if known is None or known.revision != listed.revision:
+            if known is None or (known.revision != listed.revision and not known.forgotten):
                 self._examine(self._look(listed.path, started, listed.revision, backfill=first))
             if self._breathe(stop):
                 return
@@ -203,6 +216,8 @@ class Runner:
 
     def _follow(self, timeout: float) -> None:
         """Look at what may have changed, and publish what did."""
+        if self._attend():
+            timeout = 0.0
         wakes = [self._looks.next(), self._rested if self._scan_wanted else None]
         for wake in wakes:
             if wake is not None:
@@ -242,7 +257,11 @@ class Runner:
 
     def _examine(self, look: Look) -> None:
         """Fetch one document and put what differs into the batch."""
+        if self._forgotten(look.path):
+            return
         found = self._until_done("source", lambda: self._fetch(look.path), self._part)
+        if self._forgotten(look.path):
+            return  # while the source did not answer
         if not isinstance(found, Transient):
             self._unreadable.discard(look.path)
         match found:
@@ -252,8 +271,7 @@ class Runner:
                 self._skipped(found, look)
             case Poison():
                 if not self._unsettled(look):
-                    digest = content_hash(f"{found.reason}: {found.detail}")
-                    self._found(Fetched(look.path, look.revision, None, digest, "", {}, 0.0, 0, found.detail), look)
+                    self._found(unreadable(look.path, look.revision, found), look)
             case Transient():
                 self._unread(found, look)
             case Fetched():
@@ -289,7 +307,7 @@ class Runner:
             self._later(look, look.since + _GONE_SECONDS)
             return
         if known is not None:
-            self._forget(look.path, known, look)
+            self._delete(look.path, known, look)
         if below is not None:
             for path in self._state.below(look.path):
                 self._examine(replace(look, path=path, revision=""))
@@ -297,18 +315,18 @@ class Runner:
     def _skipped(self, skipped: Skipped, look: Look) -> None:
         known = self._known(look.path)
         if known is not None and known.published:
-            self._forget(look.path, known, look)
+            self._delete(look.path, known, look)
             self._flush()
         new = known is None or known.published
         if new:
-            self._metrics.source_skipped.labels(skipped.reason).inc()
+            self._metrics.source_skipped.labels(bounded(skipped.reason, SKIPPED)).inc()
         # Only in the cache: a scan need not open it again, and losing that costs one look. A hint of
         # another change writes nothing: the file that changed can be the cache itself.
         if new or look.revision:
             left = Known(skipped.revision, "", "")
             self._until_done("state", lambda: self._state.put({look.path: left}))
 
-    def _forget(self, path: str, known: Known, look: Look) -> None:
+    def _delete(self, path: str, known: Known, look: Look) -> None:
         if not known.published:
             self._until_done("state", lambda: self._state.put({path: None}))
             return
@@ -340,6 +358,49 @@ class Runner:
     def _key(self, path: str) -> DocumentKey:
         return DocumentKey(self._source.id, path)
 
+    # ------------------------------------------------------------------------ requests
+
+    def _forgotten(self, path: str) -> bool:
+        """True if the document stays out, whatever the source says."""
+        known = self._state.get(path)
+        return (known is not None and bool(known.forgotten)) or self._state.mark(FORGOTTEN) is not None
+
+    def _attend(self, kinds: Collection[str] = ("forget", "lift", "gc"), *, sure: bool = False) -> bool:
+        """Go on with what is asked of this source's writer, by one transaction; True if there was
+        something to do.
+
+        Args:
+            kinds: of requests.
+            sure: wait until it is known what is asked.
+        """
+
+        def look() -> Request | None:
+            return self._duties.next(self._state, kinds)
+
+        try:
+            request = self._until_done("broker", look) if sure else look()
+        except (Transient, Backpressure):
+            if sure:
+                raise
+            return False  # the next look is soon
+        if request is None:
+            return False
+        self._flush()  # what was seen before is published before
+        self._until_done("broker", lambda: self._serve(request))
+        if request.kind == "lift":
+            self._scan_wanted = True
+        return True
+
+    def _serve(self, request: Request) -> None:
+        if self._publisher is None:
+            self._take_over()
+        assert self._publisher is not None  # just taken over
+        try:
+            self._duties.step(request, self._state, self._publisher, Deadline.after(self._limits.publish_seconds))
+        except Transient:
+            self._leave()
+            raise
+
     # ---------------------------------------------------------------------- publishing
 
     def _add(self, one: Pending, look: Look) -> None:
@@ -363,11 +424,15 @@ class Runner:
         self._health.beat(self._loop)
         if self._publisher is None:
             self._take_over()
-            batch = Batch(one for one in batch if self._state.get(one.path) != one.known)
+            # Another writer may have had some of them forgotten meanwhile.
+            batch = Batch(
+                one for one in batch if self._state.get(one.path) != one.known and not self._forgotten(one.path)
+            )
         assert self._publisher is not None  # just taken over
         try:
             written = self._publisher.publish(batch.records(), Deadline.after(self._limits.publish_seconds))
             self._state.put(batch.known(), written[len(batch) :])
+            self._duties.published(one.path for one in batch)
         except Transient:
             # Written or not: the next attempt takes over and reads what there is.
             self._leave()
@@ -393,6 +458,7 @@ class Runner:
     def _take_over(self) -> None:
         """Become the one writer, then read what the last one has published."""
         self._leave()
+        self._duties.restart()
         publisher = self._broker.transactional_publisher(self._id)
         try:
             self._refresh()

@@ -1,5 +1,8 @@
 """What a connector has published, per document: the truth is the compacted ``connector-state`` topic.
 
+Beside what is published stands what must not be: documents that were *forgotten* stay out until that
+is lifted (docs/adr/0004). *Marks* of the source say which requests are done.
+
 A SQLite file holds the source's own part of it, with the topic's id and the offsets it was read
 up to, so that a restart reads only what is new and memory holds none of it. The file is a cache:
 lost, foreign, broken or too old, it is built again from the topic.
@@ -20,6 +23,7 @@ from urllib.parse import quote
 import msgspec
 
 from pipeline.broker.reading import to_the_end
+from pipeline.codec import UNREADABLE
 from pipeline.deadline import Deadline
 from pipeline.errors import Fatal, NewerSchema, Transient
 from pipeline.identity import DocumentKey
@@ -27,7 +31,13 @@ from pipeline.ports import Broker, NewRecord, Record, TopicInfo, Written
 
 log = logging.getLogger(__name__)
 
-_SCHEMA: Final = 1
+_SCHEMA: Final = 2
+#: Of an entry that an older vectide reads as we do.
+_PUBLISHED_SCHEMA: Final = 1
+#: Before the key of a mark: no source id is so long, so it is no document's key.
+_MARK: Final = b"\xff\xff\xff\xff"
+#: Of the cache file; another one is built again.
+_LAYOUT: Final = 2
 _UPGRADE_POLL_SECONDS: Final = 10.0
 #: Nothing read for so long, although there is more: the broker does not answer.
 _STALL_SECONDS: Final = 30.0
@@ -40,13 +50,17 @@ _SETTLE_SECONDS: Final = 25.0
 _SETTLE_POLL_SECONDS: Final = 0.1
 _PAGE: Final = 500
 
+_NAMES: Final = ("origin", "positions", "documents", "marks")
 _TABLES: Final = """
-CREATE TABLE IF NOT EXISTS origin (topic TEXT NOT NULL, id TEXT NOT NULL, source TEXT NOT NULL, at REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS positions (partition INTEGER PRIMARY KEY, next INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS documents (
+CREATE TABLE origin (topic TEXT NOT NULL, id TEXT NOT NULL, source TEXT NOT NULL, at REAL NOT NULL);
+CREATE TABLE positions (partition INTEGER PRIMARY KEY, next INTEGER NOT NULL);
+CREATE TABLE documents (
     path BLOB PRIMARY KEY, revision TEXT NOT NULL, digest TEXT NOT NULL, facts TEXT NOT NULL,
-    scan INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+    scan INTEGER NOT NULL DEFAULT 0, forgotten TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
+CREATE TABLE marks (name BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
+#: Forgotten documents are looked at by nobody.
+_KEPT: Final = "forgotten = ''"
 _ADVANCE: Final = "INSERT INTO positions VALUES (?, ?) ON CONFLICT DO UPDATE SET next = max(next, excluded.next)"
 
 
@@ -60,6 +74,8 @@ class Known:
     """Of the text. Empty: seen and left out, nothing is published (kept in the cache only)."""
     facts: str
     """Hash of everything else that was published with it."""
+    forgotten: str = ""
+    """The request that had it forgotten: whatever the source says, it is not published."""
 
     @property
     def published(self) -> bool:
@@ -67,11 +83,25 @@ class Known:
         return bool(self.digest)
 
 
-class _Entry(msgspec.Struct):
+class _Entry(msgspec.Struct, omit_defaults=True):
     schema: int
     revision: str
     digest: str
     facts: str
+    forgotten: str = ""
+
+
+def says_published(value: bytes | None) -> bool:
+    """Whether an entry of ``connector-state`` says that its document is published, with a digest of it."""
+    try:
+        return value is not None and bool(msgspec.json.decode(value)["digest"])
+    except (msgspec.MsgspecError, KeyError, TypeError):
+        return True  # something was, nobody knows what
+
+
+def mark_key(source: str, name: str) -> bytes:
+    """The key of a mark of a source in ``connector-state``."""
+    return _MARK + DocumentKey(source, name).to_bytes()
 
 
 class State:
@@ -95,6 +125,7 @@ class State:
         self._topic = topic
         self._source = source
         self._prefix = DocumentKey(source, "").to_bytes()
+        self._marks = mark_key(source, "")
         self._clock = clock
         self._scan = 0
         self._seen: list[tuple[int, bytes]] = []
@@ -136,20 +167,44 @@ class State:
         key = DocumentKey(self._source, path).to_bytes()
         if known is None:
             return NewRecord(self._topic, key, None)
-        return NewRecord(
-            self._topic, key, msgspec.json.encode(_Entry(_SCHEMA, known.revision, known.digest, known.facts))
-        )
+        schema = _SCHEMA if known.forgotten else _PUBLISHED_SCHEMA
+        entry = _Entry(schema, known.revision, known.digest, known.facts, known.forgotten)
+        return NewRecord(self._topic, key, msgspec.json.encode(entry))
+
+    def mark_record(self, name: str, value: bytes | None) -> NewRecord:
+        """What to write to the topic for a mark of the source; None removes it."""
+        return NewRecord(self._topic, mark_key(self._source, name), value)
 
     # ------------------------------------------------------------------------- documents
 
     def get(self, path: str) -> Known | None:
         """What is known of one document."""
         row = self._file.execute(
-            "SELECT revision, digest, facts FROM documents WHERE path = ?", (_bytes(path),)
+            "SELECT revision, digest, facts, forgotten FROM documents WHERE path = ?", (_bytes(path),)
         ).fetchone()
         return None if row is None else Known(*row)
 
-    def put(self, entries: Mapping[str, Known | None], written: Sequence[Written] = ()) -> None:
+    def mark(self, name: str) -> bytes | None:
+        """A mark of the source."""
+        row = self._file.execute("SELECT value FROM marks WHERE name = ?", (_bytes(name),)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def mark_names(self) -> list[str]:
+        """The names of all marks."""
+        rows = self._file.execute("SELECT name FROM marks ORDER BY name").fetchall()
+        return [bytes(name).decode("utf-8", "surrogateescape") for (name,) in rows]
+
+    def published(self, limit: int) -> list[str]:
+        """Some of the paths that are published, in order."""
+        rows = self._file.execute("SELECT path FROM documents WHERE digest <> '' ORDER BY path LIMIT ?", (limit,))
+        return [path.decode("utf-8", "surrogateescape") for (path,) in rows]
+
+    def put(
+        self,
+        entries: Mapping[str, Known | None],
+        written: Sequence[Written] = (),
+        marks: Mapping[str, bytes | None] | None = None,
+    ) -> None:
         """Take note of what was just published, or (only here, not in the topic) of a new revision
         of the same content and of what was left out.
 
@@ -157,6 +212,7 @@ class State:
             entries: by path; None: there is nothing any more.
             written: where the records of these went. Nobody else writes this source's keys, so
                 everything before them is known, and a restart reads on behind them.
+            marks: by name; None: removed.
         """
         with self._transaction() as file:
             file.executemany(_ADVANCE, [(one.partition, one.offset + 1) for one in written])
@@ -165,9 +221,11 @@ class State:
                     file.execute("DELETE FROM documents WHERE path = ?", (_bytes(path),))
                 else:
                     file.execute(
-                        "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?)",
-                        (_bytes(path), known.revision, known.digest, known.facts, self._scan),
+                        "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?)",
+                        (_bytes(path), known.revision, known.digest, known.facts, self._scan, known.forgotten),
                     )
+            for name, value in (marks or {}).items():
+                _put_mark(file, _bytes(name), value)
 
     def note(self, path: str, known: Known, revision: str) -> None:
         """Take note of a new revision of the same content."""
@@ -177,7 +235,7 @@ class State:
     def below(self, path: str) -> Iterator[str]:
         """The known paths ``path/...``, in order; they may be changed meanwhile."""
         first = _bytes(path) + b"/"
-        yield from self._pages("path >= ? AND path < ?", (first, _bytes(path) + b"0"))  # 0 follows /
+        yield from self._pages(f"{_KEPT} AND path >= ? AND path < ?", (first, _bytes(path) + b"0"))  # 0 follows /
 
     # ----------------------------------------------------------------------------- scans
 
@@ -199,7 +257,7 @@ class State:
     def unseen(self) -> Iterator[str]:
         """The known paths that the scan has not listed, in order."""
         self._mark()
-        yield from self._pages("scan < ?", (self._scan,))
+        yield from self._pages(f"{_KEPT} AND scan < ?", (self._scan,))
 
     def close(self) -> None:
         """Close the file."""
@@ -263,7 +321,7 @@ class State:
         if fits:
             return stored
         with self._transaction() as file:
-            for table in ("origin", "positions", "documents"):
+            for table in _NAMES:
                 file.execute(f"DELETE FROM {table}")  # noqa: S608 - constants
             # Not yet true, so marked as too old until everything has been read.
             file.execute("INSERT INTO origin VALUES (?, ?, ?, 0)", (info.name, info.id, self._source))
@@ -279,9 +337,11 @@ class State:
                     else:
                         entry = _decode(record)
                         file.execute(
-                            "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, 0)",
-                            (path, entry.revision, entry.digest, entry.facts),
+                            "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, 0, ?)",
+                            (path, entry.revision, entry.digest, entry.facts, entry.forgotten),
                         )
+                elif record.key is not None and record.key.startswith(self._marks):
+                    _put_mark(file, record.key[len(self._marks) :], record.value)
             file.executemany(_ADVANCE, [(record.partition, record.offset + 1) for record in records])
 
     @contextmanager
@@ -314,7 +374,7 @@ def _decode(record: Record) -> _Entry:
                 _UPGRADE_POLL_SECONDS,
             )
         return msgspec.json.decode(record.value or b"", type=_Entry)
-    except (msgspec.MsgspecError, KeyError, TypeError) as error:
+    except (*UNREADABLE, KeyError, TypeError) as error:
         # Something was published, nobody knows what: it will differ from anything, and can be deleted.
         log.warning("a record of connector state is malformed", extra={"record": place, "error": str(error)})
         return _Entry(_SCHEMA, "", "?", "")
@@ -345,12 +405,23 @@ def _connect(path: Path | None) -> sqlite3.Connection:
         file.execute("PRAGMA journal_mode = WAL")
         # A power cut may lose the newest commits, positions included: they are read again.
         file.execute("PRAGMA synchronous = NORMAL")
-        file.executescript(_TABLES)
+        file.execute("PRAGMA secure_delete = ON")  # a digest of a text that was forgotten is gone, too
+        (layout,) = file.execute("PRAGMA user_version").fetchone()
+        if layout != _LAYOUT:
+            dropped = "".join(f"DROP TABLE IF EXISTS {table};" for table in _NAMES)
+            file.executescript(f"BEGIN IMMEDIATE; {dropped} {_TABLES} PRAGMA user_version = {_LAYOUT}; COMMIT")
         file.execute("SELECT count(*) FROM origin").fetchone()
     except BaseException:
         file.close()
         raise
     return file
+
+
+def _put_mark(file: sqlite3.Connection, name: bytes, value: bytes | None) -> None:
+    if value is None:
+        file.execute("DELETE FROM marks WHERE name = ?", (name,))
+    else:
+        file.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (name, value))
 
 
 def _bytes(path: str) -> bytes:

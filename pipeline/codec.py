@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -35,6 +35,7 @@ EVENT_TIME: Final = "vectide-event-time"
 GENERATION: Final = "vectide-generation"
 VERSION: Final = "vectide-version"
 TRAFFIC: Final = "vectide-traffic"
+ERASED: Final = "vectide-erased"
 TRACEPARENT: Final = "traceparent"
 
 #: The newest schema of each kind that this version writes and understands.
@@ -42,6 +43,10 @@ SCHEMAS: Final = {"changed": 1, "deleted": 1, "chunked": 1, "dead-letter": 1}
 
 #: Seconds until a partition that waits for an upgrade looks again.
 _UPGRADE_POLL_SECONDS: Final = 10.0
+
+
+#: What msgspec raises of bytes that are no JSON, or not the JSON that was asked for.
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class Encoded(NamedTuple):
@@ -52,13 +57,19 @@ class Encoded(NamedTuple):
     headers: Headers
 
 
+#: What stores and JSON of every kind can hold.
+_WHOLE: Final = range(-(1 << 63), 1 << 63)
+_Whole = Annotated[int, msgspec.Meta(ge=_WHOLE.start, le=_WHOLE.stop - 1)]
+_Metadata: TypeAlias = dict[str, str | _Whole | float | bool | list[str]]
+
+
 class _Changed(msgspec.Struct, omit_defaults=True):
     text: str | None
     media_type: str
     digest: str
-    metadata: dict[str, MetadataValue] = {}
+    metadata: _Metadata = {}
     omitted: str = ""
-    size: int = 0
+    size: _Whole = 0
 
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -87,22 +98,23 @@ class _Chunked(msgspec.Struct, omit_defaults=True):
     text: str = ""
     sections: list[_Section] = []
     chunks: list[_Span] = []
-    metadata: dict[str, MetadataValue] = {}
+    metadata: _Metadata = {}
     media_type: str = ""
     reason: str = ""
     replay: bool = False
+    erased: bool = False
 
 
 class _DeadLetter(msgspec.Struct):
     generation: str
     stage: Stage
     topic: str
-    partition: int
-    offset: int
-    version: int
+    partition: _Whole
+    offset: _Whole
+    version: _Whole
     reason: str
     detail: str
-    attempts: int
+    attempts: _Whole
     failed_at: float
     key: bytes | None
     value: bytes | None
@@ -138,7 +150,10 @@ def encode_event(event: DocumentEvent) -> Encoded:
                 size=event.size,
             )
         )
-    return Encoded(event.key.to_bytes(), value, _headers(kind, event.provenance))
+    headers = _headers(kind, event.provenance)
+    if isinstance(event, DocumentDeleted) and event.erased:
+        headers += ((ERASED, b"1"),)
+    return Encoded(event.key.to_bytes(), value, headers)
 
 
 def decode_event(record: Record) -> DocumentEvent | None:
@@ -153,7 +168,7 @@ def decode_event(record: Record) -> DocumentEvent | None:
     kind, headers = _open(record, "changed", "deleted")
     key = _key(record)
     if kind == "deleted":
-        return DocumentDeleted(key, _provenance(record, headers))
+        return DocumentDeleted(key, _provenance(record, headers), ERASED in headers)
     wire = _decode(_changed_v1.decode, record)
     return DocumentChanged(
         key=key,
@@ -173,6 +188,14 @@ def supersedes(record: Record) -> bool:
     """
     try:
         return record.value is not None and bool(_open(record, "changed", "deleted"))
+    except (MalformedRecord, NewerSchema):
+        return False
+
+
+def is_delete(record: Record) -> bool:
+    """True if a record of the documents topic says that its document is gone; a null says nothing."""
+    try:
+        return record.value is not None and _open(record, "changed", "deleted")[0] == "deleted"
     except (MalformedRecord, NewerSchema):
         return False
 
@@ -198,6 +221,7 @@ def encode_chunked(document: ChunkedDocument) -> Encoded:
         media_type=document.media_type,
         reason=document.reason,
         replay=document.replay,
+        erased=document.erased,
     )
     headers = (
         *_headers("chunked", document.provenance),
@@ -246,6 +270,7 @@ def decode_chunked(record: Record) -> ChunkedDocument:
         media_type=wire.media_type,
         reason=wire.reason,
         replay=wire.replay,
+        erased=wire.erased,
     )
 
 
@@ -377,6 +402,8 @@ def _metadata(metadata: Metadata) -> dict[str, MetadataValue]:
         # JSON has no NaN: it would be written as null, which no decoder takes.
         if isinstance(value, float) and not math.isfinite(value):
             raise Poison("bad_metadata", f"metadata {name!r} is {value}")
+        if isinstance(value, int) and value not in _WHOLE:
+            raise Poison("bad_metadata", f"metadata {name!r} is a number of more than 64 bits")
     return dict(metadata)
 
 
@@ -398,7 +425,7 @@ def _encode(wire: Any) -> bytes:
 def _decode(decode: Callable[[bytes], _T], record: Record) -> _T:
     try:
         return decode(record.value or b"")
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise MalformedRecord(f"{_place(record)}: {error}") from None
 
 

@@ -8,16 +8,18 @@ set when its adapter was made.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
+from pipeline.cells import Counts
 from pipeline.deadline import Deadline
 from pipeline.identity import Metadata
 from pipeline.points import (
     Alignment,
     ChunkPoint,
     Head,
+    HeadState,
     ScoredChunk,
     StoredChunk,
     Sweep,
@@ -98,6 +100,18 @@ class TopicInfo:
     id: str
     """Changes when a topic is deleted and made again under its old name."""
     partitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """How long what was superseded or deleted can still be read in a topic, in seconds; None: no limit."""
+
+    superseded: float | None
+    """A record that a later one of its key replaces: from the later one on."""
+    nulls: float | None
+    """A null, once it may be compacted."""
+    records: float | None
+    """Any record, from when it was appended."""
 
 
 class OffsetRange(NamedTuple):
@@ -201,7 +215,8 @@ class Publisher(Protocol):
 
         Raises:
             BrokerUnavailable: no answer before the deadline; any of them may have been written.
-            Poison: a record is over the topic's size limit; none of the records is written.
+            Poison: a record is over the topic's size limit (then none of them is written), or the
+                broker refuses one for what it is.
         """
         ...
 
@@ -210,11 +225,22 @@ class Publisher(Protocol):
         ...
 
 
+Then: TypeAlias = Callable[[Sequence[Written]], Sequence[NewRecord]]
+
+
 class TransactionalPublisher(Protocol):
     """The one writer under a transactional id: making a second one fences this one."""
 
-    def publish(self, records: Sequence[NewRecord], deadline: Deadline) -> list[Written]:
+    def publish(self, records: Sequence[NewRecord], deadline: Deadline, then: Then | None = None) -> list[Written]:
         """Write all of the records, or none, in one transaction.
+
+        Args:
+            records: at least one, or nothing happens.
+            deadline: for all of it.
+            then: makes further records of the same transaction from where these went.
+
+        Returns:
+            Where all of them went, the further ones last.
 
         Raises:
             Fenced: another process took this transactional id over.
@@ -291,8 +317,26 @@ class Broker(Protocol):
         """Drop everything before these offsets."""
         ...
 
+    def groups(self, prefix: str) -> list[str]:
+        """The groups whose names start with ``prefix``: those with members or with offsets."""
+        ...
+
     def delete_group(self, group: str) -> None:
         """Forget a group and its offsets; one that does not exist is no error."""
+        ...
+
+    def size(self, topic: str) -> int:
+        """Bytes of a topic's records on the disk of one replica, about."""
+        ...
+
+    def lifetime(self, topic: str) -> Lifetime:
+        """How long the broker lets superseded records lie."""
+        ...
+
+    def purge(self, topics: Sequence[str]) -> bool:
+        """Compact these now, and leave no byte in the files of what was removed, from these or any
+        other topic. False: this broker cannot be told to; :meth:`lifetime` says when it does.
+        """
         ...
 
     def close(self) -> None:
@@ -314,6 +358,14 @@ class CollectionSpec:
     model_fingerprint: str
     chunking_fingerprint: str
     filter_fields: Mapping[str, FieldType] = field(default_factory=dict)
+
+
+Tallied: TypeAlias = Literal[
+    "heads",  # complete heads, by the cells of the head
+    "tombstones",  # heads of deleted documents, likewise
+    "documents",  # chunks, by the cells of their document
+    "chunks",  # chunks, by the cell of their id
+]
 
 
 class Collection(Protocol):
@@ -356,6 +408,10 @@ class Collection(Protocol):
         """Overwrite each head only if it still has the stamp ``read[doc]``. Never inserts."""
         ...
 
+    def drop_tombstones(self, read: Mapping[str, int]) -> None:
+        """Delete each document's head if it is a tombstone and still has the stamp ``read[doc]``."""
+        ...
+
     def sweep(self, sweeps: Sequence[Sweep]) -> None:
         """Delete chunks; see :class:`pipeline.points.Sweep`. Heads are never swept."""
         ...
@@ -374,14 +430,36 @@ class Collection(Protocol):
         """The chunks nearest to ``vector``, best first, leaving out the documents of ``without``."""
         ...
 
-    def scan_heads(self, after: str | None = None, limit: int = 256) -> tuple[list[Head], str | None]:
-        """A page of all heads in a stable order, and where the next page starts (None: the end)."""
+    def scan_heads(
+        self, after: str | None = None, limit: int = 256, states: Sequence[HeadState] | None = None
+    ) -> tuple[list[Head], str | None]:
+        """A page of all heads, or of those in some states, in a stable order, and where the next
+        page starts (None: the end).
+        """
         ...
 
     def scan_chunks(
         self, after: str | None = None, limit: int = 256, docs: Sequence[str] | None = None, vectors: bool = False
     ) -> tuple[list[StoredChunk], str | None]:
         """A page of all chunks, or of those of ``docs``, in a stable order; see scan_heads."""
+        ...
+
+    def tally(self, of: Tallied) -> Counts:
+        """How many points there are in each cell, exactly."""
+        ...
+
+    def in_cells(
+        self,
+        of: Tallied,
+        cells: Sequence[int],
+        others: Sequence[int] | None = None,
+        after: str | None = None,
+        limit: int = 256,
+    ) -> tuple[list[str], str | None]:
+        """The documents of a page of points that are in one of ``cells`` and, if they are given, in
+        one of ``others``: one for each point, so that a document may come several times. Without
+        cells there are none. See scan_heads.
+        """
         ...
 
     def count_heads(self) -> dict[str, int]:
@@ -446,6 +524,12 @@ class Store(Protocol):
 
     def size(self, name: str) -> int:
         """Bytes that dropping it gives back, at least: files where they are ours, else its vectors."""
+        ...
+
+    def purge(self, name: str) -> bool:
+        """Leave no byte in the files of points that were deleted. Everything stands still meanwhile,
+        for as long as it takes to write the collection anew. False: this store cannot be told to.
+        """
         ...
 
     def point_alias(self, alias: str, name: str) -> None:

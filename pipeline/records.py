@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
@@ -44,6 +45,8 @@ class DocumentDeleted:
 
     key: DocumentKey
     provenance: Provenance
+    erased: bool = False
+    """It was asked to be forgotten: its chunks are no donors of vectors, not for a moment."""
 
 
 DocumentEvent: TypeAlias = DocumentChanged | DocumentDeleted
@@ -85,6 +88,8 @@ class ChunkedDocument:
     """Why it failed or was omitted."""
     replay: bool = False
     """A dead letter sent round again: run at the head's attempt + 1, at this very version."""
+    erased: bool = False
+    """Of a delete: see :class:`DocumentDeleted`."""
 
 
 Stage: TypeAlias = Literal["chunk", "embed"]
@@ -123,3 +128,47 @@ class DeadLetter:
         """generation/stage/topic/partition/offset: the record's key in the dead-letters topic."""
         where = self.origin
         return f"{self.generation}/{self.stage}/{where.topic}/{where.partition}/{where.offset}"
+
+
+RequestKind: TypeAlias = Literal["forget", "lift", "gc"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What only a source's own writer may do, asked of it through ``control``."""
+
+    id: str
+    kind: RequestKind
+    source: str
+    at: float
+    """When it was asked, in seconds since 1970."""
+    number: int = 0
+    """Requests are carried out in the order of these."""
+    paths: tuple[str, ...] = ()
+    """Of the documents; empty: the whole source."""
+    before: Mapping[int, int] = field(default_factory=dict)
+    """Of a gc, by partition: every generation has committed what lies below this offset."""
+    older: float = 0.0
+    """Of a gc: only what was appended before this moment."""
+    since: int = 0
+    """Where its mark's partition of ``connector-state`` ended when it was asked: the mark comes after."""
+    closed: float = 0.0
+    """When somebody saw that it is done; 0: nobody yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a source's writer has done for a request, written in the transaction that did it."""
+
+    request: str
+    at: float
+    complete: bool = True
+    """False: a part of it, the rest follows."""
+    count: int = 0
+    """Deletes published, suppressions lifted, or nulls written."""
+    offsets: tuple[tuple[int, int], ...] = ()
+    """Partition and offset of each delete, in the order of the request's paths."""
+    ranges: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    """By partition, the first and the last offset of what was published for it."""
+    left: int = 0
+    """Of a gc: records that were too many for one."""

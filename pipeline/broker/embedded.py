@@ -14,12 +14,14 @@ from pipeline.deadline import Deadline
 from pipeline.errors import BrokerUnavailable, Fenced, LogDiverged, PartitionsLost
 from pipeline.ports import (
     Consumer,
+    Lifetime,
     NewRecord,
     OffsetRange,
     Polled,
     Publisher,
     Reader,
     Record,
+    Then,
     TopicInfo,
     TopicPartition,
     TopicSpec,
@@ -115,9 +117,28 @@ class EmbeddedBroker:
         """Drop everything before these offsets."""
         self.log.trim(topic, before)
 
+    def groups(self, prefix: str) -> list[str]:
+        """The groups whose names start with ``prefix``."""
+        with self.log.changed:
+            joined = {name for name, group in self._groups.items() if group.members}
+        return sorted(name for name in joined | self.log.groups() if name.startswith(prefix))
+
     def delete_group(self, group: str) -> None:
         """Forget a group."""
         self.log.delete_group(group)
+
+    def size(self, topic: str) -> int:
+        """Bytes of its records."""
+        return self.log.size(topic)
+
+    def lifetime(self, topic: str) -> Lifetime:
+        """Compaction waits for enough records, and has no other limit; :meth:`purge` does it at once."""
+        return self.log.lifetime(topic)
+
+    def purge(self, topics: Sequence[str]) -> bool:
+        """Compact now, and leave no byte of what was removed in the files."""
+        self.log.purge(topics)
+        return True
 
     def close(self) -> None:
         """Close the files; consumers and publishers are useless afterwards."""
@@ -155,6 +176,11 @@ class _Group:
         for at in [at for at, holder in self._holders.items() if holder is member]:
             del self._holders[at]
         self._rebalance()
+
+    @property
+    def members(self) -> int:
+        """How many there are."""
+        return len(self._members)
 
     def settle(self, member: _EmbeddedConsumer) -> tuple[frozenset[TopicPartition], frozenset[TopicPartition]]:
         """Give up what is another's now, take what is free and ours: (assigned, revoked)."""
@@ -336,10 +362,10 @@ class _EmbeddedTransactional:
         self._id = transactional_id
         self._epoch = epoch
 
-    def publish(self, records: Sequence[NewRecord], deadline: Deadline) -> list[Written]:
+    def publish(self, records: Sequence[NewRecord], deadline: Deadline, then: Then | None = None) -> list[Written]:
         with self._broker.log.changed:
             self._broker.check_epoch(self._id, self._epoch)
-            return self._broker.log.append(records) if records else []
+            return self._broker.log.append(records, then) if records else []
 
     def close(self, deadline: Deadline) -> None:
         pass

@@ -5,6 +5,8 @@ synced at every commit. ``transient.db`` holds what can be made again (chunks, r
 groups' offsets; it is synced at checkpoints only. It can lose its newest commits in a power cut,
 always a suffix of them: so a group's offset is never ahead of the records that caused it.
 
+Both overwrite with zeros what they delete, so that a text that was erased is nowhere in them.
+
 Offsets are never reused: after an unclean end each partition skips 2**20 of them before its next
 record, more than could have been handed out and lost.
 """
@@ -22,13 +24,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, NamedTuple
 
 import msgspec
 
 from pipeline.broker.partitioner import partition_of
 from pipeline.errors import BrokerUnavailable, Fatal, Poison, StateInUse, TopicMismatch
-from pipeline.ports import Headers, NewRecord, OffsetRange, Record, TopicInfo, TopicSpec, Written
+from pipeline.ports import Headers, Lifetime, NewRecord, OffsetRange, Record, Then, TopicInfo, TopicSpec, Written
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,10 @@ SKIPPED_OFFSETS: Final = 1 << 20
 #: Nulls are kept this long after compaction may have removed what they delete, as Kafka does.
 _DELETE_RETENTION_SECONDS: Final = 86_400.0
 _FETCH_BYTES: Final = 16 * 1024 * 1024
+#: The files' mark of having had zeros written over what was deleted ever since.
+_SCRUBBED: Final = 1
+#: Given back to the file system in one go, some 8 MB.
+_FREED_PAGES: Final = 2000
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -65,6 +71,12 @@ class _Topic:
     file: sqlite3.Connection
     bounds: dict[int, OffsetRange]
     dirty: int = 0
+
+
+class _Placed(NamedTuple):
+    topic: _Topic
+    record: NewRecord
+    written: Written
 
 
 class EmbeddedLog:
@@ -142,8 +154,12 @@ class EmbeddedLog:
 
     # ----------------------------------------------------------------------------- records
 
-    def append(self, records: Sequence[NewRecord]) -> list[Written]:
+    def append(self, records: Sequence[NewRecord], then: Then | None = None) -> list[Written]:
         """Write all records or none; those of one file in one transaction, durable on return.
+
+        Args:
+            records: at least one.
+            then: makes further records from where these go.
 
         Raises:
             Poison: a record is over its topic's limit; nothing is written.
@@ -152,44 +168,43 @@ class EmbeddedLog:
         with self.changed:
             if self._closed:
                 raise BrokerUnavailable("the embedded log is closed")
-            placed: list[tuple[_Topic, int, NewRecord]] = []
-            for record in records:
-                topic = self._named(record.topic)
-                size = len(record.key or b"") + len(record.value or b"")
-                if size > topic.spec.max_record_bytes:
-                    raise Poison(
-                        "record_too_large",
-                        f"{size} bytes are over the limit of {topic.spec.max_record_bytes} of topic {record.topic}",
-                    )
-                partition = record.partition
-                if partition is None:
-                    partition = partition_of(record.key, topic.info.partitions)
-                placed.append((topic, partition, record))
-            written: list[Written] = [Written(-1, -1)] * len(placed)
+            ends: dict[tuple[str, int], int] = {}
+            placed = [self._placed(record, ends) for record in records]
+            if then is not None:
+                placed += [self._placed(record, ends) for record in then([one.written for one in placed])]
             for file in (self._log, self._transient):
-                mine = [(index, *one) for index, one in enumerate(placed) if one[0].file is file]
+                mine = [one for one in placed if one.topic.file is file]
                 if mine:
-                    self._write(file, mine, written)
+                    self._write(file, mine)
             self.changed.notify_all()
-            return written
+            return [one.written for one in placed]
 
-    def _write(
-        self,
-        file: sqlite3.Connection,
-        placed: Sequence[tuple[int, _Topic, int, NewRecord]],
-        written: list[Written],
-    ) -> None:
+    def _placed(self, record: NewRecord, ends: dict[tuple[str, int], int]) -> _Placed:
+        """Where a record goes, behind those that are placed already. Nothing is written."""
+        topic = self._named(record.topic)
+        size = len(record.key or b"") + len(record.value or b"")
+        if size > topic.spec.max_record_bytes:
+            raise Poison(
+                "record_too_large",
+                f"{size} bytes are over the limit of {topic.spec.max_record_bytes} of topic {record.topic}",
+            )
+        partition = record.partition
+        if partition is None:
+            partition = partition_of(record.key, topic.info.partitions)
+        at = (topic.info.name, partition)
+        skip = SKIPPED_OFFSETS if at in self._unskipped and at not in ends else 0
+        offset = ends.get(at, topic.bounds[partition].end) + skip
+        ends[at] = offset + 1
+        return _Placed(topic, record, Written(partition, offset))
+
+    def _write(self, file: sqlite3.Connection, placed: Sequence[_Placed]) -> None:
         now = self._clock()
         ends: dict[tuple[str, int], int] = {}
         rows = []
-        for index, topic, partition, record in placed:
-            at = (topic.info.name, partition)
-            skip = SKIPPED_OFFSETS if at in self._unskipped and at not in ends else 0
-            offset = ends.get(at, topic.bounds[partition].end) + skip
-            ends[at] = offset + 1
+        for topic, record, (partition, offset) in placed:
+            ends[topic.info.name, partition] = offset + 1
             headers = msgspec.msgpack.encode(record.headers) if record.headers else None
             rows.append((topic.number, partition, offset, now, record.key, headers, record.value))
-            written[index] = Written(partition, offset)
         with _transaction(file):
             file.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
             file.executemany(
@@ -201,7 +216,7 @@ class EmbeddedLog:
             topic = self._topics[name]
             topic.bounds[partition] = OffsetRange(topic.bounds[partition].start, end)
             self._unskipped.discard((name, partition))
-        for _, topic, _, _ in placed:
+        for topic, _, _ in placed:
             topic.dirty += 1
 
     def fetch(self, topic_name: str, partition: int, offset: int, limit: int) -> tuple[list[Record], int]:
@@ -280,6 +295,11 @@ class EmbeddedLog:
         with self.changed, _transaction(self._transient) as file:
             file.executemany("INSERT OR REPLACE INTO offsets VALUES (?, ?, ?, ?)", rows)
 
+    def groups(self) -> set[str]:
+        """Those that have committed offsets."""
+        with self.changed:
+            return {name for (name,) in self._transient.execute("SELECT DISTINCT consumer_group FROM offsets")}
+
     def delete_group(self, group: str) -> None:
         """Forget a group's offsets."""
         with self.changed, _transaction(self._transient) as file:
@@ -308,8 +328,46 @@ class EmbeddedLog:
         if removed:
             with self.changed:
                 for file in (self._log, self._transient):
-                    file.execute("PRAGMA incremental_vacuum(2000)").fetchall()
+                    with _written():
+                        # As a script: `execute` steps a statement without rows once, and that frees one page.
+                        file.executescript(f"PRAGMA incremental_vacuum({_FREED_PAGES})")
         return removed
+
+    def lifetime(self, topic_name: str) -> Lifetime:
+        """How long what was superseded can stay."""
+        with self.changed:
+            spec = self._named(topic_name).spec
+        compacts, deletes = spec.cleanup.startswith("compact"), "delete" in spec.cleanup
+        return Lifetime(
+            None, _DELETE_RETENTION_SECONDS if compacts else None, spec.retention_seconds if deletes else None
+        )
+
+    def size(self, topic_name: str) -> int:
+        """Bytes of a topic's records."""
+        with self.changed:
+            topic = self._named(topic_name)
+            (size,) = topic.file.execute(
+                "SELECT coalesce(sum(length(key) + coalesce(length(headers), 0) + coalesce(length(value), 0)), 0) "
+                "FROM records WHERE topic = ?",
+                (topic.number,),
+            ).fetchone()
+            return int(size)
+
+    def purge(self, names: Sequence[str]) -> None:
+        """Compact topics now, and overwrite what was removed, in the write-ahead files too.
+
+        Raises:
+            BrokerUnavailable: the disk is full or fails; call again.
+        """
+        for name in names:
+            with self.changed:
+                partitions = self._named(name).info.partitions
+            for partition in range(partitions):
+                self._maintain(name, partition, True)
+        with self.changed:
+            for file in (self._log, self._transient):
+                with _written():
+                    _scrub(file)
 
     def _maintain(self, name: str, partition: int, compact: bool) -> int:
         with self.changed:
@@ -428,10 +486,38 @@ def _open(directory: Path | None, name: str, synchronous: str) -> sqlite3.Connec
         file.execute("PRAGMA auto_vacuum = INCREMENTAL")
         file.execute("PRAGMA journal_mode = WAL")
         file.execute(f"PRAGMA synchronous = {synchronous}")
+        file.execute("PRAGMA secure_delete = ON")  # zeros over what is deleted: 0.04 ms a record
+        new = file.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
         file.executescript(_SCHEMA)
+        if new:
+            file.execute(f"PRAGMA user_version = {_SCRUBBED}")
     except sqlite3.DatabaseError as error:
         raise Fatal(f"{where}: {error}", "is it a log of vectide, on a disk with room, and writable?") from None
     return file
+
+
+def _scrub(file: sqlite3.Connection) -> None:
+    """Leave no byte of what was deleted, in the write-ahead file either."""
+    (version,) = file.execute("PRAGMA user_version").fetchone()
+    if version != _SCRUBBED:
+        file.execute("VACUUM")  # once: what was deleted before deletes wrote zeros
+        file.execute(f"PRAGMA user_version = {_SCRUBBED}")
+    file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    """What is no transaction.
+
+    Raises:
+        BrokerUnavailable: the disk is full or fails, or the log is closed.
+    """
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise BrokerUnavailable(f"the embedded log cannot write: {error} (is the disk full?)") from None
+    except sqlite3.ProgrammingError:
+        raise BrokerUnavailable("the embedded log is closed") from None
 
 
 def _lock(directory: Path) -> IO[str]:

@@ -8,7 +8,7 @@ no unclean leader election, and two in-sync replicas where there are three.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from kafka.errors import (
 )
 from kafka.protocol.consumer.offsets import IsolationLevel, OffsetSpec
 
+from pipeline.broker.kafka_connection import Connection, made
 from pipeline.broker.kafka_consumer import KafkaGroupConsumer, KafkaReader
 from pipeline.broker.kafka_errors import translated
 from pipeline.broker.kafka_producer import KafkaPublisher, KafkaTransactionalPublisher
@@ -29,6 +30,7 @@ from pipeline.config import KafkaConfig
 from pipeline.errors import BrokerUnavailable, Fatal, TopicMismatch
 from pipeline.ports import (
     Consumer,
+    Lifetime,
     OffsetRange,
     Publisher,
     Reader,
@@ -39,9 +41,8 @@ from pipeline.ports import (
 
 #: Headers and Kafka's own framing around key and value.
 _FRAMING_BYTES: Final = 16 * 1024
-_BOOTSTRAP_MS: Final = 10_000
-#: The client's own 30 s would add half a minute to every outage.
-_RECONNECT_MS: Final = 2_000
+#: ``Long.MAX_VALUE``, and what is as good as it.
+_NEVER_MS: Final = 1 << 62
 #: Replicas and in-sync replicas where there are at least three brokers.
 _REPLICAS: Final = 3
 
@@ -55,6 +56,7 @@ class KafkaBroker:
 
     Raises:
         BrokerUnavailable: no answer.
+        ConfigError: a setting is wrong, or no broker's certificate is trusted.
         Fatal: it refuses the credentials, or crc32c is missing.
     """
 
@@ -62,7 +64,8 @@ class KafkaBroker:
         _require_crc32c()
         self._config = config
         self._client = client
-        self._connection = connection_of(config)
+        self._reached = Connection(config)
+        self._connection = self._reached.options
         self._lock = threading.RLock()
         self._limits: dict[str, int] = {}
         self._admin = self._new_admin()
@@ -72,18 +75,20 @@ class KafkaBroker:
 
     def consumer(self, group: str, topics: Sequence[str], client: str) -> Consumer:
         """Join a group."""
-        return KafkaGroupConsumer(
-            {**self._connection, "client_id": client},
-            group,
-            topics,
-            self._config.session_timeout_seconds,
-            self._config.max_poll_interval_seconds,
-        )
+        with self._reached.explained():
+            return KafkaGroupConsumer(
+                {**self._connection, "client_id": client},
+                group,
+                topics,
+                self._config.session_timeout_seconds,
+                self._config.max_poll_interval_seconds,
+            )
 
     def reader(self, topic: str, start: Mapping[int, int] | None = None) -> Reader:
         """Read a topic without a group."""
         partitions = range(self._described(topic).partitions)
-        return KafkaReader({**self._connection, "client_id": self._client}, topic, start or {}, partitions)
+        with self._reached.explained():
+            return KafkaReader({**self._connection, "client_id": self._client}, topic, start or {}, partitions)
 
     def publisher(self, client: str) -> Publisher:
         """Make an idempotent producer."""
@@ -91,9 +96,10 @@ class KafkaBroker:
 
     def transactional_publisher(self, transactional_id: str) -> TransactionalPublisher:
         """Take a transactional id over."""
-        return KafkaTransactionalPublisher(
-            {**self._connection, "client_id": self._client}, transactional_id, self._limit
-        )
+        with self._reached.explained():
+            return KafkaTransactionalPublisher(
+                {**self._connection, "client_id": self._client}, transactional_id, self._limit
+            )
 
     # ----------------------------------------------------------------------------- topics
 
@@ -118,6 +124,10 @@ class KafkaBroker:
         """Those whose names start with ``prefix``."""
         with self._asking("list topics") as admin:
             found = admin.describe_topics(None)
+        if any("topic_id" not in topic for topic in found):
+            raise Fatal(
+                "this Kafka gives its topics no ids, by which a replaced one is known", "use Kafka 2.8 or later"
+            )
         return {
             topic["name"]: TopicInfo(topic["name"], str(topic["topic_id"]), len(topic["partitions"]))
             for topic in found
@@ -166,6 +176,41 @@ class KafkaBroker:
             for partition, bounds in self.offsets(topic).items()
         }
 
+    def groups(self, prefix: str) -> list[str]:
+        """The groups whose names start with ``prefix``."""
+        with self._asking("list groups") as admin:
+            found = admin.list_groups()
+        return sorted(one["group_id"] for one in found if one["group_id"].startswith(prefix))
+
+    def size(self, topic: str) -> int:
+        """Bytes of its segments on the disk of one replica: where replicas differ, the most."""
+        with self._asking(f"ask for the size of {topic}") as admin:
+            brokers = admin.describe_log_dirs([topic])
+        sizes: dict[int, int] = {}
+        for broker in brokers:
+            for folder in broker["log_dirs"]:
+                for one in (one for found in folder["topics"] for one in found["partitions"]):
+                    index = one["partition_index"]
+                    sizes[index] = max(sizes.get(index, 0), int(one["partition_size"]))
+        return sum(sizes.values())
+
+    def lifetime(self, topic: str) -> Lifetime:
+        """As its settings say. A segment is closed by the first record that comes when it is due, so
+        a quiet partition keeps its records for longer.
+        """
+        settings = self._settings(topic)
+        policy = settings["cleanup.policy"]
+        compacts, deletes = "compact" in policy, "delete" in policy
+        return Lifetime(
+            superseded=_seconds(settings["max.compaction.lag.ms"]) if compacts else None,
+            nulls=_seconds(settings["delete.retention.ms"]) if compacts else None,
+            records=_seconds(settings["retention.ms"]) if deletes else None,
+        )
+
+    def purge(self, topics: Sequence[str]) -> bool:
+        """False: its cleaner works when the topics' settings say."""
+        return False
+
     def delete_group(self, group: str) -> None:
         """Forget a group."""
         with self._asking_coordinator(f"delete group {group}") as admin:
@@ -181,13 +226,13 @@ class KafkaBroker:
     # ---------------------------------------------------------------------------- private
 
     def _new_admin(self) -> KafkaAdminClient:
-        with translated(f"reach Kafka at {self._config.bootstrap_servers}"):
-            return KafkaAdminClient(**{**self._connection, "client_id": self._client})
+        with self._reached.opening(), translated(f"reach Kafka at {self._config.bootstrap_servers}"):
+            return made(KafkaAdminClient, {**self._connection, "client_id": self._client})
 
     @contextmanager
     def _asking(self, what: str) -> Iterator[KafkaAdminClient]:
         """The admin client, which is for one thread at a time."""
-        with self._lock, translated(what):
+        with self._lock, self._reached.explained(), translated(what):
             yield self._admin
 
     @contextmanager
@@ -270,28 +315,6 @@ class KafkaBroker:
             )
 
 
-def connection_of(config: KafkaConfig) -> dict[str, Any]:
-    """kafka-python's client options for a configuration."""
-    options: dict[str, Any] = {
-        "bootstrap_servers": [server.strip() for server in config.bootstrap_servers.split(",")],
-        "security_protocol": config.security_protocol,
-        "request_timeout_ms": round(config.request_timeout_seconds * 1000),
-        "bootstrap_timeout_ms": _BOOTSTRAP_MS,
-        "reconnect_backoff_max_ms": _RECONNECT_MS,
-        "ssl_check_hostname": config.ssl_check_hostname,
-    }
-    secret: Callable[[], str] | None = config.sasl_password.get_secret_value if config.sasl_password else None
-    given = {
-        "sasl_mechanism": config.sasl_mechanism,
-        "sasl_plain_username": config.sasl_username,
-        "sasl_plain_password": secret() if secret else None,
-        "ssl_cafile": str(config.ssl_cafile) if config.ssl_cafile else None,
-        "ssl_certfile": str(config.ssl_certfile) if config.ssl_certfile else None,
-        "ssl_keyfile": str(config.ssl_keyfile) if config.ssl_keyfile else None,
-    }
-    return {**options, **{name: value for name, value in given.items() if value is not None}, **config.options}
-
-
 def _required(spec: TopicSpec) -> dict[str, str]:
     """Settings without which records are lost."""
     retention = -1 if spec.retention_seconds is None else round(spec.retention_seconds * 1000)
@@ -307,6 +330,12 @@ def _lag_limit(spec: TopicSpec) -> dict[str, str]:
     if spec.max_compaction_lag_seconds is None:
         return {}
     return {"max.compaction.lag.ms": str(round(spec.max_compaction_lag_seconds * 1000))}
+
+
+def _seconds(milliseconds: str) -> float | None:
+    """A setting in milliseconds; None where it is Kafka's way of saying never."""
+    value = int(milliseconds)
+    return None if value < 0 or value >= _NEVER_MS else value / 1000
 
 
 def _same(present: str, wanted: str) -> bool:

@@ -9,7 +9,7 @@ import click
 
 from connectors.registry import open_source
 from connectors.runner import Runner, RunnerLimits
-from pipeline.cli.assembly import Parts, log_identity
+from pipeline.cli.assembly import Followed, Parts, log_identity
 from pipeline.cli.longlived import long_lived
 from pipeline.cli.options import configured
 from pipeline.cli.process import Pulse, attend, reporter
@@ -27,15 +27,18 @@ _NO_GENERATION: Final = ""
 @configured
 def connect(connector: str, wanted: tuple[str, ...], config_file: Path | None, state: Path | None) -> None:
     """Publish the changes of every configured source of CONNECTOR (for example filesystem)."""
-    with long_lived("connect", config_file, state) as process:
+    with long_lived("connect", config_file, state, stores=False) as process:
         parts = process.parts
         chosen = _chosen(parts, connector, wanted)
         process.patience.until_done("broker", lambda: log_identity(parts))
         limit = parts.config.pipeline.document_limit_bytes
         sources = [open_source(id, parts.config.sources[id], limit) for id in chosen]
+        control = Followed(parts)
+        report = reporter(parts.broker, parts.names, "connect", _NO_GENERATION, parts.health, parts.metrics, chosen)
+        report.now()  # first: a command takes over a source that nobody says to run
         for source in sources:
-            process.crew.start(f"connector {source.id}", runner_of(parts, source, parts.config.sources[source.id]).run)
-        report = reporter(parts.broker, parts.names, "connect", _NO_GENERATION, parts.health, parts.metrics)
+            runner = runner_of(parts, source, parts.config.sources[source.id], control)
+            process.crew.start(f"connector {source.id}", runner.run)
         process.crew.start("pulse", Pulse([report.tick]).run)
         parts.health.set_started()
         try:
@@ -44,9 +47,10 @@ def connect(connector: str, wanted: tuple[str, ...], config_file: Path | None, s
             for source in sources:
                 source.close()
             report.end()
+            control.close()
 
 
-def runner_of(parts: Parts, source: Source, config: SourceConfig) -> Runner:
+def runner_of(parts: Parts, source: Source, config: SourceConfig, control: Followed) -> Runner:
     """What publishes a source's changes."""
     return Runner(
         source=source,
@@ -58,6 +62,7 @@ def runner_of(parts: Parts, source: Source, config: SourceConfig) -> Runner:
         health=parts.health,
         metrics=parts.metrics,
         limits=RunnerLimits(rescan_seconds=config.rescan_seconds),
+        requests=lambda: control().asked,
     )
 
 

@@ -10,10 +10,12 @@ from pipeline.cli.assembly import Parts
 from pipeline.codec import event_time
 from pipeline.errors import CollectionMissing
 from pipeline.generations.control import ControlState
+from pipeline.generations.requests import suppressed
 from pipeline.ports import Record
 from pipeline.specs import GenerationSpec
 from pipeline.stages import dead_letters
-from pipeline.stages.reports import ALIVE_SECONDS, WorkerReport, read_reports
+from pipeline.stages.reports import WorkerReport, read_reports
+from pipeline.verification.published import last_verified
 
 _COUNTERS: Final = ("chunks_embedded", "chunks_reused", "tokens_embedded", "documents_published", "source_skipped")
 #: One record of each partition is read to learn its event time; more would only be slower.
@@ -29,6 +31,7 @@ def figures(parts: Parts, control: ControlState) -> dict[str, Any]:
     live = None if control.live is None else control.live.spec
     reports = read_reports(parts.broker, parts.names)
     lag, oldest = lag_of(parts, live)
+    kept_out = suppressed(control)
     counters = {name: int(sum(report.counters.get(name, 0) for report in reports)) for name in _COUNTERS}
     return {
         **_stored(parts, live),
@@ -37,9 +40,11 @@ def figures(parts: Parts, control: ControlState) -> dict[str, Any]:
         "oldest_unprocessed_event_age_seconds": oldest,
         "dead_letters": dead_letters.count(parts.broker, parts.names),
         **counters,
+        "kept_out": {"documents": len(kept_out.documents), "sources": sorted(kept_out.sources)},
         "generation": None if live is None else _described(live),
         "generations": {one.id: one.state for one in control.followed},
-        "workers": [_worker(report) for report in reports if not _gone(report)],
+        "verified": _verified(parts, control),
+        "workers": [_worker(report) for report in reports if report.alive],
     }
 
 
@@ -107,6 +112,12 @@ def _first_of_each(parts: Parts, topic: str, starts: dict[int, int]) -> Iterable
     return found.values()
 
 
+def _verified(parts: Parts, control: ControlState) -> dict[str, Any]:
+    """When each generation that is followed was last verified, and what was found; None: not in a week."""
+    last = last_verified(parts.broker, parts.names)
+    return {one.id: last[one.id].as_json() if one.id in last else None for one in control.followed}
+
+
 def _described(live: GenerationSpec) -> dict[str, Any]:
     return {
         "id": live.id,
@@ -119,10 +130,6 @@ def _described(live: GenerationSpec) -> dict[str, Any]:
         "max_tokens": live.model.max_tokens,
         "filter_fields": dict(live.filter_fields),
     }
-
-
-def _gone(report: WorkerReport) -> bool:
-    return report.ended or time.time() - report.reported > ALIVE_SECONDS
 
 
 def _worker(report: WorkerReport) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Final
 
 from pipeline.broker.topics import chunks_topic
+from pipeline.cli import clearing
 from pipeline.cli.assembly import Followed, Models, Parts, collection_of
 from pipeline.cli.crew import Crew
 from pipeline.deadline import Deadline
@@ -259,6 +260,17 @@ class Lines:
                 raise
             return None
 
+    @property
+    def busy(self) -> bool:
+        """Some line has records in work; from any thread."""
+        return any(line.busy for line in list(self._lines.values()))
+
+    def holds(self, id: str, partition: int) -> bool:
+        """This process embeds that partition of a generation; from any thread."""
+        line = self._lines.get(id)
+        worker = None if line is None else line.workers.get("embed")
+        return worker is not None and partition in worker.moving
+
     def run(self, stop: threading.Event) -> None:
         """Follow ``control`` until ``stop`` is set; then end all lines.
 
@@ -425,7 +437,11 @@ class Lines:
             store.build_index(collection)
 
     def _remove_left(self, state: ControlState) -> None:
-        """A line that began late may have made again what a clean-up had removed; nobody else would."""
+        """A line that began late may have made again what a clean-up had removed; nobody else would. Only
+        where the store is worked with anyway: a chunk worker needs no key for it.
+        """
+        if "embed" not in self._stages:
+            return
         over = [one for one in state.generations.values() if one.state in ("aborted", "retired")]
         now, known = time.monotonic(), self._over
         self._over = frozenset(one.id for one in over)
@@ -437,18 +453,13 @@ class Lines:
         parts, names = self._parts, self._parts.names
         there = {*parts.store.names(names.root), *parts.broker.topics(names.root)}
         for one in over:
-            collection, topic = names.collection(one.id), names.chunks(one.id)
-            groups = {"chunk": names.documents(parts.config.pipeline.epoch), "embed": topic}
-            if one.id in self._lines or (one.id in self._clean and not there & {collection, topic}):
+            own = {names.collection(one.id), names.chunks(one.id)}
+            if one.id in self._lines or (one.id in self._clean and not there & own):
                 continue
-            committed = any(parts.broker.committed(names.group(stage, one.id), groups[stage]) for stage in STAGES)
-            if not committed and not there & {collection, topic}:
+            if clearing.remains(parts, one.id, there):
+                clearing.clear(parts, one.id, Deadline.after(0.0))  # refused while somebody is in its groups
+            else:
                 self._clean.add(one.id)  # its groups are not asked for again
-                continue
-            for stage in STAGES:
-                parts.broker.delete_group(names.group(stage, one.id))  # refused while somebody is in it
-            parts.store.drop(collection)
-            parts.broker.delete_topics([topic])
 
     def _describe(self, state: ControlState) -> None:
         info = self._parts.metrics.generation_info

@@ -6,11 +6,8 @@ and the plan. So a command that is killed leaves nothing but a report that nobod
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +15,17 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from pipeline.chunking.documents import Chunk
+from pipeline.cli import clearing
 from pipeline.cli.assembly import Followed, Models, Parts
 from pipeline.cli.figures import lag_of
 from pipeline.cli.planning import plan
+from pipeline.cli.tasks import Task, Tasks
 from pipeline.config import ChunkingConfig, Config, ModelConfig
 from pipeline.deadline import Deadline
-from pipeline.embedding.generation import generation_spec
+from pipeline.embedding.generation import chunker, generation_spec
+from pipeline.embedding.models import located, tokenizer_of
 from pipeline.errors import (
-    BrokerUnavailable,
     CollectionMissing,
     ConfigError,
     Fatal,
@@ -33,15 +33,12 @@ from pipeline.errors import (
     Refused,
     Transient,
     VectideError,
-    as_error,
-    exit_code,
 )
 from pipeline.generations import gate, operator, transitions
 from pipeline.generations.control import UNDER_WAY, ControlState, Generation
 from pipeline.generations.known_items import known_items
 from pipeline.generations.quality import Ask, Comparison, labelled, matching, read_qrels, read_queries, unlabelled
 from pipeline.ports import Collection
-from pipeline.records import STAGES
 from pipeline.search.searcher import Searcher
 from pipeline.specs import GenerationSpec
 
@@ -49,13 +46,11 @@ log = logging.getLogger(__name__)
 
 #: Workers look at control four times a second and drain for as long as they are configured to.
 _LEAVE_SECONDS: Final = 60.0
-_LEAVE_POLL_SECONDS: Final = 0.3
 #: A command that asks over HTTP waits for a minute.
 _SWITCH_SECONDS: Final = 40.0
 _SEED: Final = 1
 #: Documents whose tokens are counted; to count all would read every head.
 _SAMPLE: Final = 200
-_END_SECONDS: Final = 10.0
 
 
 class Migrations:
@@ -71,8 +66,7 @@ class Migrations:
         self._parts = parts
         self._control = control
         self._models = models
-        self._task: _Task | None = None
-        self._lock = threading.Lock()
+        self._tasks = Tasks()
 
     def ask(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """``action`` and what belongs to it; see the methods.
@@ -96,7 +90,7 @@ class Migrations:
             ),
             "abort": self._abort,
             "gate": self._gate,
-            "task": self._asked_after,
+            "task": self._tasks.asked_after,
             "cutover": self._cutover,
             "rollback": self._rollback,
             "retire": self._retire,
@@ -109,8 +103,7 @@ class Migrations:
 
     def close(self) -> None:
         """Give up what still runs."""
-        if self._task is not None:
-            self._task.stop()
+        self._tasks.close()
 
     # ----------------------------------------------------------------- beginning
 
@@ -118,7 +111,7 @@ class Migrations:
         spec, config = self._proposed(given)
         live = self._live()
         price = given.get("price")
-        return self._begin(
+        return self._tasks.begin(
             "plan",
             lambda task: plan(self._parts, config, live.spec, spec, self._models, price, task.stopped, task.at),
         )
@@ -165,7 +158,7 @@ class Migrations:
             "previous": None if state.previous is None else state.previous.id,
             "generations": generations,
             "over": _over(state),
-            "task": self._polled(),
+            "task": self._tasks.polled(),
             "gate": _last_gate(state, target),
         }
 
@@ -240,9 +233,9 @@ class Migrations:
             raise Transient(f"generation {target.id} was changed since it was looked at; look again")
         asked = dict(given)
         key = f"gate {target.id} {target.transitions} {asked.get('queries')} {asked.get('qrels')}"
-        return self._begin("gate", lambda task: self._examined(target, live, asked, task), key)
+        return self._tasks.begin("gate", lambda task: self._examined(target, live, asked, task), key)
 
-    def _examined(self, target: Generation, live: Generation, given: Mapping[str, Any], task: _Task) -> dict[str, Any]:
+    def _examined(self, target: Generation, live: Generation, given: Mapping[str, Any], task: Task) -> dict[str, Any]:
         parts = self._parts
         try:
             collection, served = (parts.store.open(parts.names.collection(one.id)) for one in (target, live))
@@ -269,7 +262,7 @@ class Migrations:
         collection: Collection,
         served: Collection,
         given: Mapping[str, Any],
-        task: _Task,
+        task: Task,
     ) -> gate.Report:
         try:
             return self._examine(target, live, collection, served, given, task)
@@ -288,7 +281,7 @@ class Migrations:
         collection: Collection,
         served: Collection,
         given: Mapping[str, Any],
-        task: _Task,
+        task: Task,
     ) -> gate.Report:
         parts = self._parts
         return gate.examine(
@@ -299,12 +292,16 @@ class Migrations:
             target.transitions,
             collection,
             served,
+            self._chunker(target.spec),
             lambda: parts.store.build_index(collection.spec.name),
             lambda on_phase: self._quality(target, live, collection, served, given, on_phase),
             parts.config.migrate.lag_seconds,
             task.at,
             task.stopped,
         )
+
+    def _chunker(self, spec: GenerationSpec) -> Chunk:
+        return chunker(spec, tokenizer_of(located(spec, self._parts.config)))
 
     def _quality(
         self,
@@ -407,32 +404,10 @@ class Migrations:
         return {"generation": id, **self._cleared(str(id))}
 
     def _cleared(self, id: str) -> dict[str, Any]:
-        """Remove what a generation has in Kafka and in the store; again and again until all is gone."""
-        parts, names = self._parts, self._parts.names
-        collection, topic = names.collection(id), names.chunks(id)
-        points = size = 0
-        with contextlib.suppress(CollectionMissing):  # another clean-up was faster
-            opened = parts.store.open(collection)
-            points = opened.count_chunks() + sum(opened.count_heads().values())
-            size = parts.store.size(collection)
-        self._left(id)
-        parts.store.drop(collection)
-        parts.broker.delete_topics([topic])
+        """Remove what a generation has in Kafka and in the store, once its workers have left."""
+        points, size = clearing.stored(self._parts, id)
+        clearing.clear(self._parts, id, Deadline.after(_LEAVE_SECONDS))
         return {"points": points, "bytes": size}
-
-    def _left(self, id: str) -> None:
-        """Wait until no worker is in the generation's groups, then forget the groups."""
-        deadline = Deadline.after(_LEAVE_SECONDS)
-        for stage in STAGES:
-            group = self._parts.names.group(stage, id)
-            while True:
-                try:
-                    self._parts.broker.delete_group(group)
-                    break
-                except BrokerUnavailable:
-                    if deadline.expired:
-                        raise
-                    time.sleep(_LEAVE_POLL_SECONDS)
 
     # -------------------------------------------------------------------- private
 
@@ -463,27 +438,6 @@ class Migrations:
             raise Refused("no migration is under way", "`vectide migrate start --model ...` begins one")
         return found
 
-    def _begin(self, name: str, work: Callable[[_Task], dict[str, Any]], key: str = "") -> dict[str, Any]:
-        """Start a task, or go on waiting for the very same one: its asker may have been killed."""
-        with self._lock:
-            running = self._task
-            if running is not None and running.running:
-                if key and running.key == key:
-                    return running.as_json()
-                raise Transient(f"a {running.name} is running in this process; it will be over soon")
-            self._task = _Task(name, work, key)
-            return self._task.as_json()
-
-    def _polled(self) -> dict[str, Any] | None:
-        return None if self._task is None else self._task.as_json()
-
-    def _asked_after(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        task = self._task
-        if task is None or task.id != given.get("id"):
-            # The process was started again, or somebody else asked for something.
-            raise Transient("that task is not there any more; ask for it again")
-        return task.as_json()
-
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
@@ -494,60 +448,6 @@ class _Stored:
     tokens: int
     """Of all of it, from a sample of the documents."""
     unserved: int
-
-
-class _Task:
-    """Something that takes its time, in a thread."""
-
-    def __init__(self, name: str, work: Callable[[_Task], dict[str, Any]], key: str) -> None:
-        self.name = name
-        self.key = key
-        self.id = uuid.uuid4().hex
-        self._work = work
-        self._stop = threading.Event()
-        self._phase: tuple[str, int, int] = ("starting", 0, 0)
-        self._found: dict[str, Any] | None = None
-        self._failure: VectideError | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    @property
-    def running(self) -> bool:
-        return self._thread.is_alive()
-
-    def at(self, phase: str, done: int, whole: int) -> None:
-        self._phase = phase, done, whole
-
-    def stopped(self) -> bool:
-        return self._stop.is_set()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(_END_SECONDS)
-
-    def as_json(self) -> dict[str, Any]:
-        phase, done, whole = self._phase
-        failure = self._failure
-        return {
-            "id": self.id,
-            "name": self.name,
-            "running": self.running,
-            "phase": phase,
-            "done": done,
-            "whole": whole,
-            "found": self._found,
-            "error": None if failure is None else str(failure),
-            "code": None if failure is None else exit_code(failure),
-        }
-
-    def _run(self) -> None:
-        try:
-            self._found = self._work(self)
-        except VectideError as error:
-            self._failure = error
-        except Exception as error:
-            log.exception("task failed", extra={"task": self.name})
-            self._failure = Refused(f"{type(error).__name__}: {error}", "this is a bug of vectide: please report it")
 
 
 def described(one: Generation) -> dict[str, Any]:
@@ -566,18 +466,6 @@ def described(one: Generation) -> dict[str, Any]:
         "chunking_fingerprint": one.spec.chunking.fingerprint,
         "transitions": one.transitions,
     }
-
-
-def raised(task: Mapping[str, Any]) -> dict[str, Any]:
-    """What an ended task has found.
-
-    Raises:
-        VectideError: of the kind that it failed with.
-    """
-    if task["error"] is not None:
-        raise as_error(int(task["code"]), str(task["error"]))
-    found: dict[str, Any] = task["found"]
-    return found
 
 
 def refused_by_gate(found: Mapping[str, Any]) -> GateRefused:

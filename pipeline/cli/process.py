@@ -53,8 +53,12 @@ def http_server(
         ConfigError: the port is taken, or a token is missing.
     """
     http = config.http
-    token = http.token.get_secret_value() if http.token else None
-    return HttpServer(http.host, http.port, token, health, metrics, routes)
+    return HttpServer(http.host, http.port, token_of(config), health, metrics, routes)
+
+
+def token_of(config: Config) -> str | None:
+    """What asks must carry; None: nothing."""
+    return config.http.token.get_secret_value() if config.http.token else None
 
 
 class Pulse:
@@ -72,14 +76,22 @@ class Pulse:
                 return
 
 
-def reporter(broker: Broker, names: Names, role: str, generation: str, health: Health, metrics: Metrics) -> Reporter:
-    """Tells ``status`` about this process."""
+def reporter(
+    broker: Broker,
+    names: Names,
+    role: str,
+    generation: str,
+    health: Health,
+    metrics: Metrics,
+    sources: Sequence[str] = (),
+) -> Reporter:
+    """Tells ``status`` about this process, and whoever wants something of its sources that it runs them."""
 
     def readiness() -> tuple[bool, str]:
         verdict = health.readyz()
         return verdict.ok, "; ".join(f"{part}: {why}" for part, why in verdict.reasons.items())
 
-    return Reporter(broker.publisher("reports"), names, role, generation, metrics.totals, readiness)
+    return Reporter(broker.publisher("reports"), names, role, generation, metrics.totals, readiness, sources)
 
 
 def attend(crew: Crew, parts: Parts, ready: str) -> None:

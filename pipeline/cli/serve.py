@@ -21,14 +21,14 @@ from pipeline.search.service import SearchService
 def serve(config_file: Path | None, state: Path | None) -> None:
     """Answer POST /search and GET /status; on another host than loopback http.token is needed."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with long_lived("serve", config_file, state) as process:
+    with long_lived("serve", config_file, state, answers=True) as process:
         parts = process.parts
         control, models = Followed(parts), Models(parts.config)
         search = search_service(parts, control, models, alone=True)
         process.patience.until_done("store", lambda: _warm(search))
         operations = Operations(parts, control, search, models)
         for (method, path), route in operations.routes().items():
-            if path != "/migrate":  # who may search may not retire a generation
+            if path not in ("/migrate", "/verify", "/erasure"):  # who may search may not retire, repair or forget
                 process.server.mount(method, path, route)
         report = reporter(parts.broker, parts.names, "serve", "", parts.health, parts.metrics)
         process.crew.start("search", lambda stop: follow(search, parts.health, stop))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from pipeline.cli.access import reached
 from pipeline.cli.options import as_json, configuration, configure_logs, configured, print_json
+from pipeline.observe.logs import printable
 
 
 @click.command()
@@ -24,7 +26,7 @@ def status(json_: bool, config_file: Path | None, state: Path | None) -> None:
         print_json(found)
         return
     for name, value in _rows(found):
-        click.echo(f"{name:<18} {value}")
+        click.echo(printable(f"{name:<18} {value}"))
 
 
 def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
@@ -41,9 +43,32 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("dead letters", f"{found['dead_letters']}"),
         ("generation", "none yet" if generation is None else f"{generation['id']} ({generation['model']})"),
     ]
+    rows += [("verified", f"{id}: {_verified(one)}") for id, one in found["verified"].items()]
+    kept_out = found["kept_out"]
+    if kept_out["documents"] or kept_out["sources"]:
+        whole = "".join(f", all of {printable(source)}" for source in kept_out["sources"])
+        rows.append(("kept out", f"{kept_out['documents']} forgotten documents{whole}"))
     for worker in found["workers"]:
         state = "ready" if worker["ready"] else f"not ready: {worker['why']}"
         rows.append((f"worker {worker['role']}", f"{worker['worker']} {state}"))
     if not found["workers"]:
         rows.append(("workers", "none is running"))
     return rows
+
+
+def _verified(one: dict[str, Any] | None) -> str:
+    if one is None:
+        return "not within a week"
+    ago = f"{_ago(max(0.0, time.time() - one['at']))} ago, {one['documents']} documents, {one['vectors']} vectors"
+    findings = ", ".join(f"{count} {kind}" for kind, count in one["findings"].items())
+    if not findings:
+        return f"{ago}: equal to the log"
+    repaired = f"; {one['repaired']} repaired, {'equal' if one['ok'] else 'not equal'} since" if one["repaired"] else ""
+    return f"{ago}: {findings}{repaired}"
+
+
+def _ago(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

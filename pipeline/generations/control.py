@@ -7,6 +7,7 @@ compacted; its keys are::
     log                         the documents topic's epoch and topic id
     generation/<id>             the generation's spec and present state
     transition/<id>/<n>.<m>     one change of it, kept for ever: the history
+    request/<id>                what a source's own writer is asked to do (docs/adr/0004)
 
 This module reads; :mod:`pipeline.generations.operator` writes what
 :mod:`pipeline.generations.transitions` decides.
@@ -20,10 +21,13 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from pipeline.codec import UNREADABLE
 from pipeline.deadline import Deadline
 from pipeline.errors import BrokerUnavailable, LogDiverged, MalformedRecord, NewerSchema, VectideError
+from pipeline.identity import DocumentKey
 from pipeline.naming import Names
 from pipeline.ports import Broker, NewRecord, Reader, Record
+from pipeline.records import Request, RequestKind
 from pipeline.specs import GenerationSpec
 
 State: TypeAlias = Literal["building", "ready", "live", "previous", "retired", "aborted", "failed"]
@@ -90,6 +94,13 @@ class ControlState:
     generations: dict[str, Generation] = field(default_factory=dict)
     history: tuple[Transition, ...] = ()
     """In the order in which it was written."""
+    requests: dict[str, Request] = field(default_factory=dict)
+    """By id."""
+
+    @property
+    def asked(self) -> list[Request]:
+        """All requests in the order in which they were asked: a record that closes one comes later."""
+        return sorted(self.requests.values(), key=lambda one: one.number)
 
     @property
     def live(self) -> Generation | None:
@@ -144,6 +155,19 @@ class _Transition(msgspec.Struct):
     at: float
     reason: str
     details: dict[str, Any] = {}
+
+
+class _Request(msgspec.Struct, omit_defaults=True):
+    schema: int
+    kind: RequestKind
+    source: str
+    at: float
+    number: int = 0
+    keys: list[str] = []
+    before: dict[int, int] = {}
+    older: float = 0.0
+    since: int = 0
+    closed: float = 0.0
 
 
 class Control:
@@ -202,11 +226,15 @@ def apply(state: ControlState, record: Record) -> ControlState:
     """The state after one more record. Pure."""
     key = (record.key or b"").decode(errors="replace")
     if record.value is None:
-        return state
+        # Only requests that are over are ever forgotten.
+        left = {id: one for id, one in state.requests.items() if key != f"request/{id}"}
+        return state if len(left) == len(state.requests) else replace(state, requests=left)
     try:
         schema = msgspec.json.decode(record.value)["schema"]
         if schema > _SCHEMA:
             raise NewerSchema(f"control record {key!r} has schema {schema}; this vectide knows {_SCHEMA}", 10.0)
+        if schema < 1:
+            raise ValueError(f"there is no schema {schema}")
         if key == "log":
             log = msgspec.json.decode(record.value, type=_Log)
             return replace(state, log=LogIdentity(log.epoch, log.topic_id))
@@ -227,7 +255,10 @@ def apply(state: ControlState, record: Record) -> ControlState:
             entry = msgspec.json.decode(record.value, type=_Transition)
             transition = Transition(entry.generation, entry.state, entry.at, entry.reason, entry.details)
             return replace(state, history=(*state.history, transition))
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
+        if key.startswith("request/"):
+            request = _request(key.removeprefix("request/"), record.value)
+            return replace(state, requests={**state.requests, request.id: request})
+    except (*UNREADABLE, KeyError, TypeError, ValueError, MalformedRecord) as error:
         raise MalformedRecord(f"control record {key!r} at offset {record.offset}: {error}") from None
     return state
 
@@ -278,6 +309,36 @@ def change_records(names: Names, generation: Generation, transition: Transition)
         NewRecord(names.control, f"generation/{generation.id}".encode(), msgspec.json.encode(wire)),
         NewRecord(names.control, number.encode(), msgspec.json.encode(entry)),
     ]
+
+
+def request_record(names: Names, request: Request) -> NewRecord:
+    """A request as a record."""
+    wire = _Request(
+        _SCHEMA,
+        request.kind,
+        # As the source of a key: it may have bytes that are not UTF-8.
+        DocumentKey(request.source, "").text,
+        request.at,
+        request.number,
+        [DocumentKey(request.source, path).text for path in request.paths],
+        dict(request.before),
+        request.older,
+        request.since,
+        request.closed,
+    )
+    return NewRecord(names.control, f"request/{request.id}".encode(), msgspec.json.encode(wire))
+
+
+def forgotten_record(names: Names, request: Request) -> NewRecord:
+    """The null that removes a request that is over and has no effect any more."""
+    return NewRecord(names.control, f"request/{request.id}".encode(), None)
+
+
+def _request(id: str, value: bytes) -> Request:
+    wire = msgspec.json.decode(value, type=_Request)
+    source = DocumentKey.from_text(wire.source).source
+    paths = tuple(DocumentKey.from_text(key).path for key in wire.keys)
+    return Request(id, wire.kind, source, wire.at, wire.number, paths, wire.before, wire.older, wire.since, wire.closed)
 
 
 def read(broker: Broker, names: Names) -> ControlState:

@@ -14,13 +14,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pipeline.chunking.documents import Chunk
 from pipeline.errors import Transient
-from pipeline.generations.equality import Equality, compare
 from pipeline.generations.quality import Comparison
 from pipeline.naming import Names
 from pipeline.ports import Broker, Collection
 from pipeline.records import STAGES
 from pipeline.specs import GenerationSpec
+from pipeline.verification import UNSERVED, Verdict, verify
 
 _POLL_SECONDS: Final = 0.1
 #: A hundred million points take a server some hours.
@@ -44,7 +45,8 @@ class Report:
     """It is refused for being behind only: a matter of time."""
     seconds: float = 0.0
     caught_up: Mapping[str, Any] = field(default_factory=dict)
-    equality: Equality | None = None
+    verification: Mapping[str, Any] | None = None
+    """Whether its collection equals the log."""
     live_unserved: int = 0
     """Incomplete, failed and omitted documents of the live generation."""
     quality: Comparison | None = None
@@ -63,7 +65,7 @@ class Report:
             "not_yet": self.not_yet,
             "seconds": round(self.seconds, 3),
             "caught_up": dict(self.caught_up),
-            "equality": None if self.equality is None else self.equality.as_json(),
+            "verification": None if self.verification is None else dict(self.verification),
             "live_unserved": self.live_unserved,
             "quality": None if self.quality is None else self.quality.as_json(),
         }
@@ -77,6 +79,7 @@ def examine(
     examined: int,
     collection: Collection,
     live: Collection,
+    chunk: Chunk,
     build_index: Callable[[], bool],
     quality: Callable[[OnPhase], Comparison],
     wait_seconds: float,
@@ -93,6 +96,7 @@ def examine(
         examined: its ``transitions`` now.
         collection: of the generation.
         live: the live one's.
+        chunk: the generation's chunker.
         build_index: of the generation's collection; True once nothing is left to build.
         quality: asks both; called last, and only if nothing else refuses.
         wait_seconds: how long it may take to catch up with what the log has now.
@@ -127,14 +131,15 @@ def examine(
             not_yet=True,
         )
 
-    equality = compare(broker, topic, epoch, collection, ends, lambda *numbers: at("equality", 0, 0))
-    most = unserved(live.count_heads())
-    why = [] if equality.ok else [_different(equality)]
-    if unserved(equality.heads) > most:
-        why.append(
-            f"{unserved(equality.heads)} of its documents are incomplete or failed, and {most} of the live generation's"
-        )
-    found: dict[str, Any] = {"caught_up": place, "equality": equality, "live_unserved": most}
+    with verify(
+        broker, topic, epoch, collection, ends, chunk, lambda step, done, whole: at(f"verifying {step}", done, whole)
+    ) as verdict:
+        verification = verdict.as_json()
+        why = [] if verdict.ok else [_different(verdict)]
+    most, unserved_here = unserved(live.count_heads()), unserved(verdict.heads)
+    if unserved_here > most:
+        why.append(f"{unserved_here} of its documents are incomplete or failed, and {most} of the live generation's")
+    found: dict[str, Any] = {"caught_up": place, "verification": verification, "live_unserved": most}
     if why:
         return report(*why, **found)
     until = time.monotonic() + _INDEX_SECONDS
@@ -196,10 +201,10 @@ def _missing(broker: Broker, group: str, topic: str, wanted: Mapping[int, int]) 
 
 def unserved(heads: Mapping[Any, int]) -> int:
     """Documents that are not wholly served, of heads by state."""
-    return sum(heads.get(state, 0) for state in ("incomplete", "failed", "omitted"))
+    return sum(heads.get(state, 0) for state in UNSERVED)
 
 
-def _different(equality: Equality) -> str:
-    found = {kind: one for kind, one in equality.findings.items() if one.count}
+def _different(verdict: Verdict) -> str:
+    found = {kind: one for kind, one in verdict.named.items() if one.count}
     said = ", ".join(f"{one.count} {kind} (for example {one.examples[0]})" for kind, one in found.items())
     return f"its collection differs from the log: {said}"

@@ -14,17 +14,27 @@ from typing import Final
 
 from pipeline.deadline import Deadline
 from pipeline.errors import BrokerUnavailable, Fenced
-from pipeline.generations.control import ControlState, LogIdentity, change_records, check_log, log_record, read
+from pipeline.generations.control import (
+    ControlState,
+    LogIdentity,
+    change_records,
+    check_log,
+    forgotten_record,
+    log_record,
+    read,
+    request_record,
+)
 from pipeline.generations.transitions import Change
 from pipeline.naming import Names
 from pipeline.ports import Broker, NewRecord
+from pipeline.records import Request
 
 _WRITE_SECONDS: Final = 10.0
 _OPERATE_SECONDS: Final = 45.0
 _BACKOFF_SECONDS: Final = 0.5
 
-Decision = Callable[[ControlState], Sequence[Change]]
-"""What to change, given everything that ``control`` says."""
+Decision = Callable[[ControlState], Sequence[Change | Request]]
+"""What to change or to ask for, given everything that ``control`` says."""
 
 
 def operate(broker: Broker, names: Names, decide: Decision) -> ControlState:
@@ -37,6 +47,15 @@ def operate(broker: Broker, names: Names, decide: Decision) -> ControlState:
         BrokerUnavailable: no answer; it may have been written.
     """
     return _written(broker, names, lambda state: _records(names, decide(state)))
+
+
+def forget_requests(broker: Broker, names: Names, choose: Callable[[ControlState], Sequence[Request]]) -> ControlState:
+    """Remove requests from ``control``, and give the state after it.
+
+    Raises:
+        BrokerUnavailable: no answer; they may have been removed.
+    """
+    return _written(broker, names, lambda state: [forgotten_record(names, one) for one in choose(state)])
 
 
 def found(broker: Broker, names: Names, decide: Decision, log: LogIdentity) -> ControlState:
@@ -58,8 +77,14 @@ def found(broker: Broker, names: Names, decide: Decision, log: LogIdentity) -> C
     return state
 
 
-def _records(names: Names, changes: Sequence[Change]) -> list[NewRecord]:
-    return [record for change in changes for record in change_records(names, change.generation, change.transition)]
+def _records(names: Names, changes: Sequence[Change | Request]) -> list[NewRecord]:
+    records = []
+    for one in changes:
+        if isinstance(one, Request):
+            records.append(request_record(names, one))
+        else:
+            records += change_records(names, one.generation, one.transition)
+    return records
 
 
 def _written(broker: Broker, names: Names, records: Callable[[ControlState], list[NewRecord]]) -> ControlState:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from pipeline.errors import Refused
 from pipeline.generations.control import FOLLOWED, UNDER_WAY, ControlState, Generation, State, Transition
+from pipeline.generations.requests import refuse_while_collecting
 from pipeline.specs import GenerationSpec
 
 #: Below it a migration would not end.
@@ -40,8 +41,8 @@ def start(state: ControlState, spec: GenerationSpec, now: float, *, again: bool 
     started again must not undo what was decided meanwhile.
 
     Raises:
-        Refused: another migration is under way, the previous generation is what is asked for, or
-            it is over.
+        Refused: another migration is under way, the previous generation is what is asked for,
+            it is over, or a gc is open.
     """
     if state.live is None:
         raise Refused("no generation is live yet", "start `vectide up` or the workers once: that founds the first")
@@ -53,6 +54,7 @@ def start(state: ControlState, spec: GenerationSpec, now: float, *, again: bool 
             "that is the previous generation, which is still in step with the log",
             "`vectide migrate rollback` makes it live at once",
         )
+    refuse_while_collecting(state)
     if state.target is not None:
         raise Refused(
             f"a migration to {_named(state.target)} is under way",

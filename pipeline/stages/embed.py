@@ -243,7 +243,8 @@ class EmbedStage:
         batch = _Batch()
         tokens = records = 0
         block = True
-        while records < self._limits.documents and tokens < self._limits.tokens:
+        most_documents, most_tokens = self._pace.batch(self._limits.documents), self._pace.batch(self._limits.tokens)
+        while records < most_documents and tokens < most_tokens:
             try:
                 taken = self._inbox.get(block=block, timeout=0.1)
             except queue.Empty:
@@ -302,7 +303,8 @@ class EmbedStage:
             self._sweep_due()
             self._patience.until_done("store", lambda: self._repair.step(self._held))
             return
-        self._write(batch)
+        with self._pace.turn():
+            self._write(batch)
         self._sweep_due()
 
     def _write(self, batch: _Batch) -> None:
@@ -345,7 +347,8 @@ class EmbedStage:
             if outcome.sweep_after is not None:
                 # Whatever this event was: its redelivery finds the tombstone in place, and the chunks
                 # are still there if the first to see it died before the sweep.
-                self._held.add(outcome.document.key.doc, taken, outcome.sweep_after)
+                seconds = 0.0 if outcome.document.erased else outcome.sweep_after
+                self._held.add(outcome.document.key.doc, taken, seconds)
             else:
                 self._finish(taken)
         for doc in batch.taken.keys() - live:

@@ -11,13 +11,14 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Final
 
 import msgspec
 
 from pipeline.broker.reading import to_the_end
+from pipeline.codec import UNREADABLE
 from pipeline.deadline import Deadline
 from pipeline.errors import VectideError
 from pipeline.naming import Names
@@ -47,6 +48,13 @@ class WorkerReport(msgspec.Struct, frozen=True):
     """Why it is not ready."""
     counters: dict[str, float]
     ended: bool = False
+    sources: list[str] = []
+    """Whose one writer it is."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended, and has reported lately."""
+        return not self.ended and time.time() - self.reported <= ALIVE_SECONDS
 
 
 class Reporter:
@@ -60,7 +68,9 @@ class Reporter:
         generation: str,
         counters: Callable[[], Mapping[str, float]],
         readiness: Callable[[], tuple[bool, str]],
+        sources: Sequence[str] = (),
     ) -> None:
+        self._sources = list(sources)
         self._publisher = publisher
         self._names = names
         self._worker = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
@@ -97,6 +107,7 @@ class Reporter:
             why=why,
             counters=dict(self._counters()),
             ended=ended,
+            sources=self._sources,
         )
         record = NewRecord(self._names.reports, self._worker.encode(), msgspec.json.encode(report))
         try:
@@ -123,7 +134,7 @@ def read_reports(broker: Broker, names: Names) -> list[WorkerReport]:
 def _decoded(record: Record) -> WorkerReport | None:
     try:
         return None if record.value is None else msgspec.json.decode(record.value, type=WorkerReport)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         # A later vectide's, in a rolling upgrade: what it says is of its own process only.
         log.debug("report not understood", extra={"error": str(error)})
         return None

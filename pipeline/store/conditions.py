@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pipeline.points import Alignment, Sweep, Where
+from pipeline.ports import Tallied
 from pipeline.store.payload import stored_value
 
 #: The store keeps integers in 64 bits.
@@ -60,6 +61,11 @@ def head_at(doc: str, stamp: int) -> Filter:
     return {"must": [equals("doc", doc), equals("kind", "head"), equals("stamp", stamp)]}
 
 
+def tombstone_at(doc: str, stamp: int) -> Filter:
+    """The head of a document, if it is a tombstone of exactly this stamp."""
+    return {"must": [*head_at(doc, stamp)["must"], equals("state", "deleted")]}
+
+
 def swept(sweep: Sweep) -> Filter:
     """The chunks that a sweep deletes."""
     must_not: list[Condition] = [above(sweep.stamp)]
@@ -74,6 +80,21 @@ def misaligned(alignment: Alignment) -> Filter:
         "must": [equals("doc", alignment.doc), equals("kind", "chunk")],
         "must_not": [equals("fh", alignment.filter_hash), above(alignment.stamp)],
     }
+
+
+def tallied(of: Tallied) -> list[Condition]:
+    """The points that a tally counts."""
+    match of:
+        case "heads":
+            return [equals("kind", "head"), equals("state", "complete")]
+        case "tombstones":
+            return [equals("kind", "head"), equals("state", "deleted")]
+    return [equals("kind", "chunk")]
+
+
+def cell_field(of: Tallied) -> str:
+    """Where those points have the cells that it counts."""
+    return "cell" if of == "chunks" else "cells"
 
 
 def passing(where: Where | None, types: Mapping[str, str]) -> list[Condition]:
@@ -134,7 +155,8 @@ def indexes(filter_fields: Mapping[str, str]) -> list[tuple[str, str]]:
         ("state", "keyword"),
         ("hash", "keyword"),
         ("fh", "keyword"),
-        ("bucket", "integer"),
+        ("cells", "integer"),
+        ("cell", "integer"),
     ]
     words = {"bool": "keyword"}
     return ours + [(f"f.{name}", words.get(kind, kind)) for name, kind in sorted(filter_fields.items())]

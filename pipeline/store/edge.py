@@ -44,6 +44,13 @@ _FULL_SECONDS: Final = 5.0
 #: many deletes.
 VACUUM_POINTS = 2_000
 VACUUM_DELETED = 0.5
+#: Beside a shard: one that is being written in its place, and the one that it has replaced.
+_FRESH: Final = "shard.new"
+_OLD: Final = "shard.old"
+#: Points of one request while files are written anew.
+_COPIED: Final = 500
+#: For readers to end, and for them to wait until they may go on.
+_SHUT_SECONDS: Final = 30.0
 
 
 class EdgeStore:
@@ -119,6 +126,12 @@ class EdgeStore:
         files = (path for path in (self._directory / name).rglob("*") if path.is_file())
         return sum(path.stat().st_blocks * 512 for path in files)
 
+    def purge(self, name: str) -> bool:
+        """Write a collection's files anew, without what was deleted; True."""
+        self.open(name)
+        self._open[name][1].purge()
+        return True
+
     def drop(self, name: str) -> None:
         """Delete a collection and every alias of it."""
         with self._lock:
@@ -161,17 +174,9 @@ class EdgeStore:
             self._open.clear()
 
     def _make(self, spec: CollectionSpec, folder: Path) -> None:
-        import qdrant_edge
-
         if folder.exists():
             shutil.rmtree(folder)  # a creation that was cut off: it has no collection.json
-        shard = folder / "shard"
-        shard.mkdir(parents=True)
-        with _translated():
-            made = qdrant_edge.EdgeShard.create(str(shard), _config(spec))
-            for field, kind in indexes(spec.filter_fields):
-                made.update(field_index(field, kind))
-            made.close()
+        _created(folder / "shard", spec).close()
         self._write_json(f"{spec.name}/collection.json", metadata_of(spec))
 
     def _aliases(self) -> dict[str, str]:
@@ -206,20 +211,15 @@ class EdgeEngine:
 
         self._edge = qdrant_edge
         self._folder = folder
+        self._spec = spec
         self._writing = threading.Lock()
+        self._gate = threading.Condition()
+        self._inside = 0
+        self._shut = False
         self._dropped = False
-        try:
-            self._shard = qdrant_edge.EdgeShard.load(str(folder), _config(spec))
-        except Exception as error:
-            if "WouldBlock" in str(error):
-                raise StateInUse(
-                    f"{folder} is open in another process",
-                    "stop that process, or ask it over its loopback endpoint",
-                ) from None
-            raise Fatal(
-                f"{folder} cannot be opened: {error}",
-                "restore it, or delete the whole state folder: everything is built again from the sources",
-            ) from None
+        _whole(folder)
+        self._shard = self._loaded()
+        _settle(folder)  # only now is it known that no other process has it open
 
     def upsert(
         self, points: Sequence[tuple[str, Vectors | None, Payload]], condition: Filter | None, mode: Mode
@@ -254,11 +254,12 @@ class EdgeEngine:
             return [_raw(record) for record in self._shard.retrieve(list(ids), payload, vector)]
 
     def scroll(
-        self, matching: Filter, limit: int, after: str | None, vector: bool
+        self, matching: Filter, limit: int, after: str | None, vector: bool, fields: Sequence[str] | None = None
     ) -> tuple[list[RawPoint], str | None]:
-        """A page of points by id."""
+        """A page of points by id, with all of their payload or some fields of it."""
+        payload = True if fields is None else self._edge.PayloadSelector.Include(list(fields))
         request = self._edge.ScrollRequest(
-            offset=after, limit=limit, filter=edge_filter(matching), with_payload=True, with_vector=vector
+            offset=after, limit=limit, filter=edge_filter(matching), with_payload=payload, with_vector=vector
         )
         with self._called():
             records, following = self._shard.scroll(request)
@@ -304,6 +305,32 @@ class EdgeEngine:
             if self._shard.optimize():
                 self._shard.flush()
 
+    def purge(self) -> None:
+        """Write all points into new files and let the old ones go: the engine keeps deleted points in
+        its segments and the operations that wrote them in its log, whose numbers must go on.
+
+        Writers wait for all of it, readers for the moment of the change.
+        """
+        fresh = self._folder.with_name(_FRESH)
+        with self._writing:
+            if self._dropped:
+                raise _dropped()
+            size = sum(path.stat().st_blocks * 512 for path in self._folder.rglob("*") if path.is_file())
+            self._refuse_full(size)
+            shutil.rmtree(fresh, ignore_errors=True)
+            with _translated():
+                made = _created(fresh, self._spec)
+                self._copy_to(made)
+                made.flush()
+                made.close()
+            with self._alone(), _translated():
+                self._shard.close()
+                # A crash between these leaves one of both: the next start knows which.
+                self._folder.rename(self._folder.with_name(_OLD))
+                fresh.rename(self._folder)
+                self._shard = self._loaded()
+            _settle(self._folder)
+
     def close(self) -> None:
         """Flush and release the shard."""
         with self._writing, _translated():
@@ -318,20 +345,102 @@ class EdgeEngine:
     @contextmanager
     def _called(self) -> Iterator[None]:
         if self._dropped:
-            raise CollectionMissing("the collection was dropped", "resolve the live generation anew")
-        with _translated():
+            raise _dropped()
+        with self._gate:
+            if not self._gate.wait_for(lambda: not self._shut, _SHUT_SECONDS):
+                raise StoreUnavailable(f"{self._folder} is being written anew")
+            self._inside += 1
+        try:
+            with _translated():
+                yield
+        finally:
+            with self._gate:
+                self._inside -= 1
+                self._gate.notify_all()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody reads meanwhile."""
+        with self._gate:
+            self._shut = True
+            left = self._gate.wait_for(lambda: self._inside == 0, _SHUT_SECONDS)
+        try:
+            if not left:
+                raise StoreUnavailable(f"{self._folder} is read without a pause; try again")
             yield
+        finally:
+            with self._gate:
+                self._shut = False
+                self._gate.notify_all()
+
+    def _loaded(self) -> Any:
+        try:
+            return self._edge.EdgeShard.load(str(self._folder), _config(self._spec))
+        except Exception as error:
+            if "WouldBlock" in str(error):
+                raise StateInUse(
+                    f"{self._folder} is open in another process",
+                    "stop that process, or ask it over its loopback endpoint",
+                ) from None
+            raise Fatal(
+                f"{self._folder} cannot be opened: {error}",
+                "restore it, or delete the whole state folder: everything is built again from the sources",
+            ) from None
+
+    def _copy_to(self, made: Any) -> None:
+        after: Any = None
+        while True:
+            request = self._edge.ScrollRequest(offset=after, limit=_COPIED, with_payload=True, with_vector=True)
+            records, after = self._shard.scroll(request)
+            points = [self._edge.Point(one.id, one.vector or {}, one.payload or {}) for one in records]
+            if points:
+                made.update(self._edge.UpdateOperation.upsert_points(points))
+            if after is None:
+                return
 
     def _update(self, operation: Callable[[], Any]) -> None:
         with self._writing, self._called():
-            free = shutil.disk_usage(self._folder).free
-            if free < _RESERVE_BYTES:
-                raise StoreBusy(
-                    f"the embedded store's disk is full: {free >> 20} MiB are free for {self._folder}, "
-                    f"{_RESERVE_BYTES >> 20} MiB must be",
-                    _FULL_SECONDS,
-                )
+            self._refuse_full()
             self._shard.update(operation())
+
+    def _refuse_full(self, needed: int = 0) -> None:
+        free = shutil.disk_usage(self._folder).free
+        if free < _RESERVE_BYTES + needed:
+            raise StoreBusy(
+                f"the embedded store's disk is full: {free >> 20} MiB are free for {self._folder}, "
+                f"{(_RESERVE_BYTES + needed) >> 20} MiB must be",
+                _FULL_SECONDS,
+            )
+
+
+def _created(folder: Path, spec: CollectionSpec) -> Any:
+    """A new, open shard with its payload indexes."""
+    import qdrant_edge
+
+    folder.mkdir(parents=True)
+    with _translated():
+        made = qdrant_edge.EdgeShard.create(str(folder), _config(spec))
+        for field, kind in indexes(spec.filter_fields):
+            made.update(field_index(field, kind))
+    return made
+
+
+def _whole(folder: Path) -> None:
+    """A crash while files were written anew may have left the old ones aside: they are whole."""
+    old = folder.with_name(_OLD)
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+
+
+def _settle(folder: Path) -> None:
+    """Remove what is left of files that were written anew."""
+    for left in (folder.with_name(_OLD), folder.with_name(_FRESH)):
+        if left.exists():
+            shutil.rmtree(left)
+
+
+def _dropped() -> CollectionMissing:
+    return CollectionMissing("the collection was dropped", "resolve the live generation anew")
 
 
 def _config(spec: CollectionSpec) -> Any:

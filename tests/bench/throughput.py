@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import tempfile
 import threading
@@ -18,15 +19,19 @@ from pipeline.ports import Embedder
 from pipeline.sync import ToEmbed
 from tests.bench.setting import HASHING, MINILM, machine, running, servers, write_documents
 
-#: What a thread's name starts with, and the stage that it works for.
+#: A part of a thread's name, and what it works for; the first that fits. The main thread only measures.
 _STAGES = (
+    ("kafka-io", "Kafka's client threads"),
+    ("network-thread", "Kafka's client threads"),
     ("connector", "connector"),
     ("watch", "connector"),
     ("chunk", "chunk stage"),
     ("embed", "embed stage, but for its writing"),
     ("model", "embed stage, but for its writing"),
     ("write", "writing to the store"),
+    ("MainThread", ""),
 )
+_OTHER = "threads of libraries without a name (store engine, tokenizer)"
 
 
 def texts_of(index: Index) -> list[ToEmbed]:
@@ -42,17 +47,37 @@ def texts_of(index: Index) -> list[ToEmbed]:
     return [one._replace(tokens=count) for one, count in zip(found, counts, strict=True)]
 
 
-def shares() -> dict[str, str]:
-    """The processor time of this process so far, by what its threads are for."""
+def spent() -> dict[int, float]:
+    """Seconds of processor time of each thread of this process so far, to the nanosecond."""
+    found = {}
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            found[int(task.name)] = int((task / "schedstat").read_text().split()[0]) / 1e9
+    return found
+
+
+def shares(before: dict[int, float], servers: dict[str, float]) -> dict[str, str]:
+    """The processor time since ``before``, by what it was for, with that of other processes."""
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
-    spent: dict[str, float] = {}
-    for one in psutil.Process().threads():
-        name = names.get(one.id, "threads of the engines (store, tokenizer, model)")
-        stage = next((stage for start, stage in _STAGES if name.startswith(start)), name)
-        spent[stage] = spent.get(stage, 0.0) + one.user_time + one.system_time
-    whole = sum(spent.values())
-    ranked = sorted(spent.items(), key=lambda item: -item[1])
+    by_stage = dict(servers)
+    for thread, seconds in spent().items():
+        name = names.get(thread, _OTHER)
+        stage = next((stage for part, stage in _STAGES if part in name), name)
+        if stage:
+            by_stage[stage] = by_stage.get(stage, 0.0) + seconds - before.get(thread, 0.0)
+    whole = sum(by_stage.values())
+    ranked = sorted(by_stage.items(), key=lambda item: -item[1])
     return {stage: f"{100 * seconds / whole:.0f} %" for stage, seconds in ranked if seconds / whole >= 0.005}
+
+
+def servers_spent() -> dict[str, float]:
+    """Seconds of processor time of the processes beside this one so far."""
+    found: dict[str, float] = {}
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            times, name = child.cpu_times(), "Kafka, the broker" if "java" in child.name() else "loopback Qdrant"
+            found[name] = found.get(name, 0.0) + times.user + times.system
+    return found
 
 
 def with_model(documents: Path, rounds: int) -> dict[str, Any]:
@@ -72,6 +97,8 @@ def with_model(documents: Path, rounds: int) -> dict[str, Any]:
         started = time.monotonic()
         embed_all(embedder, texts, limits.batch_tokens, limits.batch_items)
         sides["best batches alone"].append(len(texts) / (time.monotonic() - started))
+        # A round takes a quarter of an hour: one that is cut off must not take the others with it.
+        print({name: round(values[-1], 1) for name, values in sides.items()}, flush=True)
     medians = {name: statistics.median(values) for name, values in sides.items()}
     pairs = list(zip(*sides.values(), strict=True))
     return {
@@ -85,13 +112,14 @@ def with_model(documents: Path, rounds: int) -> dict[str, Any]:
 
 def without_model(documents: Path, rounds: int, settings: dict[str, Any]) -> dict[str, Any]:
     """chunks/s with the hashing embedder, so that only the pipeline is measured."""
-    rates, chunks, spent = [], 0, {}
+    rates, chunks, parts = [], 0, {}
     for _ in range(rounds):
+        threads, others = spent(), servers_spent()
         with running(documents, {**HASHING, **settings}) as (index, seconds):
+            parts = shares(threads, {name: now - others.get(name, 0.0) for name, now in servers_spent().items()})
             chunks = index.collection.count_chunks()
             rates.append(chunks / seconds)
-            spent = shares()
-    return {"chunks": chunks, "chunks/s": round(statistics.median(rates)), "processor time of the process": spent}
+    return {"chunks": chunks, "chunks/s": round(statistics.median(rates)), "processor time": parts}
 
 
 def measure(documents: int, rounds: int, *, kafka: bool = True) -> dict[str, Any]:

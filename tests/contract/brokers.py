@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.broker.embedded import EmbeddedBroker
+from pipeline.broker.reading import to_the_end
 from pipeline.config import KafkaConfig
 from pipeline.deadline import Deadline
 from pipeline.ports import Broker, Consumer, NewRecord, Polled, Record, TopicPartition, TopicSpec
@@ -60,6 +61,11 @@ def read(consumer: Consumer, count: int) -> list[Record]:
         assert not deadline.expired, f"{len(found)} of {count} records came"
         found += consumer.poll(0.2, 100).records
     return found
+
+
+def everything(broker: Broker, name: str) -> list[str]:
+    """The values of all records of a topic."""
+    return [text for page in to_the_end(broker.reader(name), name, 100, SECONDS) for text in values(page)]
 
 
 def joined(consumer: Consumer, count: int) -> list[Polled]:

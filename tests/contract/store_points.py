@@ -51,7 +51,6 @@ def chunk(
         stamp,
         content,
         text,
-        document.bucket,
         fields,
         filter_hash(fields),
         vector(*at),

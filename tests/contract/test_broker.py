@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from pipeline.deadline import Deadline
 from pipeline.errors import BrokerUnavailable, Fatal, Fenced, LogDiverged, PartitionsLost, Poison, TopicMismatch
-from pipeline.ports import Broker, NewRecord, TopicSpec
+from pipeline.ports import Broker, NewRecord, TopicSpec, Written
 from tests.contract.brokers import (
     MEGABYTE,
     at,
     embedded_broker,
+    everything,
     joined,
     kafka_broker,
     read,
@@ -270,3 +271,67 @@ def test_a_group_can_be_forgotten(broker: Broker, fresh: str) -> None:
 def test_a_topic_that_is_not_there_says_what_to_run(broker: Broker, fresh: str) -> None:
     with pytest.raises(Fatal, match="topics apply"):
         broker.reader(f"{fresh}.nowhere")
+
+
+def test_records_of_a_transaction_can_be_made_from_where_others_of_it_went(broker: Broker, fresh: str) -> None:
+    """Given records whose places are told by a further one, then all come in one transaction, or none."""
+    name, told = topic(broker, f"{fresh}.a", partitions=3), topic(broker, f"{fresh}.b")
+    publisher = broker.transactional_publisher(f"{fresh}.t")
+    records = [record(name, str(number), number % 3) for number in range(7)]
+
+    def then(written: Sequence[Written]) -> list[NewRecord]:
+        return [record(told, repr([tuple(one) for one in written]))]
+
+    written = publisher.publish(records, soon(), then)
+    assert len(written) == 8
+    assert [one.partition for one in written[:7]] == [number % 3 for number in range(7)]
+    assert everything(broker, told) == [repr([tuple(one) for one in written[:7]])]
+
+    def fails(written: Sequence[Written]) -> list[NewRecord]:
+        return [record(told, "x" * (2 * MEGABYTE))]
+
+    with pytest.raises(Poison):
+        publisher.publish(records, soon(), fails)
+    broker.transactional_publisher(f"{fresh}.t").publish([record(told, "after")], soon())
+    assert len(everything(broker, name)) == 7
+    assert everything(broker, told)[1:] == ["after"]
+
+
+def test_groups_are_listed_by_what_they_start_with(broker: Broker, fresh: str) -> None:
+    name = topic(broker, f"{fresh}.a")
+    broker.publisher("p").publish([record(name, "x")], soon())
+    member = broker.consumer(f"{fresh}.one", [name], "c")
+    read(member, 1)
+    member.commit({at(name): 1}, soon())
+    other = broker.consumer(f"{fresh}.two", [name], "c")
+    joined(other, 1)
+    assert broker.groups(f"{fresh}.") == [f"{fresh}.one", f"{fresh}.two"]
+    assert broker.groups(f"{fresh}.t") == [f"{fresh}.two"]
+    member.close(soon())
+    other.close(soon())
+
+    def one_is_gone() -> bool:
+        try:
+            broker.delete_group(f"{fresh}.one")
+        except BrokerUnavailable:
+            return False
+        return f"{fresh}.one" not in broker.groups(f"{fresh}.")
+
+    until(one_is_gone)
+
+
+def test_how_long_records_live_and_how_many_bytes_they_take(broker: Broker, fresh: str) -> None:
+    specs = [
+        TopicSpec(f"{fresh}.kept", 1, "compact", MEGABYTE, max_compaction_lag_seconds=600.0),
+        TopicSpec(f"{fresh}.both", 1, "compact,delete", MEGABYTE, 3600.0),
+        TopicSpec(f"{fresh}.trimmed", 1, "delete", MEGABYTE),
+    ]
+    broker.ensure_topics(specs)
+    kept, both, trimmed = (broker.lifetime(one.name) for one in specs)
+    assert kept.superseded == (600.0 if not broker.purge([]) else None), "an embedded log is compacted on request"
+    assert (kept.records, both.records, trimmed.records) == (None, 3600.0, None)
+    assert kept.nulls == both.nulls == 86_400.0
+    assert (trimmed.superseded, trimmed.nulls) == (None, None)
+    assert broker.size(specs[0].name) == 0
+    broker.publisher("p").publish([NewRecord(specs[0].name, b"k", bytes(10_000), (), 0)], soon())
+    until(lambda: broker.size(specs[0].name) >= 10_000)

@@ -6,9 +6,11 @@ import json
 import os
 import random
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ import pytest
 from pipeline.errors import CollectionMissing, Fatal, ForeignCollection, StateInUse, StoreUnavailable
 from pipeline.points import Sweep
 from pipeline.store.edge import EdgeStore
-from tests.contract.store_points import SPEC, chunk, chunks_of, head, key, stamp
+from tests.contract.store_points import SPEC, chunk, chunks_of, contents, head, key, stamp, vector
 
 
 def _writer(directory: Path) -> subprocess.Popen[str]:
@@ -198,3 +200,84 @@ def test_a_folder_that_vanished_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "store").rmdir()
     with pytest.raises(StoreUnavailable):
         store.check()
+
+
+# -------------------------------------------------------------------------------------- purge
+
+SECRET = "QxZjKw19VbPt"
+
+
+def _files_with(folder: Path, text: str) -> list[str]:
+    return [str(path) for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+
+
+def _with_a_deleted_chunk(folder: Path) -> EdgeStore:
+    store = EdgeStore(folder)
+    collection = store.create(SPEC)
+    for name in ("kept", "gone"):
+        text = SECRET if name == "gone" else f"text of {name}"
+        collection.upsert_chunks([chunk(name, text, stamp(1), at=(0, 1, 0))], {})
+        collection.insert_heads([head(name, stamp(1))])
+    collection.sweep([Sweep(key("gone").doc, frozenset(), stamp(1))])
+    collection.flush()
+    return store
+
+
+def test_purged_files_have_no_byte_of_what_was_deleted_and_all_else(tmp_path: Path) -> None:
+    """Given a text that only files still hold, then it is in none of them, and the rest can be read and written."""
+    store = _with_a_deleted_chunk(tmp_path)
+    assert _files_with(tmp_path, SECRET), "the engine keeps it in its segments and its log"
+    collection = store.open(SPEC.name)
+    before = contents(collection)
+    assert store.purge(SPEC.name)
+    assert _files_with(tmp_path, SECRET) == []
+    assert contents(collection) == before
+    collection.replace_heads([head("kept", stamp(2), state="deleted")], {key("kept").doc: stamp(1)})
+    assert collection.heads([key("kept").doc])[key("kept").doc].state == "deleted", "operations go on being applied"
+    store.close()
+    again = EdgeStore(tmp_path)
+    assert again.open(SPEC.name).heads([key("kept").doc])[key("kept").doc].stamp == stamp(2)
+    again.close()
+
+
+@pytest.mark.parametrize("state", ["new beside old", "old aside", "old aside, new in place"])
+def test_a_purge_that_was_cut_off_leaves_one_whole_collection(tmp_path: Path, state: str) -> None:
+    store = _with_a_deleted_chunk(tmp_path)
+    before = contents(store.open(SPEC.name))
+    store.close()
+    shard = tmp_path / SPEC.name / "shard"
+    fresh, old = shard.with_name("shard.new"), shard.with_name("shard.old")
+    shutil.copytree(shard, fresh)
+    if state != "new beside old":
+        shard.rename(old)
+    if state == "old aside, new in place":
+        fresh.rename(shard)
+    again = EdgeStore(tmp_path)
+    assert contents(again.open(SPEC.name)) == before
+    assert sorted(path.name for path in shard.parent.iterdir()) == ["collection.json", "shard"]
+    again.close()
+
+
+def test_readers_go_on_while_files_are_written_anew(tmp_path: Path) -> None:
+    store = _with_a_deleted_chunk(tmp_path)
+    collection = store.open(SPEC.name)
+    stop, found, failed = threading.Event(), [], []
+
+    def reads() -> None:
+        while not stop.is_set():
+            try:
+                found.append(len(collection.search(vector(0, 1, 0), 5)))
+            except Exception as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=reads) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(2):
+        store.purge(SPEC.name)
+    stop.set()
+    for thread in threads:
+        thread.join(30)
+    assert failed == []
+    assert set(found) == {1}
+    store.close()

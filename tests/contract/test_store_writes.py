@@ -309,3 +309,19 @@ def test_a_point_without_a_stamp_is_below_every_fence(collection: Collection, mo
     collection._engine.upsert([(point.id, point.vector, payload)], None, "upsert")
     collection.sweep([Sweep(point.doc, frozenset(), stamp(1))])
     assert collection.count_chunks() == 0
+
+
+# ------------------------------------------------------------------------------ tombstones
+
+
+def test_only_a_tombstone_of_exactly_that_stamp_is_dropped(collection: Collection) -> None:
+    collection.insert_heads(
+        [head("gone", stamp(5), state="deleted"), head("back", stamp(6), state="deleted"), head("live", stamp(5))]
+    )
+    collection.upsert_chunks([chunk("gone", "a", stamp(5))], {})
+    collection.drop_tombstones({key(name).doc: stamp(5) for name in ("gone", "back", "live", "never")})
+    found = collection.heads([key(name).doc for name in ("gone", "back", "live")])
+    assert sorted(one.key.path for one in found.values()) == ["back", "live"]
+    assert len(chunks_of(collection)) == 1, "chunks are for a sweep"
+    collection.drop_tombstones({})
+    assert len(collection.scan_heads()[0]) == 2

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
-from pipeline.cli import assembly, job, lines, migrations
+from pipeline.cli import assembly, clearing, job, lines, migrations
 from pipeline.deadline import Deadline
 from pipeline.errors import CollectionMissing, Fatal, Fenced
 from pipeline.generations import control, gate, operator, transitions
 from pipeline.generations.control import ControlState
-from pipeline.generations.equality import Equality
 from pipeline.search import searcher, service
 from pipeline.sync import reading
+from pipeline.verification import Findings, Verdict
 from tests.simulation.migration_changes import Change, changed
 from tests.simulation.migration_schedules import JOBS, OPERATORS, Profile
 
@@ -381,7 +381,7 @@ def _never_looks_again(product: Any) -> Any:
 
 
 def _equal_whatever_there_is(product: Any) -> Any:
-    return lambda *arguments, **more: Equality(0, {}, {})
+    return lambda *arguments, **more: Verdict(0, {}, Findings(), 0, 0, 0, 0, 0.0)
 
 
 MUTANTS: dict[str, Mutant] = {
@@ -415,7 +415,7 @@ MUTANTS: dict[str, Mutant] = {
         (Change(migrations.Migrations, "_report", _unexplained),),
     ),
     "clean-up-alone": Mutant(
-        "another clean-up at the same time", None, (Change(migrations, "contextlib", _nothing_suppressed),)
+        "another clean-up at the same time", None, (Change(clearing, "contextlib", _nothing_suppressed),)
     ),
     "turn-alone": Mutant("a removal within a worker's turn", None, (Change(lines, "contextlib", _nothing_suppressed),)),
     "collection-first": Mutant(
@@ -509,9 +509,7 @@ MUTANTS: dict[str, Mutant] = {
     "clear-nothing": Mutant(
         "the removal", None, (Change(migrations.Migrations, "_cleared", lambda product: lambda self, id: {}),)
     ),
-    "members-stay": Mutant(
-        "waiting for the members of a group", None, (Change(migrations.Migrations, "_left", _nothing),)
-    ),
+    "members-stay": Mutant("waiting for the members of a group", None, (Change(clearing, "leave", _nothing),)),
     "lag-allowed": Mutant(
         "refusing a target that lags", None, (Change(migrations.Migrations, "_refuse_lagging", _nothing),)
     ),
@@ -548,7 +546,7 @@ MUTANTS: dict[str, Mutant] = {
         "the gate's proof that the collection is the log",
         OPERATORS,
         (
-            Change(gate, "compare", _equal_whatever_there_is),
+            Change(gate, "verify", _equal_whatever_there_is),
             Change(gate, "caught_up", lambda product: lambda *arguments: 0),
         ),
     ),

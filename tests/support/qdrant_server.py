@@ -316,7 +316,7 @@ class Handler(BaseHTTPRequestHandler):
             offset=body.get("offset"),
             limit=body["limit"],
             filter=edge_filter(body["filter"]),
-            with_payload=body["with_payload"],
+            with_payload=_payload(body["with_payload"]),
             with_vector=body["with_vector"],
         )
         records, following = self.shards.get(name)[0].scroll(request)
@@ -371,10 +371,14 @@ def _request(body: Mapping[str, Any]) -> Any:
     return edge.QueryRequest(
         limit=body["limit"],
         filter=edge_filter(body["filter"]) if body.get("filter") else None,
-        with_payload=edge.PayloadSelector.Include(payload) if isinstance(payload, list) else payload,
+        with_payload=_payload(payload),
         with_vector=bool(body.get("with_vector", False)),
         **options,
     )
+
+
+def _payload(asked: Any) -> Any:
+    return edge.PayloadSelector.Include(asked) if isinstance(asked, list) else asked
 
 
 def _known(body: Mapping[str, Any], *names: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
 from pipeline.patience import Patience
 from pipeline.ports import Broker, Record, Source
-from pipeline.records import DocumentChanged, DocumentDeleted, DocumentEvent
+from pipeline.records import DocumentChanged, DocumentDeleted, DocumentEvent, Request
 from pipeline.retry import RetryPolicy
 
 #: Nothing takes a second on an idle machine, but for a Kafka that was killed: 15, and 25 more if it
@@ -122,7 +122,11 @@ class Running:
 
 
 def runner(
-    source: Source, documents: Documents, state: Path | None = None, limits: RunnerLimits | None = None
+    source: Source,
+    documents: Documents,
+    state: Path | None = None,
+    limits: RunnerLimits | None = None,
+    requests: Callable[[], Sequence[Request]] = tuple,
 ) -> Running:
     """A runner that does not run yet."""
     health, metrics = Health(), Metrics()
@@ -130,7 +134,16 @@ def runner(
     patience = Patience(RetryPolicy(initial_seconds=0.01, maximum_seconds=0.1), health, metrics)
     return Running(
         Runner(
-            source, documents.broker, documents.names, 0, state, patience, health, metrics, limits or RunnerLimits()
+            source,
+            documents.broker,
+            documents.names,
+            0,
+            state,
+            patience,
+            health,
+            metrics,
+            limits or RunnerLimits(),
+            requests,
         ),
         health,
         metrics,
@@ -139,10 +152,14 @@ def runner(
 
 @contextmanager
 def running(
-    source: Source, documents: Documents, state: Path | None = None, limits: RunnerLimits | None = None
+    source: Source,
+    documents: Documents,
+    state: Path | None = None,
+    limits: RunnerLimits | None = None,
+    requests: Callable[[], Sequence[Request]] = tuple,
 ) -> Iterator[Running]:
     """A runner at work; at the end it is stopped, and must end cleanly unless the test took its failure."""
-    one = runner(source, documents, state, limits)
+    one = runner(source, documents, state, limits, requests)
     one.thread = threading.Thread(target=one.run, daemon=True)
     one.thread.start()
     try:
@@ -155,8 +172,13 @@ def running(
         raise one.failure
 
 
-def scanned(source: Source, documents: Documents, state: Path | None = None) -> Running:
+def scanned(
+    source: Source,
+    documents: Documents,
+    state: Path | None = None,
+    requests: Callable[[], Sequence[Request]] = tuple,
+) -> Running:
     """One full scan, published; then the runner is stopped."""
-    with running(source, documents, state) as one:
+    with running(source, documents, state, requests=requests) as one:
         one.wait_scanned()
     return one

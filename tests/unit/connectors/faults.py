@@ -8,7 +8,7 @@ from typing import Any
 from connectors.memory import MemorySource
 from pipeline.deadline import Deadline
 from pipeline.errors import BrokerUnavailable
-from pipeline.ports import Broker, Fetched, Hint, Listed, NewRecord, Skipped, TransactionalPublisher, Written
+from pipeline.ports import Broker, Fetched, Hint, Listed, NewRecord, Skipped, Then, TransactionalPublisher, Written
 
 
 class Killed(BaseException):
@@ -43,11 +43,11 @@ class _FaultyPublisher:
         self._broker = broker
         self._broken = False
 
-    def publish(self, records: Sequence[NewRecord], deadline: Deadline) -> list[Written]:
+    def publish(self, records: Sequence[NewRecord], deadline: Deadline, then: Then | None = None) -> list[Written]:
         assert not self._broken, "a publisher whose outcome is unknown was used again"
         try:
             self._broker.plan(False)
-            written = self._publisher.publish(records, deadline)
+            written = self._publisher.publish(records, deadline, then)
             self._broker.plan(True)
         except BrokerUnavailable:
             self._broken = True

@@ -306,7 +306,7 @@ def test_a_scan_tells_what_it_did_not_see(state: State) -> None:
 
 def test_a_record_of_a_newer_schema_waits_for_an_upgrade(documents: Documents) -> None:
     log = Log(documents)
-    entry = {"schema": 2, "revision": "r", "digest": "d", "facts": "f", "more": 1}
+    entry = {"schema": 3, "revision": "r", "digest": "d", "facts": "f", "more": 1}
     log.write(NewRecord(log.topic, DocumentKey("m", "doc").to_bytes(), msgspec.json.encode(entry)))
     state = log.state("m")
     with pytest.raises(NewerSchema, match="upgrade"):

@@ -44,6 +44,7 @@ def test_what_is_not_being_built_waits_for_nothing(traffic: LiveTraffic) -> None
         assert begun(one).wait(SECONDS)
         assert one.held_back == ""
         assert one.batch_tokens(1024) == 1024
+        assert one.batch(64) == 64
 
 
 def test_it_waits_while_it_is_paused(pace: Pace) -> None:
@@ -118,10 +119,25 @@ def test_batches_are_small_while_live_changes_come_in(
     traffic.serve(lambda: busy, whole=True)
     small = pace.batch_tokens(1024)
     assert small < 1024
+    assert pace.batch(64) < 64
+    assert pace.batch(1) == 1
     busy = False
     assert pace.batch_tokens(1024) == small, "more will come"
     time.sleep(0.15)
     assert pace.batch_tokens(1024) == 1024
+    assert pace.batch(64) == 64
+
+
+def test_building_gets_a_third_of_the_time_while_live_changes_come_in(
+    pace: Pace, traffic: LiveTraffic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pacing, "_LIVELY_SECONDS", 60.0)
+    busy = True
+    traffic.serve(lambda: busy, whole=True)
+    assert traffic.lively
+    busy = False
+    took(pace, 0.1)
+    assert waited(pace) >= 0.15, "more will come"
 
 
 def test_a_throttle_rests_in_proportion_to_the_last_batch(pace: Pace) -> None:
