@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from pipeline.chunking.documents import Chunk
 from pipeline.cli import clearing
-from pipeline.cli.assembly import Followed, Models, Parts
+from pipeline.cli.assembly import Followed, Models, Parts, same_log
 from pipeline.cli.figures import lag_of
 from pipeline.cli.planning import plan
 from pipeline.cli.tasks import Task, Tasks
@@ -284,6 +284,7 @@ class Migrations:
         task: Task,
     ) -> gate.Report:
         parts = self._parts
+        same_log(parts)
         return gate.examine(
             parts.broker,
             parts.names,

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from connectors.batches import encoded, unreadable
 from connectors.registry import open_source
-from pipeline.cli.assembly import Models, Parts, log_identity
+from pipeline.cli.assembly import Models, Parts, log_identity, same_log
 from pipeline.config import SourceConfig
 from pipeline.embedding.batches import embed_all
 from pipeline.embedding.generation import chunker
@@ -98,6 +98,7 @@ class Examination:
             FingerprintMismatch, LogDiverged: collection or log are not this generation's.
         """
         wanted, started = self._wanted, time.time()
+        same_log(self._parts)
         spec, config = self._generation.spec, self._parts.config
         if wanted.sources and not self._sources:
             raise ConfigError(
@@ -227,6 +228,8 @@ class Examination:
 
     def _repaired(self, verdict: Verdict) -> dict[str, Any]:
         parts, embed = self._parts, self._parts.config.embed
+        # Of another log everything is an orphan, and a verification takes time in which it can be replaced.
+        same_log(parts)
         repaired = repair(
             parts.broker,
             self._topic,

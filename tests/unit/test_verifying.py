@@ -15,6 +15,7 @@ from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.partitioner import partition_of
 from pipeline.cli.assembly import Followed, Models, Parts, apply_topics, founded
 from pipeline.cli.lines import Lines
+from pipeline.cli.migrations import Migrations
 from pipeline.cli.patrolling import patrol_of
 from pipeline.cli.tasks import raised
 from pipeline.cli.verifications import Verifications
@@ -30,7 +31,7 @@ from pipeline.config import (
 )
 from pipeline.deadline import Deadline
 from pipeline.embedding.generation import generation_spec
-from pipeline.errors import ConfigError, Refused, Transient
+from pipeline.errors import ConfigError, LogDiverged, Refused, Transient
 from pipeline.generations import operator, transitions
 from pipeline.generations.control import Generation
 from pipeline.identity import DocumentKey, content_hash, stamp_of
@@ -39,7 +40,7 @@ from pipeline.points import Head
 from pipeline.ports import NewRecord
 from pipeline.records import DocumentChanged, Provenance
 from pipeline.store.memory import MemoryCollection, MemoryStore
-from pipeline.verification import Repaired
+from pipeline.verification import Repaired, Verdict, verify
 from pipeline.verification.patrol import Patrol, Stopped
 from pipeline.verification.published import last_verified
 
@@ -126,17 +127,21 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 def ask(bench: Bench, sources: dict[str, SourceConfig] | None = None, **given: object) -> dict[str, Any]:
     """A verification, from beginning to end."""
-    verifications = Verifications(bench.parts, bench.control, bench.models, sources or {})
+    return awaited(Verifications(bench.parts, bench.control, bench.models, sources or {}), {"action": "start", **given})
+
+
+def awaited(asked: Verifications | Migrations, arguments: dict[str, Any]) -> dict[str, Any]:
+    """A task, from beginning to end."""
     try:
-        task = verifications.ask({"action": "start", **given})
+        task = asked.ask(arguments)
         until = time.monotonic() + SECONDS
         while task["running"]:
             assert time.monotonic() < until
             time.sleep(0.01)
-            task = verifications.ask({"action": "task", "id": task["id"]})
+            task = asked.ask({"action": "task", "id": task["id"]})
         return raised(task)
     finally:
-        verifications.close()
+        asked.close()
 
 
 def test_what_is_not_served_is_a_finding_only_if_that_is_asked_for(bench: Bench) -> None:
@@ -204,6 +209,59 @@ def test_a_log_that_has_lost_records_is_told_from_a_store_that_is_wrong(bench: B
     report = ask(bench, fix=True)
     assert (report["ahead"], report["equal"]) == (1, False)
     assert report["repaired"]["left"]
+
+
+def replace_log(parts: Parts) -> None:
+    """The documents topic is deleted, and made again without a record."""
+    parts.broker.delete_topics([parts.names.documents(parts.config.pipeline.epoch)])
+    apply_topics(parts)
+
+
+def raise_epoch(bench: Bench) -> Bench:
+    """As somebody who starts anew and has not built the new generation yet."""
+    pipeline = CONFIG.pipeline.model_copy(update={"epoch": 1})
+    parts = replace(bench.parts, config=CONFIG.model_copy(update={"pipeline": pipeline}))
+    apply_topics(parts)
+    return replace(bench, parts=parts)
+
+
+@pytest.mark.parametrize("fix", [False, True])
+def test_another_log_is_refused_before_anything_is_an_orphan(bench: Bench, fix: bool) -> None:
+    """Given a topic of a higher epoch, or one made again under the same name, without a record, then the whole
+    collection is no orphan: nothing is said of it, and nothing deleted.
+    """
+    heads, chunks = bench.collection.count_heads(), bench.collection.count_chunks()
+    raised_ = raise_epoch(bench)
+    with pytest.raises(LogDiverged, match="comes from epoch 0"):
+        ask(raised_, fix=fix)
+    replace_log(bench.parts)
+    with pytest.raises(LogDiverged, match="its offsets start anew"):
+        ask(bench, fix=fix)
+    assert (bench.collection.count_heads(), bench.collection.count_chunks()) == (heads, chunks)
+
+
+def test_a_log_that_is_replaced_while_it_is_verified_is_refused_before_the_repair(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def verified(*arguments: Any) -> Verdict:
+        verdict = verify(*arguments)
+        replace_log(bench.parts)
+        return verdict
+
+    head = bench.lose("d3")
+    monkeypatch.setattr("pipeline.cli.verifying.verify", verified)
+    with pytest.raises(LogDiverged):
+        ask(bench, fix=True)
+    assert bench.collection.heads([head.doc]) == {head.doc: head}
+
+
+def test_the_gate_examines_no_generation_against_another_log(bench: Bench) -> None:
+    spec = generation_spec(CONFIG.model_copy(update={"model": CONFIG.model.model_copy(update={"dimension": 64})}))
+    operator.operate(bench.parts.broker, bench.parts.names, lambda state: transitions.start(state, spec, time.time()))
+    bench.turn_until(lambda: bench.lines.holds(spec.id, 0))
+    replace_log(bench.parts)
+    with pytest.raises(LogDiverged):
+        awaited(Migrations(bench.parts, bench.control, bench.models), {"action": "gate"})
 
 
 @pytest.mark.parametrize(
