@@ -29,6 +29,7 @@ from pipeline.errors import (
     CollectionMissing,
     ConfigError,
     Fatal,
+    LogDiverged,
     GateRefused,
     Refused,
     Transient,
@@ -370,6 +371,8 @@ class Migrations:
         try:
             ends = {partition: one.end for partition, one in parts.broker.offsets(topic).items()}
             behind = gate.caught_up(parts.broker, parts.names, generation.id, topic, ends, seconds)
+        except LogDiverged:
+            raise
         except Fatal as error:
             raise Refused(f"nothing of generation {generation.id} is there: {error}", "build it first") from None
         if behind:

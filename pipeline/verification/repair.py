@@ -198,6 +198,8 @@ class _Repair:
         self._on_progress = on_progress
         self._pause = pause
         self._whole = findings.documents()
+        # Of a log that has lost records nobody knows whether it has lost these documents' as well.
+        self._lost = findings.named()["ahead"].count > 0
         self.done = Repaired()
 
     # -------------------------------------------------------------- 2. what is too much
@@ -211,6 +213,7 @@ class _Repair:
                 doc
                 for doc, wrong in found.items()
                 if {"orphan", "duplicate"} & _kinds(wrong) and standing.get(doc) != "on its way"
+                if not (self._lost and _unknown(wrong, standing.get(doc)))
             ]
             heads = self._collection.heads(too_much)
             settle(self._collection, list(heads))
@@ -232,6 +235,8 @@ class _Repair:
     def _give_up(self, wrong: Sequence[Found], standing: Standing | None) -> None:
         if "ahead" in _kinds(wrong):
             self._leave(wrong[0], "its head is above the log, which has lost records")
+        elif self._lost and _unknown(wrong, standing):
+            self._leave(wrong[0], "the log has lost records, and perhaps its own")
         elif standing in (None, "gone") and not _unknown(wrong, standing):
             self._leave(wrong[0], "its record is not in the log any more; verify again")
 
