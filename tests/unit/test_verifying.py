@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.broker.embedded import EmbeddedBroker
@@ -19,6 +20,7 @@ from pipeline.cli.migrations import Migrations
 from pipeline.cli.patrolling import patrol_of
 from pipeline.cli.tasks import raised
 from pipeline.cli.verifications import Verifications
+from pipeline.cli.verify import report_lines
 from pipeline.codec import encode_event
 from pipeline.config import (
     Config,
@@ -41,6 +43,7 @@ from pipeline.ports import NewRecord
 from pipeline.records import DocumentChanged, Provenance
 from pipeline.store.memory import MemoryCollection, MemoryStore
 from pipeline.verification import Repaired, Verdict, verify
+from pipeline.verification.full import Full
 from pipeline.verification.patrol import Patrol, Stopped
 from pipeline.verification.published import last_verified
 
@@ -182,6 +185,49 @@ def test_a_repair_that_mends_nothing_is_not_taken_at_its_word(bench: Bench, monk
     report = ask(bench, sample=1000, seed=1, fix=True)
     assert not report["equal"]
     assert report["again"]["findings"]["wrong vector"] == {"count": 1, "examples": ["s:d3"]}
+
+
+def spoil(bench: Bench) -> None:
+    """Every chunk has a wrong vector."""
+    for one in list(bench.collection._chunks.values()):
+        bench.collection._remove(one.id)
+        bench.collection._put(replace(one, vector=-np.asarray(one.vector)))
+
+
+def test_a_sample_that_mends_what_it_met_does_not_speak_for_the_others(bench: Bench) -> None:
+    """Given wrong vectors everywhere, when a sample of two is mended, then another sample says that it was not all."""
+    spoil(bench)
+    report = ask(bench, sample=2, seed=11, fix=True)
+    assert report["sample"]["wrong"] == 2
+    assert report["again"]["sample"]["wrong"] == 1, "of the two that it has drawn one was mended"
+    assert report["again"]["sample"]["seed"] != 11
+    assert (report["again"]["ok"], report["equal"], report["repaired"]["embedded"]) == (False, False, 2)
+    assert report["again"]["findings"]["wrong vector"]["count"] == 1
+    lines = list(report_lines(report))
+    assert lines[-1].endswith("--full --fix mends them all")
+    assert not last_verified(bench.parts.broker, bench.parts.names)[bench.live.id].ok
+    assert ask(bench, full=True, fix=True)["equal"]
+    whole = ask(bench, sample=2, seed=11, fix=True)
+    assert (whole["equal"], whole["again"]) == (True, None)
+
+
+def test_a_patrol_that_mends_says_the_same_to_metrics_and_status(bench: Bench) -> None:
+    spoil(bench)
+    patrol = bench.patrol(repair=True, sample=2)
+    patrol.turn(threading.Event())
+    last = last_verified(bench.parts.broker, bench.parts.names)[bench.live.id]
+    assert (last.ok, last.repaired, last.findings) == (False, 2, {"wrong vector": 2})
+    assert bench.metric("findings", kind="wrong vector") == 2
+
+
+def test_what_only_a_sample_has_seen_is_no_equal(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a look at the whole document that finds nothing, for it was written meanwhile."""
+    spoil(bench)
+    monkeypatch.setattr("pipeline.cli.verifying.full", lambda *arguments: Full(0, 0, resumed=False, more=0))
+    report = ask(bench, sample=2, seed=5)
+    assert (report["ok"], report["equal"], report["findings"]["wrong vector"]["count"]) == (False, False, 0)
+    last = last_verified(bench.parts.broker, bench.parts.names)[bench.live.id]
+    assert (last.ok, last.findings) == (False, {"wrong vector": 2})
 
 
 def test_a_generation_that_is_over_is_not_verified(bench: Bench) -> None:
