@@ -90,7 +90,7 @@ def told(parts: Parts, report: Mapping[str, Any], by: Any) -> Verified:
     """Say it to ``status``; that it cannot be said is no reason to fail."""
     looked, whole = report["sample"], report["full"]
     findings = {kind: one["count"] for kind, one in report["findings"].items() if one["count"]}
-    if not report["ok"] and not findings:
+    if looked and looked["wrong"] and not findings:
         # A document that was written between its chunk's look and its own: the sample is all that tells of it.
         findings = {"wrong vector": looked["wrong"]}
     verified = Verified(

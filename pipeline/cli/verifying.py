@@ -117,13 +117,13 @@ class Examination:
         with self._compared() as verdict:
             sampled, whole = self._looked(verdict)
             report |= verdict.as_json()
-            report |= {"sample": sampled, "full": whole, "ok": _proven(verdict, sampled)}
+            report |= {"sample": sampled, "full": whole, "ok": _proven(verdict, sampled, whole)}
             report["unserved"] = self._unserved(verdict)
             report["sources"] = self._sourced() if wanted.sources else None
             report["repaired"] = report["again"] = None
             if wanted.fix and not report["ok"]:
                 report["repaired"] = self._repaired(verdict)
-                report["again"] = self._again(verdict, sampled)
+                report["again"] = self._again(verdict, sampled, whole)
         report["seconds"] = round(time.time() - started, 3)
         last = report["again"] or report
         report["ahead"] = last["findings"]["ahead"]["count"]
@@ -248,18 +248,21 @@ class Examination:
         )
         return repaired.as_json()
 
-    def _again(self, before: Verdict, sampled: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _again(
+        self, before: Verdict, sampled: Mapping[str, Any] | None, whole: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
         """The comparison once more, and every point of the documents that were found. Where a sample has found some,
         it has found the others of its kind as little as mended them: another sample tells.
         """
         with self._compared() as verdict:
             if self._wanted.full or self._wanted.sample:
                 docs = frozenset(one.doc for one, _ in zip(before.findings, range(_AGAIN), strict=False))
-                self._full(verdict, Checkpoint(None, self._of), None if len(docs) == _AGAIN else docs)
+                unnamed = len(docs) == _AGAIN or (whole is not None and whole["more"] > 0)
+                self._full(verdict, Checkpoint(None, self._of), None if unnamed else docs)
             drawn = None
             if sampled is not None and sampled["wrong"]:
                 drawn = self._sampled(verdict, _after(self._wanted.seed))
-            return verdict.as_json() | {"sample": drawn, "ok": _proven(verdict, drawn)}
+            return verdict.as_json() | {"sample": drawn, "ok": _proven(verdict, drawn, None)}
 
     def _unserved(self, verdict: Verdict) -> dict[str, Any]:
         """Documents that are not wholly served: their heads say why."""
@@ -291,9 +294,9 @@ class Examination:
         return [one.as_json() for one in reports]
 
 
-def _proven(verdict: Verdict, sampled: Mapping[str, Any] | None) -> bool:
+def _proven(verdict: Verdict, sampled: Mapping[str, Any] | None, whole: Mapping[str, Any] | None) -> bool:
     """Whether nothing is wrong, by whatever was looked at."""
-    return verdict.ok and not (sampled is not None and sampled["wrong"])
+    return verdict.ok and not (sampled and sampled["wrong"]) and not (whole and whole["more"])
 
 
 def _after(seed: int) -> int:

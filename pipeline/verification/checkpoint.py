@@ -15,7 +15,7 @@ from pipeline.verification.findings import Found, Kind
 
 _FORMAT: Final = 1
 #: Findings that are kept over a kill, so that the file stays some megabytes; of more, a verification
-#: that is begun anew after a repair finds the rest.
+#: that is begun anew finds the rest.
 KEPT: Final = 10_000
 
 

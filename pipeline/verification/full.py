@@ -103,9 +103,10 @@ def full(
         StoreBusy, NewerSchema: likewise, when that has passed.
         Fatal: the model fails on any text.
     """
-    return _Full(
-        broker, topic, epoch, collection, ends, chunk, check, checkpoint, findings, only, on_progress, wait
-    ).run()
+    with Findings() as found:
+        return _Full(
+            broker, topic, epoch, collection, ends, chunk, check, checkpoint, findings, found, only, on_progress, wait
+        ).run()
 
 
 class _Placed(NamedTuple):
@@ -136,6 +137,7 @@ class _Full:
         check: VectorCheck,
         checkpoint: Checkpoint,
         findings: Findings,
+        found: Findings,
         only: Container[str] | None,
         on_progress: OnProgress,
         wait: Callable[[float], object],
@@ -149,13 +151,16 @@ class _Full:
         self._check = check
         self._checkpoint = checkpoint
         self._findings = findings
+        # Apart until the end: with the stamps of the heads, by which it is told who has moved on.
+        self._found = found
         self._only = only
         self._on_progress = on_progress
         self._wait = wait
         self._saved = time.monotonic()
 
     def run(self) -> Full:
-        point, resumed = self._checkpoint, self._checkpoint.begun
+        point, resumed, more = self._checkpoint, self._checkpoint.begun, self._checkpoint.more
+        self._found.add(point.found)
         whole = sum(self._collection.count_heads().values()) + self._collection.count_chunks()
         with closing(pages_of(self._broker, self._topic, dict(point.reached))) as pages:
             for records in pages:
@@ -168,9 +173,10 @@ class _Full:
                     self._saved = time.monotonic()
                 if all(point.reached.get(partition, 0) >= end for partition, end in self._ends.items()):
                     break
-        self._findings.add(self._standing(point.found))
+        for found in self._found.pages():
+            self._findings.add(self._standing(found))
         point.remove()
-        return Full(point.documents, point.chunks, resumed, point.more)
+        return Full(point.documents, point.chunks, resumed, more)
 
     def _page(self, records: Sequence[Record]) -> None:
         """Those records of a page that their documents' heads are of, in groups whose points are read together."""
@@ -211,21 +217,19 @@ class _Full:
             doubtful = [one for one in doubtful if one.doc in wrong]
             if not doubtful:
                 return
-        self._checkpoint.add(
+        found = [
             Found(one.doc, kind, head.key, head.stamp, (one.partition, one.offset), frozenset(contents))
             for one in doubtful
             for head, kinds in [wrong[one.doc]]
             for kind, contents in kinds.items()
-        )
+        ]
+        self._found.add(found)
+        self._checkpoint.add(found)
 
     def _standing(self, found: Sequence[Found]) -> list[Found]:
         """Findings whose document nobody has written since: a verification can take a day."""
-        standing: list[Found] = []
-        for start in range(0, len(found), _POINTS):
-            page = found[start : start + _POINTS]
-            heads = self._collection.heads(list({one.doc for one in page}))
-            standing += [one for one in page if one.doc in heads and heads[one.doc].stamp == one.stamp]
-        return standing
+        heads = self._collection.heads(list({one.doc for one in found}))
+        return [one for one in found if one.doc in heads and heads[one.doc].stamp == one.stamp]
 
     # ------------------------------------------------------------------------ one group
 

@@ -21,6 +21,7 @@ from pipeline.cli.patrolling import patrol_of
 from pipeline.cli.tasks import raised
 from pipeline.cli.verifications import Verifications
 from pipeline.cli.verify import report_lines
+from pipeline.cli.verifying import Examination, Wanted
 from pipeline.codec import encode_event
 from pipeline.config import (
     Config,
@@ -43,6 +44,7 @@ from pipeline.ports import NewRecord
 from pipeline.records import DocumentChanged, Provenance
 from pipeline.store.memory import MemoryCollection, MemoryStore
 from pipeline.verification import Repaired, Verdict, verify
+from pipeline.verification.checkpoint import Checkpoint
 from pipeline.verification.full import Full
 from pipeline.verification.patrol import Patrol, Stopped
 from pipeline.verification.published import last_verified
@@ -209,6 +211,39 @@ def test_a_sample_that_mends_what_it_met_does_not_speak_for_the_others(bench: Be
     assert ask(bench, full=True, fix=True)["equal"]
     whole = ask(bench, sample=2, seed=11, fix=True)
     assert (whole["equal"], whole["again"]) == (True, None)
+
+
+def test_more_findings_than_a_checkpoint_keeps_are_all_mended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.verification.checkpoint.KEPT", 3)
+    spoil(bench)
+    report = ask(bench, full=True, fix=True)
+    assert (report["findings"]["wrong vector"]["count"], report["full"]["more"]) == (DOCUMENTS, 0)
+    assert (report["repaired"]["embedded"], report["equal"]) == (DOCUMENTS, True)
+    assert not any("kill" in line for line in report_lines(report))
+    assert ask(bench, full=True)["equal"]
+
+
+@pytest.mark.parametrize("mended", [False, True])
+def test_what_a_kill_has_left_only_as_a_number_is_looked_for_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, mended: bool
+) -> None:
+    """Given a checkpoint behind the last record, of which it names no finding, then that is no equal; after a repair
+    of nothing everything is looked at again.
+    """
+    if not mended:
+        spoil(bench)
+    of = Examination(bench.parts, bench.live, bench.models, {}, Wanted(), lambda *at: None)
+    of._collection = bench.collection
+    ends = bench.parts.broker.offsets(bench.parts.names.documents(0))
+    reached = {partition: one.end for partition, one in ends.items()}
+    left = Checkpoint(None, of._of, reached, documents=DOCUMENTS, more=DOCUMENTS)
+    monkeypatch.setattr("pipeline.cli.verifying.Checkpoint.load", lambda path, of: left)
+    report = ask(bench, full=True)
+    assert (report["ok"], report["equal"], report["full"]["more"]) == (False, False, DOCUMENTS)
+    assert any("over a kill" in line for line in report_lines(report))
+    again = ask(bench, full=True, fix=True)
+    assert (again["equal"], again["again"]["ok"]) == (mended, mended)
+    assert again["again"]["findings"]["wrong vector"]["count"] == (0 if mended else DOCUMENTS)
 
 
 def test_a_patrol_that_mends_says_the_same_to_metrics_and_status(bench: Bench) -> None:
