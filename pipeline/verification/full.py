@@ -61,10 +61,18 @@ class Full:
     """A killed verification had begun it."""
     more: int
     """Findings that a kill has left only as a number."""
+    unchecked: int = 0
+    """Chunks whose text the model cannot embed here: their vectors were not held against it."""
 
     def as_json(self) -> dict[str, Any]:
         """For ``--json``."""
-        return {"documents": self.documents, "chunks": self.chunks, "resumed": self.resumed, "more": self.more}
+        return {
+            "documents": self.documents,
+            "chunks": self.chunks,
+            "resumed": self.resumed,
+            "more": self.more,
+            "unchecked": self.unchecked,
+        }
 
 
 def full(
@@ -176,7 +184,7 @@ class _Full:
         for found in self._found.pages():
             self._findings.add(self._standing(found))
         point.remove()
-        return Full(point.documents, point.chunks, resumed, more)
+        return Full(point.documents, point.chunks, resumed, more, point.unchecked)
 
     def _page(self, records: Sequence[Record]) -> None:
         """Those records of a page that their documents' heads are of, in groups whose points are read together."""
@@ -201,9 +209,10 @@ class _Full:
         self._look_again(doubtful)
 
     def _doubtful(self, group: Sequence[_Placed], heads: Mapping[str, Head]) -> list[_Placed]:
-        wrong, chunks = self._look(group, heads)
+        wrong, chunks, unchecked = self._look(group, heads)
         self._checkpoint.documents += len(group)
         self._checkpoint.chunks += chunks
+        self._checkpoint.unchecked += unchecked
         return [one for one in group if one.doc in wrong]
 
     def _look_again(self, doubtful: list[_Placed]) -> None:
@@ -233,25 +242,31 @@ class _Full:
 
     # ------------------------------------------------------------------------ one group
 
-    def _look(self, group: Sequence[_Placed], heads: Mapping[str, Head]) -> tuple[dict[str, tuple[Head, _Wrong]], int]:
-        """What is wrong with documents whose heads are at their records' versions; and their chunks."""
+    def _look(
+        self, group: Sequence[_Placed], heads: Mapping[str, Head]
+    ) -> tuple[dict[str, tuple[Head, _Wrong]], int, int]:
+        """What is wrong with documents whose heads are at their records' versions; how many chunks they have, and how
+        many of these the model cannot embed.
+        """
         looks: dict[str, _Look] = {}
         for one in group:
             head = heads.get(one.doc)
             if head is not None and head.version == one.document.version:
                 covered = version_of(self._epoch, self._ends[one.partition])
                 looks[one.doc] = _Look(one.document, head, self._collection.spec.filter_fields, covered)
-        chunks, after, docs = 0, None, list(looks)
+        chunks, unchecked, after, docs = 0, 0, None, list(looks)
         while docs:
             page, after = self._collection.scan_chunks(after, _POINTS, docs, vectors=True)
             chunks += len(page)
             judged = {one.id: one for one in page if looks[one.doc].see(one)}
-            for id in self._check.wrong(list(judged.values())):
+            checked = self._check.checked(list(judged.values()))
+            unchecked += len(checked.unchecked)
+            for id in checked.wrong:
                 looks[judged[id].doc].wrong_vector(id)
             if after is None:
                 break
         found = {doc: (look.head, look.end()) for doc, look in looks.items()}
-        return {doc: one for doc, one in found.items() if one[1]}, chunks
+        return {doc: one for doc, one in found.items() if one[1]}, chunks, unchecked
 
 
 class _Look:

@@ -15,6 +15,7 @@ from pipeline.points import StoredChunk
 from pipeline.verification import Verdict
 from pipeline.verification.checkpoint import Checkpoint, Of
 from pipeline.verification.full import full
+from pipeline.verification.vectors import Checked
 from tests.support.faults import FAULTS, WHOLE, Fault, Untouched, document, populate
 from tests.support.indexes import EPOCH, GENERATION, TOPIC, Index, cut, vector_of
 
@@ -48,8 +49,9 @@ def test_a_fault_is_found_as_what_it_is_and_mended(index: Index, fault: Fault) -
 class Check:
     """The index's model, asked once more."""
 
-    def wrong(self, chunks: Sequence[StoredChunk]) -> dict[str, str]:
-        return {one.id: "another" for one in chunks if not np.array_equal(one.vector, vector_of(one.text))}  # type: ignore[arg-type]
+    def checked(self, chunks: Sequence[StoredChunk]) -> Checked:
+        wrong = {one.id: "another" for one in chunks if not np.array_equal(one.vector, vector_of(one.text))}  # type: ignore[arg-type]
+        return Checked(wrong, {})
 
 
 def both(index: Index) -> Verdict:
