@@ -1,4 +1,4 @@
-"""The table of rights as an operator gets it; that it is right, a real broker says (tests/integration/test_rights.py)."""
+"""The table of rights as an operator gets it; that it is right, a real broker says (integration/test_rights.py)."""
 
 from __future__ import annotations
 
