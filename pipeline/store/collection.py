@@ -71,7 +71,7 @@ class Engine(Protocol):
     def first_of_each(self, filters: Sequence[Filter]) -> list[RawPoint]: ...
     def search(self, vector: Vectors, matching: Filter, limit: int) -> list[tuple[RawPoint, float]]: ...
     def count(self, matching: Filter) -> int: ...
-    def facet(self, key: str, matching: Filter, limit: int) -> dict[str, int]: ...
+    def facet(self, key: str, matching: Filter, limit: int, *, exact: bool = True) -> dict[str, int]: ...
     def flush(self) -> None: ...
 
 
@@ -231,9 +231,13 @@ class PointCollection:
         return chunks, following
 
     def tally(self, of: Tallied) -> Counts:
-        """How many points there are in each cell."""
+        """How many points there are in each cell.
+
+        Raises:
+            RequestRefused: the store does not count so many values.
+        """
         counts = no_counts()
-        found = self._engine.facet(conditions.cell_field(of), {"must": conditions.tallied(of)}, CELLS)
+        found = self._engine.facet(conditions.cell_field(of), {"must": conditions.tallied(of)}, CELLS, exact=False)
         for cell, count in found.items():
             counts[int(cell)] = count
         return counts

@@ -292,7 +292,7 @@ class EdgeEngine:
         with self._called():
             return int(self._shard.count(self._edge.CountRequest(exact=True, filter=edge_filter(matching))))
 
-    def facet(self, key: str, matching: Filter, limit: int) -> dict[str, int]:
+    def facet(self, key: str, matching: Filter, limit: int, *, exact: bool = True) -> dict[str, int]:
         """How many points match, by the value of a field."""
         request = self._edge.FacetRequest(key=key, limit=limit, exact=True, filter=edge_filter(matching))
         with self._called():
