@@ -217,6 +217,7 @@ class Examination:
             only,
             lambda done, whole: self._step("points", done, whole),
             self._wait,
+            self._pause,
         )
         return shown.as_json()
 

@@ -28,6 +28,9 @@ _POLL_SECONDS: Final = 0.1
 _INDEX_SECONDS: Final = 6 * 3600.0
 _INDEX_POLL_SECONDS: Final = 0.5
 
+#: The phase in which nothing is done.
+CATCHING_UP: Final = "catching up"
+
 OnPhase = Callable[[str, int, int], None]
 """Which part of the gate it is at, how far of how much (0 of 0: unknown)."""
 
@@ -184,7 +187,7 @@ def caught_up(
         # What the chunk stage made of everything below the ends is below the present ends of its topic.
         wanted = ends if stage == "chunk" else {at: one.end for at, one in broker.offsets(place).items()}
         while missing := _missing(broker, group, place, wanted):
-            on_phase("catching up", 0, missing)
+            on_phase(CATCHING_UP, 0, missing)
             if time.monotonic() > until:
                 return missing
             time.sleep(_POLL_SECONDS)

@@ -436,16 +436,19 @@ def test_who_does_not_hold_the_first_partition_verifies_nothing(bench: Bench) ->
     assert list(patrol_of(bench.parts, bench.control, bench.models, chunkers).generations()) == []
 
 
-def test_a_process_that_ends_waits_for_no_generation_to_catch_up(bench: Bench) -> None:
+def test_a_process_that_ends_waits_for_no_generation_to_catch_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     for line in bench.lines._lines.values():
         assert line.end()
     bench.publish("never applied", "text")
+    rests: list[float] = []
+    monkeypatch.setattr("pipeline.verification.patrol.Pacer.rested", lambda pacer: rests.append(1.0))
     stop = threading.Event()
     timer = threading.Timer(0.3, stop.set)
     timer.start()
     with pytest.raises(Stopped):
         bench.patrol().verify(bench.live.id, stop)
     timer.join()
+    assert rests, "to wait is no work"
 
 
 def test_a_process_that_ends_gives_the_verification_up(bench: Bench) -> None:
