@@ -13,7 +13,7 @@ from pipeline.cli.access import reached
 from pipeline.cli.awaiting import awaited
 from pipeline.cli.options import as_json, configuration, configure_logs, configured, print_json
 from pipeline.cli.tasks import raised
-from pipeline.errors import ConfigError
+from pipeline.errors import UNAVAILABLE, ConfigError
 from pipeline.observe.logs import printable
 
 #: Exit codes beside those of errors.
@@ -60,7 +60,8 @@ def verify(
     Counts alone show whether documents, versions, chunk lists, metadata and filter fields are right;
     texts and vectors are looked at with --sample or --full. docs/verification.md says what is proven.
 
-    Exit codes: 0 equal (after --fix: by now), 11 different, 4 the log has lost records, 7 not caught up.
+    Exit codes: 0 equal (after --fix: by now), 11 different, 4 the log has lost records, 7 not caught up, or
+    no source could be looked at.
     """
     if full and sample:
         raise ConfigError("--full and --sample exclude each other", "--full embeds every text again")
@@ -87,6 +88,8 @@ def verify(
             click.echo(line)
     if found["ahead"]:
         raise click.exceptions.Exit(_AHEAD)
+    if found["unreached"] and (found["again"] or found)["ok"]:
+        raise click.exceptions.Exit(UNAVAILABLE)
     if not found["equal"]:
         raise click.exceptions.Exit(DIFFERS)
 
@@ -171,6 +174,8 @@ def _remedy(found: Mapping[str, Any]) -> str:
 
 
 def _verdict(found: Mapping[str, Any]) -> str:
+    if found["unreached"] and (found["again"] or found)["ok"]:
+        return "the collection equals the log; no source could be looked at"
     if found["ahead"]:
         return (
             "the store knows versions that the log does not have: the log has lost records; restore it, or start a "
