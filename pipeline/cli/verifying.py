@@ -19,7 +19,7 @@ from pipeline.embedding.generation import chunker
 from pipeline.embedding.models import located, tokenizer_of
 from pipeline.errors import CollectionMissing, ConfigError, FingerprintMismatch, Poison, Transient
 from pipeline.generations.control import Generation
-from pipeline.generations.gate import caught_up, unserved
+from pipeline.generations.gate import applied, caught_up, unserved
 from pipeline.identity import DocumentKey
 from pipeline.ports import Collection, Embedder, Fetched
 from pipeline.records import DocumentChanged, Provenance
@@ -172,6 +172,7 @@ class Examination:
             self._at,
             self._wait,
             self._pause,
+            lambda: applied(parts.broker, parts.names, id),
         )
 
     def _looked(self, verdict: Verdict) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:

@@ -135,7 +135,14 @@ def examine(
         )
 
     with verify(
-        broker, topic, epoch, collection, ends, chunk, lambda step, done, whole: at(f"verifying {step}", done, whole)
+        broker,
+        topic,
+        epoch,
+        collection,
+        ends,
+        chunk,
+        lambda step, done, whole: at(f"verifying {step}", done, whole),
+        applied=lambda: applied(broker, names, target.id),
     ) as verdict:
         verification = verdict.as_json()
         why = [] if verdict.ok else [_different(verdict)]
@@ -209,6 +216,17 @@ def _missing(broker: Broker, group: str, topic: str, wanted: Mapping[int, int]) 
     return sum(
         max(0, end - committed.get(partition, 0)) for partition, end in wanted.items() if bounds[partition].start < end
     )
+
+
+def applied(broker: Broker, names: Names, generation: str) -> dict[int, int] | None:
+    """By partition, where a generation's embed stage is; None while there are records that it has not committed.
+
+    Raises:
+        Transient: no answer.
+    """
+    topic = names.chunks(generation)
+    ends = {partition: one.end for partition, one in broker.offsets(topic).items()}
+    return None if _missing(broker, names.group("embed", generation), topic, ends) else ends
 
 
 def unserved(heads: Mapping[Any, int]) -> int:

@@ -329,7 +329,7 @@ class _Look:
 
     def end(self) -> _Wrong:
         """What was found, once all of the document's chunks were seen."""
-        for kind in wrong_chunks(self.head, self._seen, self._covered):
+        for kind in wrong_chunks(self.head, self._seen, self._covered, replayed=True):
             self._note(kind)
         return self._wrong
 
