@@ -294,3 +294,15 @@ def test_what_the_server_refuses_to_do_is_told_from_a_wrong_key(filled: Collecti
     with pytest.raises(Fatal) as refused:
         filled.align([ALIGNMENT])
     assert not isinstance(refused.value, RequestRefused)
+
+
+def test_a_point_that_cannot_be_read_is_named(filled: Collection) -> None:
+    """Given a point that another program has written, then whoever reads millions is told which it is."""
+    engine: Any = filled._engine  # type: ignore[attr-defined]
+    payload = {"kind": "chunk", "cell": 7}
+    engine.upsert([("00000000-0000-4000-8000-000000000007", POINT.vector, payload)], None, "upsert")
+    for read in (filled.scan_chunks, lambda: filled.in_cells("chunks", [7])):
+        with pytest.raises(ForeignCollection, match="point 00000000-0000-4000-8000-000000000007 of collection") as told:
+            read()
+        assert filled.spec.name in str(told.value)
+        assert "verify --fix" in told.value.remedy
