@@ -31,7 +31,7 @@ _SHOWN: Final = 3
 @click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Embed N random chunks again.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of --sample.  [default: any; it is shown]")
 @click.option("--source", is_flag=True, help="Also hold the log against the sources that this machine can reach.")
-@click.option("--strict", is_flag=True, help="Incomplete, failed and omitted documents count as findings.")
+@click.option("--strict", is_flag=True, help="What is not wholly served, or counted and not explained, is a finding.")
 @click.option(
     "--wait",
     type=click.IntRange(min=0),
@@ -129,7 +129,7 @@ def _compared(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _kinds("findings", found["findings"])
     if found["unexplained"] and found["ok"]:
         yield f"  {found['unexplained']} counts are explained by no document: written meanwhile, or points that carry"
-        yield "  other cells than their own; --full reads every point"
+        yield "  other cells than their own (--strict calls that different)"
 
 
 def _kinds(title: str, findings: Mapping[str, Any]) -> Iterator[str]:
@@ -183,4 +183,6 @@ def _verdict(found: Mapping[str, Any]) -> str:
         )
     if not found["equal"]:
         return f"different{_remedy(found)}"
-    return "the collection equals the log" + (", after the repair" if found["repaired"] else "")
+    unexplained = (found["again"] or found)["unexplained"]
+    but = f", but for {unexplained} counts that no document explains" if unexplained else ""
+    return "the collection equals the log" + (", after the repair" if found["repaired"] else "") + but

@@ -47,7 +47,7 @@ class Wanted:
     seed: int = 0
     sources: bool = False
     strict: bool = False
-    """Incomplete, failed and omitted documents count as findings."""
+    """Incomplete, failed and omitted documents count as findings, and counts that no document explains."""
     wait_seconds: float = 60.0
     """How long the generation may take to catch up with what the log has now."""
 
@@ -130,7 +130,8 @@ class Examination:
         sources = report["sources"] or []
         report["unreached"] = bool(sources) and all("unreached" in one for one in sources)
         sourced = not report["unreached"] and all(one["ok"] or "unreached" in one for one in sources)
-        report["equal"] = bool(last["ok"]) and sourced and not (wanted.strict and last["unserved"]["count"])
+        lax = last["unserved"]["count"] + last["unexplained"] if wanted.strict else 0
+        report["equal"] = bool(last["ok"]) and sourced and not lax
         return report
 
     # ------------------------------------------------------------------------- the steps

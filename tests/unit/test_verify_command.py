@@ -118,7 +118,8 @@ def test_everything_else_is_said_where_it_was_looked_at() -> None:
             },
         ],
         repaired={"documents": {"complete": 2}, "embedded": 1, "left": ["s:c: gone"]},
-        again={"findings": findings(), "ok": True, "sample": {"statement": "none of 5 others", "wrong": 0}},
+        again={"findings": findings(), "ok": True, "unexplained": 5,
+              "sample": {"statement": "none of 5 others", "wrong": 0}},
     )  # fmt: skip
     text = "\n".join(lines)
     for part in (
@@ -138,6 +139,6 @@ def test_everything_else_is_said_where_it_was_looked_at() -> None:
         "2 complete; 1 chunks embedded",
         "left: s:c: gone",
         "verified again none",
-        "after the repair",
+        "after the repair, but for 5 counts that no document explains",
     ):
         assert part in text, part

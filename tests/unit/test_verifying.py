@@ -189,6 +189,24 @@ def test_a_repair_that_mends_nothing_is_not_taken_at_its_word(bench: Bench, monk
     assert report["again"]["findings"]["wrong vector"] == {"count": 1, "examples": ["s:d3"]}
 
 
+def test_a_point_that_carries_another_s_cells_is_said_and_strictly_different(bench: Bench) -> None:
+    """Given a chunk with cells that are not its own, then every document is right, and the counts are not."""
+    tally = bench.collection.tally
+
+    def forged(of: Any) -> Any:
+        counts = tally(of)
+        if of == "chunks":
+            counts[counts.argmax()] -= 1
+            counts[np.flatnonzero(counts == 0)[0]] += 1
+        return counts
+
+    bench.collection.tally = forged  # type: ignore[method-assign]
+    report = ask(bench)
+    assert (report["equal"], report["unexplained"]) == (True, 2)
+    assert "2 counts that no document explains" in list(report_lines(report))[-1]
+    assert not ask(bench, strict=True)["equal"]
+
+
 def test_strict_is_judged_by_what_is_left_after_the_repair(bench: Bench) -> None:
     """Given a document that failed only for want of memory, when the repair can embed it, then nothing is unserved."""
     (head,) = bench.collection.heads([DocumentKey("s", "d3").doc]).values()
