@@ -18,6 +18,7 @@ from pipeline.errors import (
     CollectionMissing,
     ConfigError,
     Fatal,
+    NotAllowed,
     StoreBusy,
     StoreUnavailable,
     VectideError,
@@ -340,6 +341,12 @@ class QdrantEngine:
             answer = self._client.facet(self._name, key, facet_filter=self._filter(matching), limit=limit, exact=True)
         return {str(hit.value): int(hit.count) for hit in answer.hits}
 
+    def tally(self, key: str, limit: int) -> dict[int, int]:
+        """How many points have each value of an integer field, exactly."""
+        with _translated(self._name):
+            answer = self._client.facet(self._name, key, limit=limit, exact=True)
+        return {int(hit.value): int(hit.count) for hit in answer.hits}
+
     def flush(self) -> None:
         """Nothing to do: every write waited."""
 
@@ -404,9 +411,12 @@ def _of_status(what: str, status: int, detail: str) -> VectideError:
         return CollectionMissing(f"collection {what} is not there: {detail}", "resolve the live generation anew")
     if status in (429, 507):
         return StoreBusy(f"{what}: {detail}", _BUSY_SECONDS)
-    if status in (401, 403):
-        return Fatal(
-            f"{what}: the server refuses the API key ({status})", "set qdrant.api_key to a key with write rights"
+    if status == 401:
+        return Fatal(f"{what}: the server refuses the API key (401)", "set qdrant.api_key to one that it knows")
+    if status == 403:
+        return NotAllowed(
+            f"{what}: the server refuses this to the API key (403)",
+            "set qdrant.api_key to one with the rights of this role; docs/security.md lists them",
         )
     if status >= 500 or status == 408:
         return StoreUnavailable(f"{what}: {detail}")

@@ -269,6 +269,21 @@ def test_a_probe_is_answered_while_every_other_thread_is_busy(server: HttpServer
             thread.join(30)
 
 
+def test_neither_a_probe_nor_an_error_says_the_password_of_an_address(server: HttpServer, health: Health) -> None:
+    address = "amqps://me:hunter2@host"
+
+    def route(_: Mapping[str, Any]) -> None:
+        raise StoreUnavailable(f"no answer from {address}")
+
+    server.mount("GET", "/status", route)
+    health.set_ready("source.mail", False, f"no answer from {address}")
+    for path in ("/status", "/readyz"):
+        status, answer = ask(server, "GET", path)
+        assert status == 503
+        assert "hunter2" not in json.dumps(answer)
+        assert "host" in json.dumps(answer)
+
+
 def test_an_answer_is_neither_kept_nor_taken_for_a_page(server: HttpServer) -> None:
     server.mount("GET", "/status", lambda _: {"text": "<script>"})
     raw = _raw(server, b"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
