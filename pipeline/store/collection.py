@@ -233,7 +233,11 @@ class PointCollection:
         return chunks, following
 
     def tally(self, of: Tallied) -> Counts:
-        """How many points there are in each cell."""
+        """How many points there are in each cell.
+
+        Raises:
+            RequestRefused: the store does not count so many values.
+        """
         counts = no_counts()
         for cell, count in self._engine.tally(CELLS_OF[of], CELLS).items():
             counts[cell] = count

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from pipeline.broker.partitioner import partition_of
 from pipeline.cells import CELLS, TABLE, Counts, chunk_cell, document_cells, head_cells
 from pipeline.chunking.documents import Chunk, made_of
-from pipeline.errors import LogDiverged, NewerSchema
+from pipeline.errors import LogDiverged, NewerSchema, RequestRefused
 from pipeline.identity import DocumentKey, offset_in, version_of
 from pipeline.points import Head, HeadState
 from pipeline.ports import Broker, Collection, Record, Tallied
@@ -226,34 +227,66 @@ class _Comparison:
         heads = self._asked(self._collection.count_heads())
         self.points = sum(heads.values()) + self._asked(self._collection.count_chunks())
         expected = self._expectations.counts()
-        for number, (of, counts) in enumerate(expected.items(), 1):
-            self._difference[of] = self._asked(self._collection.tally(of)) - counts
-            self._on_progress("counts", number, len(expected))
+        try:
+            for number, (of, counts) in enumerate(expected.items(), 1):
+                self._difference[of] = self._tallied(of, counts)
+                self._on_progress("counts", number, len(expected))
+        except RequestRefused as error:
+            logging.getLogger(__name__).warning("the store counts no cells: all is read", extra={"error": str(error)})
+            self._difference.clear()
         return heads
+
+    def _tallied(self, of: Tallied, counts: Counts) -> Counts:
+        """The store's counts less those of the log; where they differ, as the store says a second time."""
+        difference = self._asked(self._collection.tally(of)) - counts
+        # The store may have tombstones that the log has forgotten: that is no difference to be sure of.
+        if np.any(difference < 0 if of == "tombstones" else difference):
+            difference = self._asked(self._collection.tally(of)) - counts
+        return difference
 
     # --------------------------------------------------------------------- 4. differences
 
     def explain(self) -> int:
         """Look at documents until they explain every difference; how many cells stay unexplained."""
         tallies: tuple[Tallied, ...] = ("heads", "documents", "chunks")
-        if any(np.count_nonzero(self._difference[of]) > _MOST_WRONG for of in tallies):
-            self._expectations.suspect_all()
-            for heads in self._scanned(None):
-                self._expectations.suspect(head.doc for head in heads)
-        if np.count_nonzero(self._difference["tombstones"]) > _MOST_WRONG:
+        counted = bool(self._difference)
+        if not counted:
+            self._suspect_everything()
+        elif any(np.count_nonzero(self._difference[of]) > _MOST_WRONG for of in tallies):
+            self._suspect_heads()
+        if counted and np.count_nonzero(self._difference["tombstones"]) > _MOST_WRONG:
             self._suspect_tombstones()
         done = 0
         while True:
-            if not self._expectations.suspects():
+            if counted and not self._expectations.suspects():
                 self._suspect()
             whole = done + self._expectations.suspects()
             docs = self._expectations.take_suspects(_DOCUMENTS)
             if not docs:
-                return sum(int(np.count_nonzero(self._difference[of])) for of in tallies)
-            self._look_at(docs, explaining=True)
+                return sum(int(np.count_nonzero(self._difference[of])) for of in tallies if counted)
+            self._look_at(docs, explaining=counted)
+            self._expectations.mark_seen(docs)
             done += len(docs)
             self._on_progress("suspects", done, whole)
             self._pause(len(docs))
+
+    def _suspect_heads(self) -> None:
+        """Every document of the log, and every other that has a head."""
+        self._expectations.suspect_all()
+        for heads in self._scanned(None):
+            self._expectations.suspect(head.doc for head in heads)
+
+    def _suspect_everything(self) -> None:
+        """Every document of the log, and every other that has any point."""
+        self._suspect_heads()
+        after: str | None = None
+        while True:
+            chunks, after = self._asked(self._collection.scan_chunks(after, _PAGE))
+            self.points_read += len(chunks)
+            self._expectations.suspect(chunk.doc for chunk in chunks)
+            self._pause(len(chunks))
+            if after is None:
+                return
 
     def _suspect(self) -> None:
         """Suspect who can explain what differs; first those who explain most of it.
@@ -336,8 +369,6 @@ class _Comparison:
                 if expected is not None:
                     expected.holding.add_to(self._difference, +1)
             self._judge(doc, expected, head, chunks[doc])
-        if explaining:
-            self._expectations.mark_seen(docs)
 
     def _judge(self, doc: str, expected: Expected | None, head: Head | None, chunks: Sequence[Seen] | None) -> None:
         """Remember what is wrong with a document now, and forget what was; None: not by its chunks."""

@@ -278,6 +278,7 @@ class _Look:
         self._covered = covered
         self._wrong: _Wrong = {}
         self._seen: list[Seen] = []
+        self._contents: dict[str, str] = {}
         self._listed = {chunk.id for chunk in head.chunks}
         ids = point_ids(document)
         # Of a failed version the list is an older one's, whose text may be gone from the log.
@@ -291,20 +292,20 @@ class _Look:
         if chunk.id not in self._listed:
             return False
         span = self._spans.get(chunk.id)
-        if chunk.filter_hash == self.head.filter_hash and not _same(chunk.filters, self.head.filters):
+        content = self._contents[chunk.id] = chunk.content_hash if span is None else span.content_hash
+        if chunk.filter_hash == self.head.filter_hash and not same_values(chunk.filters, self.head.filters):
             # Values that are not those of their hash: no align mends them, so the chunk is written again.
-            self._note("wrong metadata", *(() if span is None else (span.content_hash,)))
+            self._note("wrong metadata", content)
         if span is None:
             if wrong_text(chunk, self.head):
-                self._note("wrong text")
+                self._note("wrong text", content)
         elif (chunk.text, chunk.content_hash) != (embedded_text(self._document, span), span.content_hash):
-            self._note("wrong text", span.content_hash)
+            self._note("wrong text", content)
         return True
 
     def wrong_vector(self, id: str) -> None:
         """Its vector is not what its text makes."""
-        span = self._spans.get(id)
-        self._note("wrong vector", *(() if span is None else (span.content_hash,)))
+        self._note("wrong vector", self._contents[id])
 
     def end(self) -> _Wrong:
         """What was found, once all of the document's chunks were seen."""
@@ -328,7 +329,7 @@ class _Look:
                 self._note("wrong metadata")
         # What no digest covers: values that are not those of their hash, and when it happened.
         told = {**fields.values, "event time": document.provenance.event_time}
-        if not _same({**head.filters, "event time": head.event_time}, told):
+        if not same_values({**head.filters, "event time": head.event_time}, told):
             self._note("wrong metadata")
         if document.state == "chunked" and head.state == "incomplete":
             wanted = [one for place, one in enumerate(listed(document, ids)) if place not in head.missing]
@@ -336,7 +337,7 @@ class _Look:
                 self._note("wrong list")
 
 
-def _same(stored: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
+def same_values(stored: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
     """Equal, but for the last bit of a number: an engine reads some of its own decimals one off."""
     return stored.keys() == told.keys() and all(
         math.isclose(one, told[name], rel_tol=1e-12)

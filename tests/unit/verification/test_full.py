@@ -352,6 +352,37 @@ def test_a_text_that_the_model_cannot_take_here_is_no_finding_and_nothing_is_men
     assert contents(corpus.collection) == before
 
 
+@pytest.mark.parametrize("plant", [text, filters, swap], ids=["text", "values", "vector"])
+def test_what_no_replay_can_mend_is_left_and_spends_no_attempt(corpus: Corpus, plant: Callable[[Corpus], None]) -> None:
+    """Given a version that failed, which serves an older one's chunks, when one of these is wrong, then a repair says
+    that it leaves it, as often as it is asked.
+    """
+
+    class Unable(HashingEmbedder):
+        def embed_documents(self, texts: Any) -> Any:
+            if any("will fail" in text for text in texts):
+                raise Poison("oom", "no memory here")
+            return super().embed_documents(texts)
+
+    unable = Unable(corpus.spec.model, TOKENIZER)
+    corpus.put("d3", "This one will fail.")
+    corpus.follow(unable)
+    assert corpus.head(D3).state == "failed"
+    plant(corpus)
+    before = contents(corpus.collection)
+    for _ in range(2):
+        with Findings() as findings:
+            run(corpus, findings, check=VectorCheck(unable, None, 64))
+            assert {one.doc for one in findings} == {D3.doc}
+            repaired = repair(
+                corpus.broker, TOPIC, 0, corpus.collection, corpus.ends(), findings, chunker(SPEC, TOKENIZER),
+                lambda items: embed_all(unable, items, None, 64),
+            )  # fmt: skip
+        assert repaired.documents == {"left": 1}
+        assert "serves chunks of an older version" in repaired.left[0]
+    assert contents(corpus.collection) == before
+
+
 # ----------------------------------------------------------------------- interrupted
 
 
