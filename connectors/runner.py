@@ -317,6 +317,8 @@ class Runner:
         if known is not None and known.published:
             self._delete(look.path, known, look)
             self._flush()
+            if self._forgotten(look.path):
+                return  # by another writer, while that was held up
         new = known is None or known.published
         if new:
             self._metrics.source_skipped.labels(bounded(skipped.reason, SKIPPED)).inc()
