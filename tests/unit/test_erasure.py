@@ -16,6 +16,7 @@ import pytest
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.topics import chunks_topic
 from pipeline.cli import clearing, proof, traces
+from pipeline.cli.asking import Asking
 from pipeline.cli.assembly import Models, Parts, apply_topics, collection_of
 from pipeline.cli.collecting import Collecting
 from pipeline.cli.erasure import Erasure, Forgetting
@@ -108,6 +109,10 @@ class Place:
         sources = (lambda: self.index.sources) if self.index is not None else tuple  # type: ignore[union-attr]
         asked = {"keys": list(keys), **given} if keys else given
         return Forgetting(parts or self.parts, self.control(), sources, Told(), {"wait": 20.0, **asked}).forget()  # type: ignore[arg-type]
+
+    def lift(self, **given: Any) -> dict[str, Any]:
+        sources = (lambda: self.index.sources) if self.index is not None else tuple  # type: ignore[union-attr]
+        return Forgetting(self.parts, self.control(), sources, Told(), {"wait": 20.0, **given}).lift()  # type: ignore[arg-type]
 
     def gc(self, parts: Parts | None = None, **given: Any) -> Collecting:
         sources = (lambda: self.index.sources) if self.index is not None else tuple  # type: ignore[union-attr]
@@ -351,6 +356,19 @@ def test_the_history_of_a_gate_keeps_no_text_that_was_drawn_from_a_document(
         where = {one["place"]: one["state"] for one in again["places"]}
         assert (where["control"], again["state"]) == ("pending", "pending")
         assert "Jane Roe" not in json.dumps(again)
+
+
+def test_what_was_reversed_since_is_carried_out_once_more(place: Place) -> None:
+    """Given a forget whose command was killed before it saw it done, and a lift, then forgetting deletes again."""
+    with place.up():
+        asking = Asking(place.parts, place.control(), lambda: ["docs"], Told(), Deadline.after(20))  # type: ignore[arg-type]
+        asking.asked([asking.request("forget", "docs", ["secret.md"])])
+        place.until(lambda: place.paths() == {"kept.md"})
+        place.lift(keys=["docs:secret.md"])
+        place.until(lambda: "secret.md" in place.paths())
+        found = place.forget("docs:secret.md")
+        assert (found["state"], found["kept_out"]) == ("gone", True)
+        assert place.paths() == {"kept.md"}
 
 
 class Killed(BaseException):
