@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.topics import chunks_topic
@@ -22,6 +23,7 @@ from pipeline.cli.collecting import Collecting
 from pipeline.cli.erasure import Erasure, Forgetting
 from pipeline.cli.explaining import explained
 from pipeline.cli.index import Index
+from pipeline.cli.main import cli
 from pipeline.cli.migrate import gate_lines
 from pipeline.cli.migrations import Migrations
 from pipeline.cli.tasks import raised
@@ -369,6 +371,16 @@ def test_what_was_reversed_since_is_carried_out_once_more(place: Place) -> None:
         found = place.forget("docs:secret.md")
         assert (found["state"], found["kept_out"]) == ("gone", True)
         assert place.paths() == {"kept.md"}
+
+
+def test_a_lift_of_a_receipt_is_refused_and_so_are_requests_of_another_kind(place: Place) -> None:
+    with place.up():
+        ids = [one["id"] for one in place.forget("docs:secret.md")["requests"]]
+        with pytest.raises(Refused, match="is a forget and no lift"):
+            place.lift(requests=ids)
+        assert place.lift(keys=["docs:secret.md"])["lifted"] == 1
+    said = CliRunner().invoke(cli, ["forget", "--lift", "--receipt", "r.json"])
+    assert "--lift takes no receipt" in str(said.exception), said
 
 
 class Killed(BaseException):

@@ -242,6 +242,32 @@ def test_with_no_runner_a_command_takes_over_and_the_next_runner_knows(
     assert sum(isinstance(event, DocumentDeleted) for event in documents.events()) == 1
 
 
+def test_a_request_whose_answer_is_lost_is_not_carried_out_once_more(documents: Documents, asked: Asked) -> None:
+    """Given a command that lifts before the runner is back, then its forget does not undo the lift."""
+    broker, armed = documents.broker, threading.Event()
+
+    def plan(after: bool) -> None:
+        if after and armed.is_set():
+            armed.clear()
+            lift = asked.add("lift", "secret")
+            documents.broker = broker
+            assert taken_over(documents, lift, asked) is not None
+            raise BrokerUnavailable("the answer is lost")
+
+    documents.broker = FaultyBroker(broker, plan)  # type: ignore[assignment]
+    source = MemorySource("m")
+    source.put("secret", "text")
+    with running(source, documents, requests=asked) as one:
+        one.wait_scanned()
+        armed.set()
+        asked.add("forget", "secret")
+        documents.wait_for({})
+        documents.wait_for({"secret": "text"})
+        source.put("kept", "x")
+        documents.wait_for({"secret": "text", "kept": "x"})
+    assert sum(isinstance(event, DocumentDeleted) for event in documents.events()) == 1
+
+
 def test_a_runner_that_was_taken_over_is_fenced(documents: Documents, asked: Asked) -> None:
     source = MemorySource("m")
     source.put("secret", "text")
@@ -310,7 +336,7 @@ def left_out(documents: Documents, asked: Asked, tmp_path: Path) -> None:
     source = MemorySource("m")
     source.put("secret", "text")
     spy = Large(source)
-    documents.broker = FaultyBroker(broker, plan)
+    documents.broker = FaultyBroker(broker, plan)  # type: ignore[assignment]
     with running(spy, documents, tmp_path, requests=asked) as one:
         one.wait_scanned()
         spy.large.set()
