@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from pipeline.chunking.documents import Chunk
 from pipeline.cli import clearing
-from pipeline.cli.assembly import Followed, Models, Parts
+from pipeline.cli.assembly import Followed, Models, Parts, same_log
 from pipeline.cli.figures import lag_of
 from pipeline.cli.planning import plan
 from pipeline.cli.tasks import Task, Tasks
@@ -30,6 +30,7 @@ from pipeline.errors import (
     ConfigError,
     Fatal,
     GateRefused,
+    LogDiverged,
     Refused,
     Transient,
     VectideError,
@@ -284,6 +285,7 @@ class Migrations:
         task: Task,
     ) -> gate.Report:
         parts = self._parts
+        same_log(parts)
         return gate.examine(
             parts.broker,
             parts.names,
@@ -369,6 +371,8 @@ class Migrations:
         try:
             ends = {partition: one.end for partition, one in parts.broker.offsets(topic).items()}
             behind = gate.caught_up(parts.broker, parts.names, generation.id, topic, ends, seconds)
+        except LogDiverged:
+            raise
         except Fatal as error:
             raise Refused(f"nothing of generation {generation.id} is there: {error}", "build it first") from None
         if behind:

@@ -108,6 +108,8 @@ def report_lines(found: Mapping[str, Any]) -> Iterator[str]:
         full = found["full"]
         resumed = ", begun by one that was killed" if full["resumed"] else ""
         yield f"every point   {full['documents']} documents, {full['chunks']} chunks embedded again{resumed}"
+        if full["unchecked"]:
+            yield f"              of {full['unchecked']} only the texts: the model cannot embed them here"
         if full["more"]:
             yield f"              {full['more']} more findings were not kept over a kill: verify again after the repair"
     for one in found["sources"] or ():
@@ -157,6 +159,15 @@ def _repaired(repaired: Mapping[str, Any], again: Mapping[str, Any]) -> Iterator
     for one in repaired["left"][:_SHOWN]:
         yield f"  left: {printable(one)}"
     yield from _kinds("verified again", again["findings"])
+    if again["sample"]:
+        yield f"{'':<14}{again['sample']['statement']}"
+
+
+def _remedy(found: Mapping[str, Any]) -> str:
+    again = found["again"]
+    if again and again["sample"] and again["sample"]["wrong"]:
+        return "; a sample mends only the documents that it meets: --full --fix mends them all"
+    return "" if found["repaired"] else "; --fix repairs the collection"
 
 
 def _verdict(found: Mapping[str, Any]) -> str:
@@ -166,6 +177,5 @@ def _verdict(found: Mapping[str, Any]) -> str:
             "new epoch and a new generation from it"
         )
     if not found["equal"]:
-        mend = "" if found["repaired"] else "; --fix repairs the collection"
-        return f"different{mend}"
+        return f"different{_remedy(found)}"
     return "the collection equals the log" + (", after the repair" if found["repaired"] else "")

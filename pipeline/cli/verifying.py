@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ from typing import Any, Final
 
 from connectors.batches import encoded, unreadable
 from connectors.registry import open_source
-from pipeline.cli.assembly import Models, Parts, log_identity
+from pipeline.cli.assembly import Models, Parts, log_identity, same_log
 from pipeline.config import SourceConfig
 from pipeline.embedding.batches import embed_all
 from pipeline.embedding.generation import chunker
@@ -98,6 +99,7 @@ class Examination:
             FingerprintMismatch, LogDiverged: collection or log are not this generation's.
         """
         wanted, started = self._wanted, time.time()
+        same_log(self._parts)
         spec, config = self._generation.spec, self._parts.config
         if wanted.sources and not self._sources:
             raise ConfigError(
@@ -113,14 +115,15 @@ class Examination:
             "at": started,
         }
         with self._compared() as verdict:
-            report["sample"], report["full"] = self._looked(verdict)
+            sampled, whole = self._looked(verdict)
             report |= verdict.as_json()
+            report |= {"sample": sampled, "full": whole, "ok": _proven(verdict, sampled, whole)}
             report["unserved"] = self._unserved(verdict)
             report["sources"] = self._sourced() if wanted.sources else None
             report["repaired"] = report["again"] = None
-            if wanted.fix and not verdict.ok:
+            if wanted.fix and not report["ok"]:
                 report["repaired"] = self._repaired(verdict)
-                report["again"] = self._again(verdict)
+                report["again"] = self._again(verdict, sampled, whole)
         report["seconds"] = round(time.time() - started, 3)
         last = report["again"] or report
         report["ahead"] = last["findings"]["ahead"]["count"]
@@ -174,19 +177,21 @@ class Examination:
         wanted = self._wanted
         if wanted.full:
             return None, self._full(verdict, Checkpoint.load(self._checkpoint_path, self._of))
-        if not wanted.sample:
-            return None, None
+        return self._sampled(verdict, wanted.seed) if wanted.sample else None, None
+
+    def _sampled(self, verdict: Verdict, seed: int) -> dict[str, Any]:
+        """Texts and vectors of random chunks; what is wrong with their documents is found as well."""
         shown, docs = sample(
             self._collection,
             self._check(),
-            wanted.sample,
-            wanted.seed,
+            self._wanted.sample,
+            seed,
             lambda done, whole: self._step("vectors", done, whole),
         )
         if docs:
             # What else is wrong with these documents, and what of them a repair must not believe.
             self._full(verdict, Checkpoint(None, self._of), docs)
-        return shown.as_json(), None
+        return shown.as_json()
 
     @property
     def _of(self) -> Of:
@@ -227,6 +232,8 @@ class Examination:
 
     def _repaired(self, verdict: Verdict) -> dict[str, Any]:
         parts, embed = self._parts, self._parts.config.embed
+        # Of another log everything is an orphan, and a verification takes time in which it can be replaced.
+        same_log(parts)
         repaired = repair(
             parts.broker,
             self._topic,
@@ -241,13 +248,21 @@ class Examination:
         )
         return repaired.as_json()
 
-    def _again(self, before: Verdict) -> dict[str, Any]:
-        """The comparison once more, and every point of the documents that were found."""
+    def _again(
+        self, before: Verdict, sampled: Mapping[str, Any] | None, whole: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        """The comparison once more, and every point of the documents that were found. Where a sample has found some,
+        it has found the others of its kind as little as mended them: another sample tells.
+        """
         with self._compared() as verdict:
             if self._wanted.full or self._wanted.sample:
                 docs = frozenset(one.doc for one, _ in zip(before.findings, range(_AGAIN), strict=False))
-                self._full(verdict, Checkpoint(None, self._of), None if len(docs) == _AGAIN else docs)
-            return verdict.as_json()
+                unnamed = len(docs) == _AGAIN or (whole is not None and whole["more"] > 0)
+                self._full(verdict, Checkpoint(None, self._of), None if unnamed else docs)
+            drawn = None
+            if sampled is not None and sampled["wrong"]:
+                drawn = self._sampled(verdict, _after(self._wanted.seed))
+            return verdict.as_json() | {"sample": drawn, "ok": _proven(verdict, drawn, None)}
 
     def _unserved(self, verdict: Verdict) -> dict[str, Any]:
         """Documents that are not wholly served: their heads say why."""
@@ -277,6 +292,16 @@ class Examination:
         if all(one.unreached for one in reports):
             raise Transient("; ".join(f"source {one.source}: {one.unreached}" for one in reports))
         return [one.as_json() for one in reports]
+
+
+def _proven(verdict: Verdict, sampled: Mapping[str, Any] | None, whole: Mapping[str, Any] | None) -> bool:
+    """Whether nothing is wrong, by whatever was looked at."""
+    return verdict.ok and not (sampled and sampled["wrong"]) and not (whole and whole["more"])
+
+
+def _after(seed: int) -> int:
+    """Another one. By a hash: what generators draw by neighbouring seeds is alike at first."""
+    return random.Random(f"after {seed}").getrandbits(32)  # noqa: S311 - nothing secret
 
 
 def _published(key: DocumentKey, fetched: Fetched | Poison) -> DocumentChanged:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pipeline.chunking.documents import Chunk
-from pipeline.errors import Transient
+from pipeline.errors import LogDiverged, Transient
 from pipeline.generations.quality import Comparison
 from pipeline.naming import Names
 from pipeline.ports import Broker, Collection
@@ -174,6 +174,7 @@ def caught_up(
 
     Raises:
         Transient: no answer.
+        LogDiverged: more was committed than is there.
         Fatal: a topic is not there.
     """
     until = time.monotonic() + wait_seconds
@@ -193,9 +194,17 @@ def caught_up(
 def _missing(broker: Broker, group: str, topic: str, wanted: Mapping[int, int]) -> int:
     """Records below ``wanted`` that a group has not committed; what is trimmed was committed."""
     committed = broker.committed(group, topic)
-    starts = {partition: one.start for partition, one in broker.offsets(topic).items()}
+    # After what was committed: an end only grows.
+    bounds = broker.offsets(topic)
+    for partition, one in bounds.items():
+        if committed.get(partition, 0) > one.end:
+            raise LogDiverged(
+                f"group {group} has committed offset {committed[partition]} of {topic}[{partition}], which ends at "
+                f"{one.end}: the topic has lost records",
+                "restore it, or start a new epoch and a new generation from it",
+            )
     return sum(
-        max(0, end - committed.get(partition, 0)) for partition, end in wanted.items() if starts[partition] < end
+        max(0, end - committed.get(partition, 0)) for partition, end in wanted.items() if bounds[partition].start < end
     )
 
 

@@ -341,6 +341,12 @@ class QdrantEngine:
             answer = self._client.facet(self._name, key, facet_filter=self._filter(matching), limit=limit, exact=True)
         return {str(hit.value): int(hit.count) for hit in answer.hits}
 
+    def tally(self, key: str, limit: int) -> dict[int, int]:
+        """How many points have each value of an integer field, exactly."""
+        with _translated(self._name):
+            answer = self._client.facet(self._name, key, limit=limit, exact=True)
+        return {int(hit.value): int(hit.count) for hit in answer.hits}
+
     def flush(self) -> None:
         """Nothing to do: every write waited."""
 

@@ -29,7 +29,7 @@ from pipeline.ports import Broker, Collection, Record, Tallied
 from pipeline.sync.foretelling import Foretold, foretold
 from pipeline.verification.expectations import Expectations, Expected, Holding, Known
 from pipeline.verification.findings import Findings, Found
-from pipeline.verification.judging import Seen, wrong_head, wrong_with
+from pipeline.verification.judging import Reach, Seen, wrong_head, wrong_with
 from pipeline.verification.log import ends_of, key_of, pages_of
 from pipeline.verification.verdict import UNSERVED, OnProgress, Pause, Verdict
 
@@ -139,6 +139,8 @@ class _Comparison:
         self._pause = pause
         self._difference: dict[Tallied, Counts] = {}
         self._read_to: Mapping[int, int] = {}
+        self._read_before: Mapping[int, int] = {}
+        self._present: Mapping[int, int] = {}
         self._records = 0
         self._tried: set[tuple[Tallied, int]] = set()
         self.points = self.points_read = self.requests = 0
@@ -158,9 +160,10 @@ class _Comparison:
     def read_on(self) -> None:
         """What the log has got since."""
         later = ends_of(self._broker, self._topic)
-        if later != self._read_to:
-            start, self._read_to = self._read_to, later
-            self._read(start)
+        self._read_before, self._read_to = self._read_to, later
+        self._present = later
+        if later != self._read_before:
+            self._read(self._read_before)
 
     def _read(self, start: Mapping[int, int]) -> None:
         with closing(pages_of(self._broker, self._topic, start)) as pages:
@@ -212,6 +215,7 @@ class _Comparison:
         for heads in self._scanned(UNSERVED):
             log = self._expectations.of([head.doc for head in heads])
             self._expectations.listed(heads)
+            self._look_ahead(heads, log)
             for head in heads:
                 # Its chunks are counted like any other's.
                 self._judge(head.doc, log.get(head.doc), head, None)
@@ -324,6 +328,7 @@ class _Comparison:
                 break
         self.points_read += len(heads)
         log = self._expectations.of(docs)
+        self._look_ahead(heads.values(), log)
         for doc in docs:
             expected, head = log.get(doc), heads.get(doc)
             if explaining:
@@ -338,29 +343,37 @@ class _Comparison:
         """Remember what is wrong with a document now, and forget what was; None: not by its chunks."""
         known = None if expected is None else expected.known
         superseded = expected is not None and expected.superseded
-        covered = self._covered(expected, head)
+        reach = self._reach(expected, head)
         if chunks is None:
-            kind = wrong_head(known, head, covered, superseded)
+            kind = wrong_head(known, head, reach, superseded)
             kinds = frozenset() if kind is None else frozenset({kind})
         else:
-            kinds = wrong_with(known, head, chunks, covered, superseded)
+            kinds = wrong_with(known, head, chunks, reach, superseded)
         key = expected.key if expected is not None else None if head is None else head.key
         stamps = [chunk.stamp for chunk in chunks or ()]
         stamp = max([-1 if head is None else head.stamp, *stamps])
         place = None if expected is None or known is None else (expected.partition, offset_in(known.version))
         self._findings.replace(doc, [Found(doc, kind, key, stamp, place) for kind in kinds])
 
-    def _covered(self, expected: Expected | None, head: Head | None) -> int:
-        """The first version that the ends do not cover. Versions are comparable only within a partition:
-        the one that the document was read from, else its key's, else (chunks alone) the longest.
+    def _look_ahead(self, heads: Iterable[Head], log: Mapping[str, Expected]) -> None:
+        """Of heads that were read before, whether the log has got records for those that are above its end."""
+        if any(head.version >= self._reach(log.get(head.doc), head).present for head in heads):
+            self._present = ends_of(self._broker, self._topic)
+
+    def _reach(self, expected: Expected | None, head: Head | None) -> Reach:
+        """How far the log goes. Versions are comparable only within a partition: the one that the
+        document was read from, else its key's, else (chunks alone) the longest.
         """
         if expected is not None:
-            end = self._ends[expected.partition]
+            at = expected.partition
         elif head is not None:
-            end = self._ends[partition_of(head.key.to_bytes(), len(self._ends))]
+            at = partition_of(head.key.to_bytes(), len(self._ends))
         else:
-            end = max(self._ends.values(), default=0)
-        return version_of(self._epoch, end)
+            at = max(self._ends, key=self._ends.__getitem__)
+        covered, read, present = (
+            version_of(self._epoch, ends[at]) for ends in (self._ends, self._read_before, self._present)
+        )
+        return Reach(covered, read, present)
 
     # ----------------------------------------------------------------------- 5. the looks
 

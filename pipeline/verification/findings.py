@@ -80,10 +80,15 @@ class Findings:
         self._file = temporary_file(_TABLE)
 
     def add(self, found: Iterable[Found]) -> None:
-        """Remember these; a document that was found in the same way before is replaced."""
+        """Remember these; of a document that was found in the same way before the higher stamp counts, and the rest of
+        what is said last.
+        """
         with room():
             self._file.executemany(
-                "INSERT OR REPLACE INTO found VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO found VALUES (?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (doc, kind) DO UPDATE SET key = excluded.key, "
+                "stamp = max(stamp, excluded.stamp), partition = excluded.partition, offset = excluded.offset, "
+                "contents = excluded.contents",
                 [
                     (
                         one.doc,

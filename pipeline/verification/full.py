@@ -61,10 +61,18 @@ class Full:
     """A killed verification had begun it."""
     more: int
     """Findings that a kill has left only as a number."""
+    unchecked: int = 0
+    """Chunks whose text the model cannot embed here: their vectors were not held against it."""
 
     def as_json(self) -> dict[str, Any]:
         """For ``--json``."""
-        return {"documents": self.documents, "chunks": self.chunks, "resumed": self.resumed, "more": self.more}
+        return {
+            "documents": self.documents,
+            "chunks": self.chunks,
+            "resumed": self.resumed,
+            "more": self.more,
+            "unchecked": self.unchecked,
+        }
 
 
 def full(
@@ -103,9 +111,10 @@ def full(
         StoreBusy, NewerSchema: likewise, when that has passed.
         Fatal: the model fails on any text.
     """
-    return _Full(
-        broker, topic, epoch, collection, ends, chunk, check, checkpoint, findings, only, on_progress, wait
-    ).run()
+    with Findings() as found:
+        return _Full(
+            broker, topic, epoch, collection, ends, chunk, check, checkpoint, findings, found, only, on_progress, wait
+        ).run()
 
 
 class _Placed(NamedTuple):
@@ -136,6 +145,7 @@ class _Full:
         check: VectorCheck,
         checkpoint: Checkpoint,
         findings: Findings,
+        found: Findings,
         only: Container[str] | None,
         on_progress: OnProgress,
         wait: Callable[[float], object],
@@ -149,13 +159,16 @@ class _Full:
         self._check = check
         self._checkpoint = checkpoint
         self._findings = findings
+        # Apart until the end: with the stamps of the heads, by which it is told who has moved on.
+        self._found = found
         self._only = only
         self._on_progress = on_progress
         self._wait = wait
         self._saved = time.monotonic()
 
     def run(self) -> Full:
-        point, resumed = self._checkpoint, self._checkpoint.begun
+        point, resumed, more = self._checkpoint, self._checkpoint.begun, self._checkpoint.more
+        self._found.add(point.found)
         whole = sum(self._collection.count_heads().values()) + self._collection.count_chunks()
         with closing(pages_of(self._broker, self._topic, dict(point.reached))) as pages:
             for records in pages:
@@ -168,9 +181,10 @@ class _Full:
                     self._saved = time.monotonic()
                 if all(point.reached.get(partition, 0) >= end for partition, end in self._ends.items()):
                     break
-        self._findings.add(self._standing(point.found))
+        for found in self._found.pages():
+            self._findings.add(self._standing(found))
         point.remove()
-        return Full(point.documents, point.chunks, resumed, point.more)
+        return Full(point.documents, point.chunks, resumed, more, point.unchecked)
 
     def _page(self, records: Sequence[Record]) -> None:
         """Those records of a page that their documents' heads are of, in groups whose points are read together."""
@@ -195,9 +209,10 @@ class _Full:
         self._look_again(doubtful)
 
     def _doubtful(self, group: Sequence[_Placed], heads: Mapping[str, Head]) -> list[_Placed]:
-        wrong, chunks = self._look(group, heads)
+        wrong, chunks, unchecked = self._look(group, heads)
         self._checkpoint.documents += len(group)
         self._checkpoint.chunks += chunks
+        self._checkpoint.unchecked += unchecked
         return [one for one in group if one.doc in wrong]
 
     def _look_again(self, doubtful: list[_Placed]) -> None:
@@ -211,43 +226,47 @@ class _Full:
             doubtful = [one for one in doubtful if one.doc in wrong]
             if not doubtful:
                 return
-        self._checkpoint.add(
+        found = [
             Found(one.doc, kind, head.key, head.stamp, (one.partition, one.offset), frozenset(contents))
             for one in doubtful
             for head, kinds in [wrong[one.doc]]
             for kind, contents in kinds.items()
-        )
+        ]
+        self._found.add(found)
+        self._checkpoint.add(found)
 
     def _standing(self, found: Sequence[Found]) -> list[Found]:
         """Findings whose document nobody has written since: a verification can take a day."""
-        standing: list[Found] = []
-        for start in range(0, len(found), _POINTS):
-            page = found[start : start + _POINTS]
-            heads = self._collection.heads(list({one.doc for one in page}))
-            standing += [one for one in page if one.doc in heads and heads[one.doc].stamp == one.stamp]
-        return standing
+        heads = self._collection.heads(list({one.doc for one in found}))
+        return [one for one in found if one.doc in heads and heads[one.doc].stamp == one.stamp]
 
     # ------------------------------------------------------------------------ one group
 
-    def _look(self, group: Sequence[_Placed], heads: Mapping[str, Head]) -> tuple[dict[str, tuple[Head, _Wrong]], int]:
-        """What is wrong with documents whose heads are at their records' versions; and their chunks."""
+    def _look(
+        self, group: Sequence[_Placed], heads: Mapping[str, Head]
+    ) -> tuple[dict[str, tuple[Head, _Wrong]], int, int]:
+        """What is wrong with documents whose heads are at their records' versions; how many chunks they have, and how
+        many of these the model cannot embed.
+        """
         looks: dict[str, _Look] = {}
         for one in group:
             head = heads.get(one.doc)
             if head is not None and head.version == one.document.version:
                 covered = version_of(self._epoch, self._ends[one.partition])
                 looks[one.doc] = _Look(one.document, head, self._collection.spec.filter_fields, covered)
-        chunks, after, docs = 0, None, list(looks)
+        chunks, unchecked, after, docs = 0, 0, None, list(looks)
         while docs:
             page, after = self._collection.scan_chunks(after, _POINTS, docs, vectors=True)
             chunks += len(page)
             judged = {one.id: one for one in page if looks[one.doc].see(one)}
-            for id in self._check.wrong(list(judged.values())):
+            checked = self._check.checked(list(judged.values()))
+            unchecked += len(checked.unchecked)
+            for id in checked.wrong:
                 looks[judged[id].doc].wrong_vector(id)
             if after is None:
                 break
         found = {doc: (look.head, look.end()) for doc, look in looks.items()}
-        return {doc: one for doc, one in found.items() if one[1]}, chunks
+        return {doc: one for doc, one in found.items() if one[1]}, chunks, unchecked
 
 
 class _Look:

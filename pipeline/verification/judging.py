@@ -27,8 +27,19 @@ class Seen(NamedTuple):
     filter_hash: str
 
 
+class Reach(NamedTuple):
+    """How far the log of a document's partition goes, as versions; each is the first that is beyond."""
+
+    covered: int
+    """What the verification answers for: all of it is applied."""
+    read: int
+    """What was read, and once more from there: a newer record of a document that has one is known."""
+    present: int
+    """What there is, asked after the document was looked at: what is above it no record has made."""
+
+
 def wrong_with(
-    known: Known | None, head: Head | None, chunks: Sequence[Seen], covered: int, superseded: bool
+    known: Known | None, head: Head | None, chunks: Sequence[Seen], reach: Reach, superseded: bool
 ) -> frozenset[Kind]:
     """Everything that is wrong with a document; empty if nothing is.
 
@@ -38,28 +49,32 @@ def wrong_with(
         known: what the log says below the ends; None: nothing.
         head: of the document; None: there is none.
         chunks: all of the document.
-        covered: the first version of the document's partition that the ends do not cover.
+        reach: how far the log of the document's partition goes.
         superseded: the log has a newer version beyond the ends, in favour of which compaction may
             have taken any that are below.
     """
-    kind = wrong_head(known, head, covered, superseded)
+    kind = wrong_head(known, head, reach, superseded)
     if kind is not None:
         return frozenset({kind})
     if head is None:
         left = known is None and superseded
-        return frozenset() if left or not _settled(chunks, covered) else frozenset({"orphan"})
-    if head.version >= covered:
+        return frozenset() if left or not _settled(chunks, reach.covered) else frozenset({"orphan"})
+    if head.version >= reach.covered:
         return frozenset()
-    return wrong_chunks(head, chunks, covered)
+    return wrong_chunks(head, chunks, reach.covered)
 
 
-def wrong_head(known: Known | None, head: Head | None, covered: int, superseded: bool) -> Kind | None:
+def wrong_head(known: Known | None, head: Head | None, reach: Reach, superseded: bool) -> Kind | None:
     """What is wrong with a head, its chunks aside; arguments as above."""
     live = known is not None and known.state == "live"
     if head is None:
         return "missing" if live else None
-    if head.version >= covered:
-        return None
+    if head.version >= reach.present:
+        return "ahead"
+    if head.version >= reach.covered:
+        # On its way through the stages, if the log has it; of a delete it may have nothing but a null.
+        lost = head.version < reach.read and not superseded and head.state != "deleted"
+        return "ahead" if lost else None
     if superseded and (known is None or head.version > known.version):
         return None
     if known is None or known.state == "gone":

@@ -21,11 +21,12 @@ from typing import Any, Final, Literal, TypeAlias
 
 from pipeline.chunking.documents import Chunk, made_of
 from pipeline.identity import version_of
-from pipeline.points import Head
+from pipeline.points import Head, Vectors
 from pipeline.ports import Broker, Collection, Record
 from pipeline.records import ChunkedDocument, Provenance
-from pipeline.sync import Embed, sweep_headless, synchronise
+from pipeline.sync import Distrust, Embed, ToEmbed, sweep_headless, synchronise
 from pipeline.sync import repair as settle
+from pipeline.sync.reading import embedded_text
 from pipeline.verification.findings import EXAMPLES, Findings, Found, Kind
 from pipeline.verification.log import key_of, pages_of
 from pipeline.verification.temporary import room, temporary_file
@@ -198,6 +199,8 @@ class _Repair:
         self._on_progress = on_progress
         self._pause = pause
         self._whole = findings.documents()
+        # Of a log that has lost records nobody knows whether it has lost these documents' as well.
+        self._lost = findings.named()["ahead"].count > 0
         self.done = Repaired()
 
     # -------------------------------------------------------------- 2. what is too much
@@ -211,6 +214,7 @@ class _Repair:
                 doc
                 for doc, wrong in found.items()
                 if {"orphan", "duplicate"} & _kinds(wrong) and standing.get(doc) != "on its way"
+                if not (self._lost and _unknown(wrong, standing.get(doc)))
             ]
             heads = self._collection.heads(too_much)
             settle(self._collection, list(heads))
@@ -232,6 +236,8 @@ class _Repair:
     def _give_up(self, wrong: Sequence[Found], standing: Standing | None) -> None:
         if "ahead" in _kinds(wrong):
             self._leave(wrong[0], "its head is above the log, which has lost records")
+        elif self._lost and _unknown(wrong, standing):
+            self._leave(wrong[0], "the log has lost records, and perhaps its own")
         elif standing in (None, "gone") and not _unknown(wrong, standing):
             self._leave(wrong[0], "its record is not in the log any more; verify again")
 
@@ -259,15 +265,21 @@ class _Repair:
 
     def _run(self, documents: Sequence[ChunkedDocument], found: Mapping[str, Sequence[Found]]) -> None:
         """Through the whole protocol, and count what came of it."""
+        distrusted = self._distrusted([document.key.doc for document in documents], found)
+        vectors, failed = self._made(documents, distrusted)
+        refused = {doc: why for doc, contents in distrusted.items() for why in map(failed.get, contents) if why}
+        for doc, why in refused.items():
+            self._leave(found[doc][0], f"the model cannot embed a text of it here: {why}")
+        documents = [one for one in documents if one.key.doc not in refused]
         if not documents:
             return
         outcomes = synchronise(
             self._collection,
             documents,
-            self._embed,
+            lambda items: self._embedded(items, vectors),
             self._siblings,
             donor_seconds=0.0,
-            distrusted=self._distrusted([document.key.doc for document in documents], found),
+            distrusted=distrusted,
         )
         for outcome in outcomes:
             self.done.embedded += outcome.embedded
@@ -275,6 +287,25 @@ class _Repair:
                 self._leave(found[outcome.document.key.doc][0], str(outcome.poison))
         self._count({one.document.key.doc: one.result for one in outcomes if one.poison is None})
         self._pause(len(documents))
+
+    def _made(
+        self, documents: Sequence[ChunkedDocument], distrusted: Distrust
+    ) -> tuple[Mapping[str, Vectors], Mapping[str, str]]:
+        """Vectors of what is not believed, before anything is written: a point that is there is better than none."""
+        items = {
+            span.content_hash: ToEmbed(span.content_hash, embedded_text(document, span), span.tokens)
+            for document in documents
+            for span in document.chunks
+            if span.content_hash in distrusted.get(document.key.doc, ())
+        }
+        return self._embed(list(items.values())) if items else ({}, {})
+
+    def _embedded(
+        self, items: Sequence[ToEmbed], made: Mapping[str, Vectors]
+    ) -> tuple[Mapping[str, Vectors], Mapping[str, str]]:
+        others = [item for item in items if item.content_hash not in made]
+        vectors, failed = self._embed(others) if others else ({}, {})
+        return {**made, **vectors}, failed
 
     def _distrusted(self, docs: Sequence[str], found: Mapping[str, Sequence[Found]]) -> dict[str, frozenset[str]]:
         """Documents that must run again although their heads are right, with what of them is not believed:

@@ -152,7 +152,7 @@ def test_a_full_verification_that_is_killed_goes_on_where_it_was(made: Deploymen
     assert 12 <= looked_at(left[0]) < 40
     report = verified(made, "--full")
     chunks = report["points"] - DOCUMENTS
-    assert report["full"] == {"documents": DOCUMENTS, "chunks": chunks, "resumed": True, "more": 0}
+    assert report["full"] == {"documents": DOCUMENTS, "chunks": chunks, "resumed": True, "more": 0, "unchecked": 0}
     assert not left[0].exists()
     # One of another generation is refused, and nothing is thrown away.
     left[0].write_text(json.dumps({"format": 1, "generation": "gx"}))

@@ -90,7 +90,7 @@ def test_everything_else_is_said_where_it_was_looked_at() -> None:
         unserved={"count": 1, "examples": [{"key": "s:a", "state": "omitted", "reason": "9 MB"}]},
         unexplained=2,
         sample={"statement": "none of 5", "reasons": [["s:b", "it is not finite"]]},
-        full={"documents": 3, "chunks": 17, "resumed": True, "more": 4},
+        full={"documents": 3, "chunks": 17, "resumed": True, "more": 4, "unchecked": 6},
         sources=[
             {"source": "away", "ok": False, "unreached": "not mounted"},
             {
@@ -99,7 +99,7 @@ def test_everything_else_is_said_where_it_was_looked_at() -> None:
             },
         ],
         repaired={"documents": {"complete": 2}, "embedded": 1, "left": ["s:c: gone"]},
-        again={"findings": findings(), "ok": True},
+        again={"findings": findings(), "ok": True, "sample": {"statement": "none of 5 others", "wrong": 0}},
     )  # fmt: skip
     text = "\n".join(lines)
     for part in (
@@ -110,6 +110,8 @@ def test_everything_else_is_said_where_it_was_looked_at() -> None:
         "s:b: it is not finite",
         "17 chunks embedded again, begun by one that was killed",
         "4 more findings were not kept",
+        "of 6 only the texts",
+        "none of 5 others",
         "source away   not looked at: not mounted",
         "source docs   3 documents, equal to the log",
         "cannot be read         1  docs:x",

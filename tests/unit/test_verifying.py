@@ -9,15 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.partitioner import partition_of
 from pipeline.cli.assembly import Followed, Models, Parts, apply_topics, founded
 from pipeline.cli.lines import Lines
+from pipeline.cli.migrations import Migrations
 from pipeline.cli.patrolling import patrol_of
 from pipeline.cli.tasks import raised
 from pipeline.cli.verifications import Verifications
+from pipeline.cli.verify import report_lines
+from pipeline.cli.verifying import Examination, Wanted
 from pipeline.codec import encode_event
 from pipeline.config import (
     Config,
@@ -30,7 +34,7 @@ from pipeline.config import (
 )
 from pipeline.deadline import Deadline
 from pipeline.embedding.generation import generation_spec
-from pipeline.errors import ConfigError, Refused, Transient
+from pipeline.errors import ConfigError, LogDiverged, Refused, Transient
 from pipeline.generations import operator, transitions
 from pipeline.generations.control import Generation
 from pipeline.identity import DocumentKey, content_hash, stamp_of
@@ -39,7 +43,9 @@ from pipeline.points import Head
 from pipeline.ports import NewRecord
 from pipeline.records import DocumentChanged, Provenance
 from pipeline.store.memory import MemoryCollection, MemoryStore
-from pipeline.verification import Repaired
+from pipeline.verification import Repaired, Verdict, verify
+from pipeline.verification.checkpoint import Checkpoint
+from pipeline.verification.full import Full
 from pipeline.verification.patrol import Patrol, Stopped
 from pipeline.verification.published import last_verified
 
@@ -126,17 +132,21 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 def ask(bench: Bench, sources: dict[str, SourceConfig] | None = None, **given: object) -> dict[str, Any]:
     """A verification, from beginning to end."""
-    verifications = Verifications(bench.parts, bench.control, bench.models, sources or {})
+    return awaited(Verifications(bench.parts, bench.control, bench.models, sources or {}), {"action": "start", **given})
+
+
+def awaited(asked: Verifications | Migrations, arguments: dict[str, Any]) -> dict[str, Any]:
+    """A task, from beginning to end."""
     try:
-        task = verifications.ask({"action": "start", **given})
+        task = asked.ask(arguments)
         until = time.monotonic() + SECONDS
         while task["running"]:
             assert time.monotonic() < until
             time.sleep(0.01)
-            task = verifications.ask({"action": "task", "id": task["id"]})
+            task = asked.ask({"action": "task", "id": task["id"]})
         return raised(task)
     finally:
-        verifications.close()
+        asked.close()
 
 
 def test_what_is_not_served_is_a_finding_only_if_that_is_asked_for(bench: Bench) -> None:
@@ -179,6 +189,82 @@ def test_a_repair_that_mends_nothing_is_not_taken_at_its_word(bench: Bench, monk
     assert report["again"]["findings"]["wrong vector"] == {"count": 1, "examples": ["s:d3"]}
 
 
+def spoil(bench: Bench) -> None:
+    """Every chunk has a wrong vector."""
+    for one in list(bench.collection._chunks.values()):
+        bench.collection._remove(one.id)
+        bench.collection._put(replace(one, vector=-np.asarray(one.vector)))
+
+
+def test_a_sample_that_mends_what_it_met_does_not_speak_for_the_others(bench: Bench) -> None:
+    """Given wrong vectors everywhere, when a sample of two is mended, then another sample says that it was not all."""
+    spoil(bench)
+    report = ask(bench, sample=2, seed=11, fix=True)
+    assert report["sample"]["wrong"] == 2
+    assert report["again"]["sample"]["wrong"] == 1, "of the two that it has drawn one was mended"
+    assert report["again"]["sample"]["seed"] != 11
+    assert (report["again"]["ok"], report["equal"], report["repaired"]["embedded"]) == (False, False, 2)
+    assert report["again"]["findings"]["wrong vector"]["count"] == 1
+    lines = list(report_lines(report))
+    assert lines[-1].endswith("--full --fix mends them all")
+    assert not last_verified(bench.parts.broker, bench.parts.names)[bench.live.id].ok
+    assert ask(bench, full=True, fix=True)["equal"]
+    whole = ask(bench, sample=2, seed=11, fix=True)
+    assert (whole["equal"], whole["again"]) == (True, None)
+
+
+def test_more_findings_than_a_checkpoint_keeps_are_all_mended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.verification.checkpoint.KEPT", 3)
+    spoil(bench)
+    report = ask(bench, full=True, fix=True)
+    assert (report["findings"]["wrong vector"]["count"], report["full"]["more"]) == (DOCUMENTS, 0)
+    assert (report["repaired"]["embedded"], report["equal"]) == (DOCUMENTS, True)
+    assert not any("kill" in line for line in report_lines(report))
+    assert ask(bench, full=True)["equal"]
+
+
+@pytest.mark.parametrize("mended", [False, True])
+def test_what_a_kill_has_left_only_as_a_number_is_looked_for_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, mended: bool
+) -> None:
+    """Given a checkpoint behind the last record, of which it names no finding, then that is no equal; after a repair
+    of nothing everything is looked at again.
+    """
+    if not mended:
+        spoil(bench)
+    of = Examination(bench.parts, bench.live, bench.models, {}, Wanted(), lambda *at: None)
+    of._collection = bench.collection
+    ends = bench.parts.broker.offsets(bench.parts.names.documents(0))
+    reached = {partition: one.end for partition, one in ends.items()}
+    left = Checkpoint(None, of._of, reached, documents=DOCUMENTS, more=DOCUMENTS)
+    monkeypatch.setattr("pipeline.cli.verifying.Checkpoint.load", lambda path, of: left)
+    report = ask(bench, full=True)
+    assert (report["ok"], report["equal"], report["full"]["more"]) == (False, False, DOCUMENTS)
+    assert any("over a kill" in line for line in report_lines(report))
+    again = ask(bench, full=True, fix=True)
+    assert (again["equal"], again["again"]["ok"]) == (mended, mended)
+    assert again["again"]["findings"]["wrong vector"]["count"] == (0 if mended else DOCUMENTS)
+
+
+def test_a_patrol_that_mends_says_the_same_to_metrics_and_status(bench: Bench) -> None:
+    spoil(bench)
+    patrol = bench.patrol(repair=True, sample=2)
+    patrol.turn(threading.Event())
+    last = last_verified(bench.parts.broker, bench.parts.names)[bench.live.id]
+    assert (last.ok, last.repaired, last.findings) == (False, 2, {"wrong vector": 2})
+    assert bench.metric("findings", kind="wrong vector") == 2
+
+
+def test_what_only_a_sample_has_seen_is_no_equal(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a look at the whole document that finds nothing, for it was written meanwhile."""
+    spoil(bench)
+    monkeypatch.setattr("pipeline.cli.verifying.full", lambda *arguments: Full(0, 0, resumed=False, more=0))
+    report = ask(bench, sample=2, seed=5)
+    assert (report["ok"], report["equal"], report["findings"]["wrong vector"]["count"]) == (False, False, 0)
+    last = last_verified(bench.parts.broker, bench.parts.names)[bench.live.id]
+    assert (last.ok, last.findings) == (False, {"wrong vector": 2})
+
+
 def test_a_generation_that_is_over_is_not_verified(bench: Bench) -> None:
     spec = generation_spec(CONFIG.model_copy(update={"model": CONFIG.model.model_copy(update={"dimension": 64})}))
     for decide in (
@@ -204,6 +290,59 @@ def test_a_log_that_has_lost_records_is_told_from_a_store_that_is_wrong(bench: B
     report = ask(bench, fix=True)
     assert (report["ahead"], report["equal"]) == (1, False)
     assert report["repaired"]["left"]
+
+
+def replace_log(parts: Parts) -> None:
+    """The documents topic is deleted, and made again without a record."""
+    parts.broker.delete_topics([parts.names.documents(parts.config.pipeline.epoch)])
+    apply_topics(parts)
+
+
+def raise_epoch(bench: Bench) -> Bench:
+    """As somebody who starts anew and has not built the new generation yet."""
+    pipeline = CONFIG.pipeline.model_copy(update={"epoch": 1})
+    parts = replace(bench.parts, config=CONFIG.model_copy(update={"pipeline": pipeline}))
+    apply_topics(parts)
+    return replace(bench, parts=parts)
+
+
+@pytest.mark.parametrize("fix", [False, True])
+def test_another_log_is_refused_before_anything_is_an_orphan(bench: Bench, fix: bool) -> None:
+    """Given a topic of a higher epoch, or one made again under the same name, without a record, then the whole
+    collection is no orphan: nothing is said of it, and nothing deleted.
+    """
+    heads, chunks = bench.collection.count_heads(), bench.collection.count_chunks()
+    raised_ = raise_epoch(bench)
+    with pytest.raises(LogDiverged, match="comes from epoch 0"):
+        ask(raised_, fix=fix)
+    replace_log(bench.parts)
+    with pytest.raises(LogDiverged, match="its offsets start anew"):
+        ask(bench, fix=fix)
+    assert (bench.collection.count_heads(), bench.collection.count_chunks()) == (heads, chunks)
+
+
+def test_a_log_that_is_replaced_while_it_is_verified_is_refused_before_the_repair(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def verified(*arguments: Any) -> Verdict:
+        verdict = verify(*arguments)
+        replace_log(bench.parts)
+        return verdict
+
+    head = bench.lose("d3")
+    monkeypatch.setattr("pipeline.cli.verifying.verify", verified)
+    with pytest.raises(LogDiverged):
+        ask(bench, fix=True)
+    assert bench.collection.heads([head.doc]) == {head.doc: head}
+
+
+def test_the_gate_examines_no_generation_against_another_log(bench: Bench) -> None:
+    spec = generation_spec(CONFIG.model_copy(update={"model": CONFIG.model.model_copy(update={"dimension": 64})}))
+    operator.operate(bench.parts.broker, bench.parts.names, lambda state: transitions.start(state, spec, time.time()))
+    bench.turn_until(lambda: bench.lines.holds(spec.id, 0))
+    replace_log(bench.parts)
+    with pytest.raises(LogDiverged):
+        awaited(Migrations(bench.parts, bench.control, bench.models), {"action": "gate"})
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,82 @@ def test_a_head_above_the_log_s_version_without_a_record_is_ahead(index: Index) 
     assert found(index.verify(ends)) == {"ahead": ("s:d5",)}
 
 
+def lost_log(index: Index, keep: int) -> Index:
+    """The collection beside a new log of the same topic, which has only the first documents."""
+    made = Index(collection=index.collection)
+    for key in KEYS[:keep]:
+        made.put(key, f"text of {key.path}|and more of {key.path}")
+    return made
+
+
+@pytest.mark.parametrize("kept", [0, 6])
+def test_a_log_that_has_lost_all_records_or_the_last_is_no_equal(index: Index, kept: int) -> None:
+    """Given heads of versions that are above the end of the log, then no record has made them, and they are not on
+    their way: the log has lost records. What it does not know is not deleted then.
+    """
+    lost = lost_log(index, kept)
+    assert found(index.verify()) == {}, "they are all in order by their own log"
+    index.add_head(DocumentKey("s", "stranger"), version_of(EPOCH, 0) if kept else version_of(EPOCH - 1, 9))
+    with lost.verify() as verdict:
+        named = {kind: one.count for kind, one in verdict.named.items() if one.count}
+        assert named == {"ahead": len(KEYS) - kept, "orphan": 1}
+        repaired = lost.repair(verdict.findings)
+    assert repaired.documents == {"left": len(KEYS) - kept + 1}
+    assert lost.collection.count_heads()["complete"] == len(KEYS) + 1
+    lost.broker.close()
+
+
+def test_a_head_beyond_the_ends_without_a_record_below_the_end_is_ahead(index: Index) -> None:
+    """Given a head of a version that the ends do not cover, when the log goes on behind it without a record of the
+    document, then its record is lost; a newer one would tell why it is not there.
+    """
+    ends = index.ends()
+    version = index.put(KEYS[5], "edited")
+    index.follow()
+    partition = partition_of(KEYS[5].to_bytes(), PARTITIONS)
+    index.broker.log._log.execute(
+        "DELETE FROM records WHERE topic = ? AND partition = ? AND offset = ?",
+        (index.broker.log._named(TOPIC).number, partition, version - version_of(EPOCH, 0)),
+    )
+    (neighbour,) = [key for key in KEYS if key != KEYS[5] and partition_of(key.to_bytes(), PARTITIONS) == partition][:1]
+    index.put(neighbour, "goes on")
+    assert found(index.verify(ends)) == {"ahead": ("s:d5",)}
+    index.put(KEYS[5], "edited again")
+    assert found(index.verify(ends)) == {}, "compaction takes records in favour of newer ones"
+
+
+def test_a_head_whose_record_comes_while_it_is_looked_at_is_not_ahead(index: Index) -> None:
+    """Given a record beyond all that was read, whose head is there before the verification asks for the end."""
+    ends, tally = index.ends(), index.collection.tally
+
+    def late(of: Any) -> Any:
+        index.collection.tally = tally  # type: ignore[method-assign]
+        index.put(KEYS[5], "edited at that very moment")
+        index.follow()
+        return tally(of)
+
+    index.collection.tally = late  # type: ignore[method-assign]
+    waits: list[float] = []
+    assert found(index.verify(ends, wait=waits.append)) == {}
+    assert waits == [], "it was never in doubt"
+
+
+def test_a_tombstone_beyond_the_ends_that_the_log_has_forgotten_is_not_ahead(index: Index) -> None:
+    ends = index.ends()
+    version = index.delete(KEYS[5])
+    index.follow()
+    index.forget(KEYS[5])
+    index.broker.log._log.execute(
+        "DELETE FROM records WHERE topic = ? AND partition = ? AND offset = ?",
+        (
+            index.broker.log._named(TOPIC).number,
+            partition_of(KEYS[5].to_bytes(), PARTITIONS),
+            version - version_of(EPOCH, 0),
+        ),
+    )
+    assert found(index.verify(ends)) == {}
+
+
 def test_a_listed_chunk_that_is_gone_makes_a_head_unfinished(index: Index) -> None:
     index.drop_chunk(KEYS[5], 1)
     assert found(index.verify()) == {"unfinished": ("s:d5",)}
@@ -293,6 +369,35 @@ def test_chunks_that_a_head_beyond_the_ends_lists_may_be_missing(index: Index) -
     assert found(index.verify()) == {"unfinished": ("s:d5",)}
 
 
+def test_chunks_on_their_way_in_are_no_finding_however_long_they_take(index: Index) -> None:
+    """Given a document whose chunks come slice by slice, when its head is hours away, then they are not too many."""
+    ends = index.ends()
+    version = index.put(KEYS[5], "long|and longer")
+    index.add_chunk(KEYS[5], "long", stamp_of(version))
+    assert found(index.verify(ends)) == {}
+    index.add_chunk(KEYS[5], "of another run", stamp_of(index.head(KEYS[5]).version, 1))
+    assert found(index.verify(ends)) == {"orphan": ("s:d5",)}, "that one is not of a version to come"
+
+
+def test_a_head_that_moves_while_its_document_is_looked_at_is_no_finding(index: Index) -> None:
+    """Given a suspect, when a version beyond all that was read of the log comes before each look, then its head is
+    nobody's finding.
+    """
+    ends = index.ends()
+    heads = index.collection.heads
+    index.set_head(KEYS[5], metadata={"another": "one"})
+
+    def later(docs: Any) -> Any:
+        index.collection.heads = heads  # type: ignore[method-assign]
+        index.put(KEYS[5], f"edited at that very moment, {len(docs)}")
+        index.follow()
+        index.collection.heads = later  # type: ignore[method-assign]
+        return heads(docs)
+
+    index.collection.heads = later  # type: ignore[method-assign]
+    assert found(index.verify(ends)) == {}
+
+
 def test_a_head_of_an_unknown_document_is_held_against_the_end_of_its_key_s_partition() -> None:
     index = Index()
     stranger = DocumentKey("s", "unknown")
@@ -301,9 +406,13 @@ def test_a_head_of_an_unknown_document_is_held_against_the_end_of_its_key_s_part
         for _ in range(records + 4 * (partition != own)):
             index.write(None, None, partition=partition)
     index.add_head(stranger, version_of(EPOCH, 3))
-    assert found(index.verify()) == {}, "the ends of its partition do not cover it"
+    assert found(index.verify()) == {"ahead": ("s:unknown",)}, "its partition never had that record"
+    ends = index.ends()
+    index.put(stranger)
+    assert found(index.verify(ends)) == {}, "the ends of its partition do not cover it"
     index.set_head(stranger, stamp=stamp_of(version_of(EPOCH, 2)))
-    assert found(index.verify()) == {"orphan": ("s:unknown",)}
+    index.broker.log._log.execute("DELETE FROM records WHERE offset = 3")
+    assert found(index.verify(ends)) == {"orphan": ("s:unknown",)}
     index.broker.close()
 
 
@@ -316,8 +425,11 @@ def test_a_head_of_a_known_document_is_held_against_the_end_of_the_partition_it_
         index.write(*event, partition=other)
     index.add_head(key, version_of(EPOCH, 1))
     assert found(index.verify()) == {"orphan": ("s:d0",)}, "its key's partition is empty"
+    ends = index.ends()
     index.set_head(key, stamp=stamp_of(version_of(EPOCH, 3)))
-    assert found(index.verify()) == {}, "somebody has created it again"
+    assert found(index.verify()) == {"ahead": ("s:d0",)}
+    index.write(*event, partition=other)
+    assert found(index.verify(ends)) == {}, "somebody has created it again"
     index.broker.close()
 
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 import os
 import random
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 
+from pipeline.points import StoredChunk
+from pipeline.verification import Verdict
+from pipeline.verification.checkpoint import Checkpoint, Of
+from pipeline.verification.full import full
+from pipeline.verification.vectors import Checked
 from tests.support.faults import FAULTS, WHOLE, Fault, Untouched, document, populate
-from tests.support.indexes import Index
+from tests.support.indexes import EPOCH, GENERATION, TOPIC, Index, cut, vector_of
 
 SEED = int(os.environ.get("VECTIDE_TEST_SEED") or secrets.randbelow(1 << 32))
 
@@ -35,5 +42,41 @@ def test_a_fault_is_found_as_what_it_is_and_mended(index: Index, fault: Fault) -
         repaired = index.repair(verdict.findings)
     assert (repaired.left, repaired.documents.total()) == ([], len({name for name, _ in expected}))
     with index.verify() as verdict:
+        assert (list(verdict.findings), verdict.unexplained) == ([], 0)
+    untouched.check(expected)
+
+
+class Check:
+    """The index's model, asked once more."""
+
+    def checked(self, chunks: Sequence[StoredChunk]) -> Checked:
+        wrong = {one.id: "another" for one in chunks if not np.array_equal(one.vector, vector_of(one.text))}  # type: ignore[arg-type]
+        return Checked(wrong, {})
+
+
+def both(index: Index) -> Verdict:
+    """By counts, and then every point."""
+    verdict = index.verify()
+    check: Any = Check()
+    point = Checkpoint(None, Of(GENERATION, "c", "model", TOPIC, "id"))
+    full(
+        index.broker, TOPIC, EPOCH, index.collection, index.ends(), cut, check, point, verdict.findings,
+        wait=lambda _: None,
+    )  # fmt: skip
+    return verdict
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_look_at_every_point_leaves_nothing_that_counts_would_have_mended(index: Index, fault: Fault) -> None:
+    """Given what both find of one document, then the repair knows what either has seen of it."""
+    random_ = random.Random(SEED)
+    untouched = Untouched(index)
+    expected = fault(index, document(random_.randrange(WHOLE)), random_)
+    with both(index) as verdict:
+        assert {(one.name, one.kind) for one in verdict.findings} >= expected
+        assert {one.name for one in verdict.findings} == {name for name, _ in expected}
+        repaired = index.repair(verdict.findings)
+    assert (repaired.left, repaired.documents.total()) == ([], len({name for name, _ in expected}))
+    with both(index) as verdict:
         assert (list(verdict.findings), verdict.unexplained) == ([], 0)
     untouched.check(expected)

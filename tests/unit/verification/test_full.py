@@ -15,7 +15,7 @@ import pytest
 from pipeline.embedding.batches import embed_all
 from pipeline.embedding.generation import chunker
 from pipeline.embedding.hashing import HashingEmbedder
-from pipeline.errors import Refused, StoreUnavailable, Transient
+from pipeline.errors import Poison, Refused, StoreUnavailable, Transient
 from pipeline.identity import DocumentKey, content_hash, stamp_of, version_in
 from pipeline.points import ListedChunk
 from pipeline.verification import full as module
@@ -324,6 +324,32 @@ def test_only_some_documents_where_that_is_asked_for(corpus: Corpus) -> None:
     corpus.plant(chunk, corpus.chunks(D3)[2].vector)
     shown, found = look(corpus, only={D3.doc})
     assert (named(found), shown.documents) == ({"d3": {"wrong vector"}}, 1)
+
+
+def test_a_text_that_the_model_cannot_take_here_is_no_finding_and_nothing_is_mended_for_it(corpus: Corpus) -> None:
+    """Given a model that runs out of memory on this machine, then its chunk stays listed and served."""
+    target = corpus.chunks(D3)[1]
+
+    class Small(HashingEmbedder):
+        def embed_documents(self, texts: Any) -> Any:
+            if target.text in texts:
+                raise Poison("oom", "no memory here")
+            return super().embed_documents(texts)
+
+    small = Small(corpus.spec.model, TOKENIZER)
+    shown, found = look(corpus, check=VectorCheck(small, None, 64))
+    assert (found, shown.unchecked) == ([], 1)
+    filters(corpus)
+    before = contents(corpus.collection)
+    with Findings() as findings:
+        run(corpus, findings, check=VectorCheck(small, None, 64))
+        assert {one.kind for one in findings} == {"wrong metadata"}
+        repaired = repair(
+            corpus.broker, TOPIC, 0, corpus.collection, corpus.ends(), findings, chunker(SPEC, TOKENIZER),
+            lambda items: embed_all(small, items, None, 64),
+        )  # fmt: skip
+    assert repaired.documents == {"left": 1}
+    assert contents(corpus.collection) == before
 
 
 # ----------------------------------------------------------------------- interrupted
