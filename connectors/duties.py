@@ -120,16 +120,21 @@ class Duties:
                 return request
         return None
 
-    def step(self, request: Request, state: State, publisher: TransactionalPublisher, deadline: Deadline) -> None:
+    def step(self, request: Request, state: State, publisher: TransactionalPublisher, deadline: Deadline) -> bool:
         """Go on with a request by one transaction, or by a look at a part of the log.
+
+        Returns:
+            False if it was done already: an answer was lost, and others may have reversed it since.
 
         Raises:
             Fenced: another process is the writer now.
             Transient: call :meth:`restart`, and again with a new publisher and the state read anew.
         """
+        if _progress(state, request).complete:
+            return False
         step = self._step(request, state)
         if step is None:
-            return
+            return True
         marks: dict[str, bytes | None] = {}
 
         def then(written: Sequence[Written]) -> list[NewRecord]:
@@ -142,6 +147,7 @@ class Duties:
         else:
             written = publisher.publish(then(()), deadline)
         state.put(step.entries, written, marks)
+        return True
 
     def published(self, paths: Iterable[str]) -> None:
         """Take note of what the source's writer publishes meanwhile: its deletes are new ones."""

@@ -317,6 +317,8 @@ class Runner:
         if known is not None and known.published:
             self._delete(look.path, known, look)
             self._flush()
+            if self._forgotten(look.path):
+                return  # by another writer, while that was held up
         new = known is None or known.published
         if new:
             self._metrics.source_skipped.labels(bounded(skipped.reason, SKIPPED)).inc()
@@ -396,7 +398,9 @@ class Runner:
             self._take_over()
         assert self._publisher is not None  # just taken over
         try:
-            self._duties.step(request, self._state, self._publisher, Deadline.after(self._limits.publish_seconds))
+            deadline = Deadline.after(self._limits.publish_seconds)
+            if not self._duties.step(request, self._state, self._publisher, deadline):
+                self._scan_wanted = True  # whoever wrote meanwhile may have lifted it
         except Transient:
             self._leave()
             raise

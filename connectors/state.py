@@ -61,6 +61,7 @@ CREATE TABLE marks (name BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
 #: Forgotten documents are looked at by nobody.
 _KEPT: Final = "forgotten = ''"
+_FORGOTTEN: Final = "SELECT 1 FROM documents WHERE path = ? AND forgotten <> ''"
 _ADVANCE: Final = "INSERT INTO positions VALUES (?, ?) ON CONFLICT DO UPDATE SET next = max(next, excluded.next)"
 
 
@@ -211,12 +212,15 @@ class State:
         Args:
             entries: by path; None: there is nothing any more.
             written: where the records of these went. Nobody else writes this source's keys, so
-                everything before them is known, and a restart reads on behind them.
+                everything before them is known, and a restart reads on behind them. Without any,
+                what is forgotten stays as it is: only the topic ends that.
             marks: by name; None: removed.
         """
         with self._transaction() as file:
             file.executemany(_ADVANCE, [(one.partition, one.offset + 1) for one in written])
             for path, known in entries.items():
+                if not written and file.execute(_FORGOTTEN, (_bytes(path),)).fetchone() is not None:
+                    continue
                 if known is None:
                     file.execute("DELETE FROM documents WHERE path = ?", (_bytes(path),))
                 else:

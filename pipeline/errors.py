@@ -16,6 +16,7 @@
     │   └── BadVector             NaN, wrong dimension or wrong norm
     └── Fatal                   stop the process; the text says what to do
         ├── ConfigError           the configuration, a command-line argument or the environment
+        ├── NotAllowed            Kafka or the store refuses this to whoever the process is there
         ├── Fenced                another process has taken over this writer's identity
         ├── LogDiverged           the log was replaced, truncated or its offsets were reused
         ├── TopicMismatch         a topic has settings that would lose data
@@ -123,6 +124,10 @@ class ConfigError(Fatal):
     """The configuration, a command-line argument or the environment is wrong."""
 
     exit_code = 2
+
+
+class NotAllowed(Fatal):
+    """Whoever this process is to Kafka or to the store lacks the right for what it asked."""
 
 
 class Fenced(Fatal):

@@ -59,8 +59,8 @@ class Report:
         """It may be searched."""
         return not self.why
 
-    def as_json(self) -> dict[str, Any]:
-        """For ``--json`` and the history."""
+    def as_json(self, *, drawn: bool = True) -> dict[str, Any]:
+        """For ``--json`` and the history; ``drawn``: see :meth:`Comparison.as_json`."""
         return {
             "generation": self.generation,
             "ok": self.ok,
@@ -70,7 +70,7 @@ class Report:
             "caught_up": dict(self.caught_up),
             "verification": None if self.verification is None else dict(self.verification),
             "live_unserved": self.live_unserved,
-            "quality": None if self.quality is None else self.quality.as_json(),
+            "quality": None if self.quality is None else self.quality.as_json(drawn=drawn),
         }
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pipeline.masking import without_passwords
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -78,7 +80,7 @@ class Health:
             if ok:
                 self._parts.pop(part, None)
             else:
-                self._parts[part] = why
+                self._parts[part] = without_passwords(why)  # probes are for everybody
 
     def set_started(self) -> None:
         """Everything slow at the start (the model) is done."""

@@ -28,6 +28,7 @@ from pipeline.ports import CollectionSpec, Tallied
 from pipeline.store import conditions
 from pipeline.store.conditions import Filter, slices
 from pipeline.store.payload import (
+    CELLS_OF,
     Payload,
     aligned_payload,
     chunk_payload,
@@ -75,7 +76,8 @@ class Engine(Protocol):
     def first_of_each(self, filters: Sequence[Filter]) -> list[RawPoint]: ...
     def search(self, vector: Vectors, matching: Filter, limit: int) -> list[tuple[RawPoint, float]]: ...
     def count(self, matching: Filter) -> int: ...
-    def facet(self, key: str, matching: Filter, limit: int, *, exact: bool = True) -> dict[str, int]: ...
+    def facet(self, key: str, matching: Filter, limit: int) -> dict[str, int]: ...
+    def tally(self, key: str, limit: int) -> dict[int, int]: ...
     def flush(self) -> None: ...
 
 
@@ -238,9 +240,8 @@ class PointCollection:
             RequestRefused: the store does not count so many values.
         """
         counts = no_counts()
-        found = self._engine.facet(conditions.cell_field(of), {"must": conditions.tallied(of)}, CELLS, exact=False)
-        for cell, count in found.items():
-            counts[int(cell)] = count
+        for cell, count in self._engine.tally(CELLS_OF[of], CELLS).items():
+            counts[cell] = count
         return counts
 
     def in_cells(
@@ -254,8 +255,8 @@ class PointCollection:
         """The documents of a page of points by their cells, in the order of the points' ids."""
         if not cells or (others is not None and not others):
             return [], None
-        key = conditions.cell_field(of)
-        must = [*conditions.tallied(of), conditions.one_of(key, cells)]
+        key = CELLS_OF[of]
+        must = [conditions.one_of(key, cells)]
         if others is not None:
             must.append(conditions.one_of(key, others))
         points, following = self._engine.scroll({"must": must}, limit, after, vector=False, fields=("doc",))

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,8 @@ _DISTANCES: Final = {"cosine": "Cosine", "dot": "Dot", "euclid": "Euclid"}
 #: page left then, the kernel kills the process (SIGBUS). So it must never come to that.
 _RESERVE_BYTES: Final = 128 * 1024 * 1024
 _FULL_SECONDS: Final = 5.0
+#: Points of one page of a walk: some milliseconds.
+_WALK: Final = 1_000
 #: A segment of at least so many points is written anew when this part of them is deleted. That
 #: holds the interpreter lock for 0.3 s per 5,000 points that are left, so each time pays for as
 #: many deletes.
@@ -292,11 +295,38 @@ class EdgeEngine:
         with self._called():
             return int(self._shard.count(self._edge.CountRequest(exact=True, filter=edge_filter(matching))))
 
-    def facet(self, key: str, matching: Filter, limit: int, *, exact: bool = True) -> dict[str, int]:
+    def facet(self, key: str, matching: Filter, limit: int) -> dict[str, int]:
         """How many points match, by the value of a field."""
         request = self._edge.FacetRequest(key=key, limit=limit, exact=True, filter=edge_filter(matching))
         with self._called():
             return {str(hit.value): int(hit.count) for hit in self._shard.facet(request).hits}
+
+    def tally(self, key: str, limit: int) -> dict[int, int]:
+        """How many points have each value of an integer field, exactly.
+
+        An exact facet holds the interpreter lock for a second at 60,000 points. The index's own
+        counts come in a twentieth of that, and are exact as long as no point is counted twice or
+        after it was deleted, which shows in their sum; then the points are walked.
+        """
+        request = self._edge.FacetRequest(key=key, limit=limit, exact=False)
+        there = {"must": [{"key": key, "range": {"gte": 0}}]}
+        with self._called():
+            found = {int(hit.value): int(hit.count) for hit in self._shard.facet(request).hits}
+        first = self.scroll(there, 1, None, vector=False, fields=(key,))[0]
+        values = len(first[0].payload[key]) if first else 0
+        if sum(found.values()) == values * self.count(there):
+            return {value: count for value, count in found.items() if count}
+        return self._walked(key, there)
+
+    def _walked(self, key: str, there: Filter) -> dict[int, int]:
+        counts: Counter[int] = Counter()
+        after: str | None = None
+        while True:
+            points, after = self.scroll(there, _WALK, after, vector=False, fields=(key,))
+            for point in points:
+                counts.update(point.payload[key])
+            if after is None:
+                return counts
 
     def flush(self) -> None:
         """Make everything durable, and give back the room of deleted points when it is worth it."""

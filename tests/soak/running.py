@@ -42,8 +42,8 @@ class Settings:
     """From the end of a storm until nothing lags or differs."""
 
     def schedule(self) -> list[Storm]:
-        """The storms, more of them than there is time for."""
-        count = int(self.minutes * 60 / (self.storm_seconds + self.calm_seconds)) + 1
+        """The storms: more of them than there is time for, since each is followed by a quiet point."""
+        count = max(1, int(self.minutes * 60 / (self.storm_seconds + self.calm_seconds)))
         return storms(self.seed, count, self.storm_seconds, self.fault_every_seconds, self.brokers)
 
     def rng(self, of: str) -> random.Random:

@@ -22,7 +22,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from pipeline.embedding.generation import Chunker, chunker
+from pipeline.chunking.documents import Chunk
+from pipeline.embedding.generation import chunker
 from pipeline.embedding.hashing import HashingEmbedder
 from pipeline.embedding.models import tokenizer_of
 from pipeline.errors import VectideError
@@ -91,7 +92,7 @@ class Searcher:
         self._weather = weather
         self._rng = rng
         self._stop = threading.Event()
-        self._models: dict[str, tuple[HashingEmbedder, Chunker]] = {}
+        self._models: dict[str, tuple[HashingEmbedder, Chunk]] = {}
         self._tokenizer = tokenizer_of(cluster.parts.config.model)
         self.counts: Counter[str] = Counter()
         self.freshness: dict[Kind, list[float]] = {"calm": [], "starved": [], "storm": []}
@@ -249,7 +250,7 @@ class Searcher:
             self._cluster.events.violation("mixed space", f"{hit['key']}: {hit['score']} is none of {scores}", hit=hit)
         self.counts["scores checked"] += 1
 
-    def _model(self, generation: str) -> tuple[HashingEmbedder, Chunker] | None:
+    def _model(self, generation: str) -> tuple[HashingEmbedder, Chunk] | None:
         if generation not in self._models:
             try:
                 spec = self._cluster.control().generations[generation].spec

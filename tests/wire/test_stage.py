@@ -11,6 +11,7 @@ import pytest
 from kafka import errors
 
 from pipeline.broker.kafka import KafkaBroker
+from pipeline.chunking.documents import chunked
 from pipeline.codec import decode_chunked, decode_event, encode_event
 from pipeline.config import Config, ModelConfig
 from pipeline.deadline import Deadline
@@ -24,7 +25,7 @@ from pipeline.patience import Patience
 from pipeline.ports import NewRecord, Record
 from pipeline.records import DocumentChanged, Provenance
 from pipeline.retry import RetryPolicy
-from pipeline.stages.chunk import ChunkStage, chunked
+from pipeline.stages.chunk import ChunkStage
 from pipeline.stages.worker import Worker, WorkerLimits
 from tests.support.mock_kafka import CUT, Api, MockKafka
 from tests.support.workers import NAMES, Working, working

@@ -28,7 +28,7 @@ from pipeline.specs import GenerationSpec
 from pipeline.store.collection import PointCollection
 from pipeline.store.edge import EdgeStore
 from pipeline.store.memory import MemoryCollection, MemoryStore
-from pipeline.store.payload import chunk_payload, head_payload
+from pipeline.store.payload import CELLS_OF, chunk_payload, head_payload
 from pipeline.sync import synchronise
 from pipeline.verification.vectors import VectorCheck
 from tests.support.workers import NAMES
@@ -128,7 +128,7 @@ class Corpus:
 
     def _upsert(self, id: str, vector: Vectors | None, before: dict[str, Any], payload: dict[str, Any]) -> None:
         assert isinstance(self.collection, PointCollection)
-        cells = {name: before[name] for name in ("cells", "cell") if name in before}
+        cells = {name: before[name] for name in CELLS_OF.values() if name in before}
         self.collection._engine.upsert([(id, vector, {**payload, **cells})], None, "upsert")
 
 

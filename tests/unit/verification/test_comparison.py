@@ -390,6 +390,35 @@ def test_chunks_that_a_head_beyond_the_ends_lists_may_be_missing(index: Index) -
     assert found(index.verify()) == {"unfinished": ("s:d5",)}
 
 
+def test_chunks_on_their_way_in_are_no_finding_however_long_they_take(index: Index) -> None:
+    """Given a document whose chunks come slice by slice, when its head is hours away, then they are not too many."""
+    ends = index.ends()
+    version = index.put(KEYS[5], "long|and longer")
+    index.add_chunk(KEYS[5], "long", stamp_of(version))
+    assert found(index.verify(ends)) == {}
+    index.add_chunk(KEYS[5], "of another run", stamp_of(index.head(KEYS[5]).version, 1))
+    assert found(index.verify(ends)) == {"orphan": ("s:d5",)}, "that one is not of a version to come"
+
+
+def test_a_head_that_moves_while_its_document_is_looked_at_is_no_finding(index: Index) -> None:
+    """Given a suspect, when a version beyond all that was read of the log comes before each look, then its head is
+    nobody's finding.
+    """
+    ends = index.ends()
+    heads = index.collection.heads
+    index.set_head(KEYS[5], metadata={"another": "one"})
+
+    def later(docs: Any) -> Any:
+        index.collection.heads = heads  # type: ignore[method-assign]
+        index.put(KEYS[5], f"edited at that very moment, {len(docs)}")
+        index.follow()
+        index.collection.heads = later  # type: ignore[method-assign]
+        return heads(docs)
+
+    index.collection.heads = later  # type: ignore[method-assign]
+    assert found(index.verify(ends)) == {}
+
+
 def test_a_head_of_an_unknown_document_is_held_against_the_end_of_its_key_s_partition() -> None:
     index = Index()
     stranger = DocumentKey("s", "unknown")
