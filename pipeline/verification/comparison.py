@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from typing import Final, TypeVar, get_args
+from typing import Final, TypeAlias, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ from pipeline.verification.log import ends_of, key_of, pages_of
 from pipeline.verification.verdict import UNSERVED, OnProgress, Pause, Verdict
 
 _T = TypeVar("_T")
+Applied: TypeAlias = Callable[[], Mapping[int, int] | None]
 
 #: How often what looked wrong is looked at again, and seconds before each look: many times what a
 #: stage takes between a chunk and its head.
@@ -58,6 +59,7 @@ def verify(
     on_progress: OnProgress = lambda step, done, whole: None,
     wait: Callable[[float], object] = time.sleep,
     pause: Pause = lambda done: None,
+    applied: Applied = dict,
 ) -> Verdict:
     """Hold a collection against the log below ``ends``; nothing is written.
 
@@ -71,6 +73,8 @@ def verify(
         on_progress: told after every page.
         wait: for so many seconds, before each second look.
         pause: between pages.
+        applied: where the embed stage is if it has no record before it, else None; asked before and after the
+            last look: chunks that were written for a replay in between are on their way in.
 
     Returns:
         The verdict; close it.
@@ -97,7 +101,7 @@ def verify(
         comparison.scan_unserved()
         heads = comparison.count()
         unexplained = comparison.explain()
-        comparison.look_again(wait)
+        comparison.look_again(wait, applied)
         verdict = Verdict(
             documents=expectations.documents(),
             heads={state: heads.get(state, 0) for state in get_args(HeadState)},
@@ -143,6 +147,7 @@ class _Comparison:
         self._read_before: Mapping[int, int] = {}
         self._present: Mapping[int, int] = {}
         self._records = 0
+        self._replayed = False
         self._tried: set[tuple[Tallied, int]] = set()
         self.points = self.points_read = self.requests = 0
 
@@ -379,7 +384,7 @@ class _Comparison:
             kind = wrong_head(known, head, reach, superseded)
             kinds = frozenset() if kind is None else frozenset({kind})
         else:
-            kinds = wrong_with(known, head, chunks, reach, superseded)
+            kinds = wrong_with(known, head, chunks, reach, superseded, self._replayed)
         key = expected.key if expected is not None else None if head is None else head.key
         stamps = [chunk.stamp for chunk in chunks or ()]
         stamp = max([-1 if head is None else head.stamp, *stamps])
@@ -408,18 +413,25 @@ class _Comparison:
 
     # ----------------------------------------------------------------------- 5. the looks
 
-    def look_again(self, wait: Callable[[float], object]) -> None:
+    def look_again(self, wait: Callable[[float], object], applied: Applied) -> None:
         """Look at what is in doubt a few times more, and forget what is in order by then."""
         for look in range(1, LOOKS + 1):
             if not self._findings:
                 return
             wait(LOOK_SECONDS)
+            before = applied() if look == LOOKS else None
             # A chunk may be the first of a document that has only just come.
             self.read_on()
-            for page in self._findings.pages(_DOCUMENTS):
-                self._look_at(list(dict.fromkeys(found.doc for found in page)), explaining=False)
-                self._pause(len(page))
+            self._look_at_found()
             self._on_progress("looks", look, LOOKS)
+        if self._findings and (before is None or before != applied()):
+            self._replayed = True
+            self._look_at_found()
+
+    def _look_at_found(self) -> None:
+        for page in self._findings.pages(_DOCUMENTS):
+            self._look_at(list(dict.fromkeys(found.doc for found in page)), explaining=False)
+            self._pause(len(page))
 
     # ---------------------------------------------------------------------------- private
 

@@ -34,6 +34,7 @@ from pipeline.verification.findings import Findings, Found, Kind
 from pipeline.verification.judging import Seen, wrong_chunks
 from pipeline.verification.log import key_of, pages_of
 from pipeline.verification.vectors import VectorCheck, wrong_text
+from pipeline.verification.verdict import Pause
 
 #: How often what looks wrong is looked at again, and seconds before each look.
 LOOKS: Final = 3
@@ -88,6 +89,7 @@ def full(
     only: Container[str] | None = None,
     on_progress: OnProgress = lambda done, whole: None,
     wait: Callable[[float], object] = time.sleep,
+    pause: Pause = lambda done: None,
 ) -> Full:
     """Look at every point of the documents that the log has below ``ends``; nothing is written.
 
@@ -104,6 +106,7 @@ def full(
         only: these documents, by their ids; None: all.
         on_progress: told after every page.
         wait: for so many seconds, before each second look.
+        pause: between pages.
 
     Raises:
         Transient: the broker, the store or the model does not answer, or there is no room for the
@@ -113,7 +116,20 @@ def full(
     """
     with Findings() as found:
         return _Full(
-            broker, topic, epoch, collection, ends, chunk, check, checkpoint, findings, found, only, on_progress, wait
+            broker,
+            topic,
+            epoch,
+            collection,
+            ends,
+            chunk,
+            check,
+            checkpoint,
+            findings,
+            found,
+            only,
+            on_progress,
+            wait,
+            pause,
         ).run()
 
 
@@ -149,6 +165,7 @@ class _Full:
         only: Container[str] | None,
         on_progress: OnProgress,
         wait: Callable[[float], object],
+        pause: Pause,
     ) -> None:
         self._broker = broker
         self._topic = topic
@@ -164,6 +181,7 @@ class _Full:
         self._only = only
         self._on_progress = on_progress
         self._wait = wait
+        self._pause = pause
         self._saved = time.monotonic()
 
     def run(self) -> Full:
@@ -175,6 +193,7 @@ class _Full:
                 self._page([record for record in records if record.offset < self._ends[record.partition]])
                 for record in records:
                     point.reached[record.partition] = record.offset + 1
+                self._pause(len(records))
                 self._on_progress(min(whole, point.documents + point.chunks), whole)
                 if time.monotonic() - self._saved >= _SAVE_SECONDS:
                     point.save()
@@ -258,6 +277,7 @@ class _Full:
         while docs:
             page, after = self._collection.scan_chunks(after, _POINTS, docs, vectors=True)
             chunks += len(page)
+            self._pause(len(page))
             judged = {one.id: one for one in page if looks[one.doc].see(one)}
             checked = self._check.checked(list(judged.values()))
             unchecked += len(checked.unchecked)
@@ -309,7 +329,7 @@ class _Look:
 
     def end(self) -> _Wrong:
         """What was found, once all of the document's chunks were seen."""
-        for kind in wrong_chunks(self.head, self._seen, self._covered):
+        for kind in wrong_chunks(self.head, self._seen, self._covered, replayed=True):
             self._note(kind)
         return self._wrong
 

@@ -81,6 +81,11 @@ class Pacer:
         """
         if self._stop.wait(seconds):
             raise Stopped("the process is ending")
+        self.rested()
+
+    def rested(self) -> None:
+        """What went by since the last page was no work, and is no reason to make room."""
+        self._last = time.monotonic()
 
 
 @dataclass(slots=True)

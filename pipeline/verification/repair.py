@@ -104,7 +104,7 @@ def repair(
         return Repaired()
     file = temporary_file(_TABLE)
     with closing(file):
-        log = _Log(file, broker, topic, ends, findings)
+        log = _Log(file, broker, topic, ends, findings, on_progress, pause)
         log.look()
         work = _Repair(epoch, collection, chunk, embed, siblings, findings, log, on_progress, pause)
         work.clear()
@@ -118,13 +118,22 @@ class _Log:
     """Where the last record of each document that was found is now."""
 
     def __init__(
-        self, file: sqlite3.Connection, broker: Broker, topic: str, ends: Mapping[int, int], findings: Findings
+        self,
+        file: sqlite3.Connection,
+        broker: Broker,
+        topic: str,
+        ends: Mapping[int, int],
+        findings: Findings,
+        on_progress: OnProgress,
+        pause: Pause,
     ) -> None:
         self._file = file
         self._broker = broker
         self._topic = topic
         self._ends = ends
         self._findings = findings
+        self._on_progress = on_progress
+        self._pause = pause
         earliest = findings.earliest()
         self._start = {partition: min(end, earliest.get(partition, end)) for partition, end in ends.items()}
 
@@ -173,7 +182,13 @@ class _Log:
                         yield record
 
     def _pages(self) -> Generator[list[Record]]:
-        return pages_of(self._broker, self._topic, self._start)
+        done, whole = 0, sum(end - self._start[partition] for partition, end in self._ends.items())
+        with closing(pages_of(self._broker, self._topic, self._start)) as pages:
+            for records in pages:
+                yield records
+                done += len(records)
+                self._on_progress("log", min(done, whole), whole)
+                self._pause(len(records))
 
 
 class _Repair:

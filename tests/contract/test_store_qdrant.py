@@ -17,6 +17,7 @@ from pipeline.errors import CollectionMissing, Fatal, ForeignCollection, Request
 from pipeline.identity import filter_hash
 from pipeline.points import Alignment, Sweep
 from pipeline.ports import Collection
+from pipeline.store.payload import CELLS_OF
 from pipeline.store.qdrant import QdrantSettings, QdrantStore
 from tests.contract.store_points import SPEC, chunk, chunks_of, contents, head, key, stamp
 from tests.support.stores import loopback
@@ -282,7 +283,7 @@ def test_a_tally_is_one_pass_over_the_index_with_a_time_of_its_own(
     monkeypatch.setattr(client, "facet", lambda *given, **more: (asked.append(more), facet(*given, **more))[1])
     assert filled.tally("chunks").sum() == 1
     assert filled.count_heads() == {"complete": 1}
-    assert [(one["exact"], one["timeout"]) for one in asked] == [(False, 300), (True, None)]
+    assert [(one["exact"], one.get("timeout")) for one in asked] == [(False, 300), (True, None)]
 
 
 def test_what_the_server_refuses_to_do_is_told_from_a_wrong_key(filled: Collection, url: str) -> None:
@@ -294,3 +295,15 @@ def test_what_the_server_refuses_to_do_is_told_from_a_wrong_key(filled: Collecti
     with pytest.raises(Fatal) as refused:
         filled.align([ALIGNMENT])
     assert not isinstance(refused.value, RequestRefused)
+
+
+def test_a_point_that_cannot_be_read_is_named(filled: Collection) -> None:
+    """Given a point that another program has written, then whoever reads millions is told which it is."""
+    engine: Any = filled._engine  # type: ignore[attr-defined]
+    payload = {"kind": "chunk", CELLS_OF["chunks"]: [7]}
+    engine.upsert([("00000000-0000-4000-8000-000000000007", POINT.vector, payload)], None, "upsert")
+    for read in (filled.scan_chunks, lambda: filled.in_cells("chunks", [7])):
+        with pytest.raises(ForeignCollection, match="point 00000000-0000-4000-8000-000000000007 of collection") as told:
+            read()
+        assert filled.spec.name in str(told.value)
+        assert "verify --fix" in told.value.remedy

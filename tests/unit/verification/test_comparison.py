@@ -511,6 +511,32 @@ def test_a_sweep_between_a_head_and_its_chunks_is_no_finding(index: Index) -> No
     )
 
 
+@pytest.mark.parametrize(
+    ("answers", "finds"),
+    [
+        ([None, None], {}),
+        ([{0: 3}, None], {}),
+        ([None, {0: 3}], {}),
+        ([{0: 3}, {0: 4}], {}),
+        ([{0: 3}, {0: 3}], {"orphan": ("s:d5",)}),
+    ],
+    ids=["before it", "come since", "done since", "come and done", "nothing"],
+)
+def test_chunks_of_a_replay_that_runs_just_now_are_on_their_way_in(
+    index: Index, answers: list[dict[int, int] | None], finds: dict[str, tuple[str, ...]]
+) -> None:
+    """Given a chunk above its head, of the same version, then a replay has written it, which is under way or was cut
+    off: where the embed stage has nothing before it, at the last look and all the time, it was cut off.
+    """
+    index.add_chunk(KEYS[5], "ahead of its head", index.head(KEYS[5]).stamp + 1)
+    index.drop_head(KEYS[6])
+    left = list(answers)
+    assert found(index.verify(applied=lambda: left.pop(0))) == {"missing": ("s:d6",), **finds}
+    if finds:
+        index.add_chunk(KEYS[5], "below its head", index.head(KEYS[5]).stamp)
+    assert "orphan" in found(index.verify(applied=lambda: None)) or not finds
+
+
 def test_a_doubt_that_turns_into_another_is_found_as_what_it_is(index: Index) -> None:
     head = index.head(KEYS[0])
     index.drop_head(KEYS[0])

@@ -83,8 +83,12 @@ def named(found: list[Found]) -> dict[str, set[str]]:
 
 def test_everything_of_a_sound_collection_is_looked_at_once(corpus: Corpus) -> None:
     waits: list[float] = []
+    paused: list[int] = []
     told: list[tuple[int, int]] = []
-    shown, found = look(corpus, wait=waits.append, on_progress=lambda *numbers: told.append(numbers))
+    shown, found = look(
+        corpus, wait=waits.append, on_progress=lambda *numbers: told.append(numbers), pause=paused.append
+    )
+    assert sum(paused) == corpus.collection.count_chunks() + DOCUMENTS + 3, "chunks, and records of the log"
     points = corpus.collection.count_chunks() + sum(corpus.collection.count_heads().values())
     assert found == []
     assert shown == Full(DOCUMENTS + 1, corpus.collection.count_chunks(), resumed=False, more=0)

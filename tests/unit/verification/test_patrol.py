@@ -197,6 +197,18 @@ def test_beside_live_work_it_gets_a_tenth_of_the_time_and_goes_on_when_that_ends
     assert clock.now < 11.2
 
 
+def test_what_was_waited_is_no_work_to_make_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    clock.busy = True
+    clock.pacer.wait(600.0)
+    clock.pacer.pause(1)
+    assert clock.now < 600.1
+    clock.now += 600.0  # somebody else's wait
+    clock.pacer.rested()
+    clock.pacer.pause(1)
+    assert clock.now < 1200.2
+
+
 def test_the_end_of_the_process_ends_any_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     clock.ends_at = 0.2
