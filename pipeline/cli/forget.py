@@ -168,7 +168,7 @@ def _show(made: Mapping[str, Any]) -> None:
     for place in made["places"]:
         until = f", until {place['until']}" if place["until"] else ""
         found = f"{place['found']} left" if place["state"] != "gone" else "gone"
-        note = f" ({printable(place['note'])})" if place["note"] else ""
-        click.echo(f"{place['place']:<18} {printable(place['name'])}: {found}{until}{note}")
+        note = f" ({place['note']})" if place["note"] else ""
+        click.echo(printable(f"{place['place']:<18} {place['name']}: {found}{until}{note}"))
     latest = f", the last of it by {made['latest']}" if made["latest"] else ""
-    click.echo(f"{'state':<18} {made['state']}{latest}")
+    click.echo(printable(f"{'state':<18} {made['state']}{latest}"))
