@@ -51,14 +51,13 @@ class Place:
         }
 
 
-def look(parts: Parts, state: ControlState, wanted: Wanted, files: Mapping[str, str | None]) -> Iterator[Place]:
+def look(parts: Parts, state: ControlState, wanted: Wanted) -> Iterator[Place]:
     """Every place, one after the other.
 
     Args:
         parts: broker and store, open.
         state: what ``control`` says.
         wanted: which documents.
-        files: what has files on this machine, and why they were not purged (None: they were).
 
     Raises:
         BrokerUnavailable, StoreUnavailable: no answer; look again.
@@ -70,8 +69,6 @@ def look(parts: Parts, state: ControlState, wanted: Wanted, files: Mapping[str, 
     yield _documents(parts, wanted)
     yield _connector_state(parts, wanted)
     yield _control(parts, state, wanted)
-    for name, why in sorted(files.items()):
-        yield Place("files", name, "gone" if why is None else "waiting", 0, note=why or "written anew")
 
 
 def standing(places: Sequence[Place]) -> tuple[Standing, float | None]:

@@ -32,7 +32,7 @@ from pipeline.codec import encode_dead_letter
 from pipeline.config import Config, EmbedConfig, ModelConfig, PipelineConfig, SourceConfig, WorkConfig
 from pipeline.deadline import Deadline
 from pipeline.embedding.generation import generation_spec
-from pipeline.errors import ConfigError, Refused, Transient
+from pipeline.errors import BrokerUnavailable, ConfigError, ForeignCollection, Refused, Transient
 from pipeline.generations import operator, requests, transitions
 from pipeline.generations.control import Generation
 from pipeline.generations.gate import Report
@@ -381,6 +381,33 @@ def test_a_lift_of_a_receipt_is_refused_and_so_are_requests_of_another_kind(plac
         assert place.lift(keys=["docs:secret.md"])["lifted"] == 1
     said = CliRunner().invoke(cli, ["forget", "--lift", "--receipt", "r.json"])
     assert "--lift takes no receipt" in str(said.exception), said
+
+
+def test_files_that_cannot_be_purged_now_are_pending_and_what_is_not_ours_is_left(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a log that somebody reads, and a foreign collection under our prefix, then the receipt says both."""
+    foreign, broken = place.names.root + "mine", place.names.root + "g0123456789ab"
+    real_names, real_open = place.parts.store.names, place.parts.store.open
+
+    def opened(name: str) -> Any:
+        if name in (foreign, broken):
+            raise ForeignCollection("it is not ours", "leave it")
+        return real_open(name)
+
+    def busy(topics: object) -> bool:
+        raise BrokerUnavailable("it is read")
+
+    with place.up():
+        monkeypatch.setattr(place.parts.store, "names", lambda prefix: [*real_names(prefix), foreign, broken])
+        monkeypatch.setattr(place.parts.store, "open", opened)
+        monkeypatch.setattr(place.parts.broker, "purge", busy)
+        found = place.forget("docs:secret.md", wait=2.0)
+        monkeypatch.undo()
+    files = {one["name"]: one for one in found["places"] if one["place"] == "files"}
+    assert (files["log"]["state"], files["log"]["note"], found["state"]) == ("pending", "it is read", "pending")
+    assert [files[name]["state"] for name in (foreign, broken)] == ["gone", "pending"]
+    assert files[foreign]["note"] == "it is not ours"
 
 
 class Killed(BaseException):
