@@ -144,7 +144,7 @@ class Forgetting:
         if done:
             self._tombstones(asked, done)
         behind = self._passed(done) if len(done) == len(asked) else []
-        self._resolve(asked)
+        self._resolve(asked, done)
         self._trim(state, asked)
         files = self._purged()
         self._task.at("looking", 0, 0)
@@ -289,14 +289,25 @@ class Forgetting:
             for id, partitions in behind.items()
         ]
 
-    def _resolve(self, asked: Sequence[Request]) -> None:
-        """End the dead letters of these documents."""
+    def _resolve(self, asked: Sequence[Request], done: Mapping[str, Done]) -> None:
+        """End the dead letters of these documents; not those of what was let in again."""
         publisher = None
+        suppressed = requests.suppressed(self._control.again())
+        epoch = self._parts.config.pipeline.epoch
         for request in asked:
-            found = traces.letters(self._parts, _wanted(request))
-            if found.standing:
+            if request.id not in done:
+                continue
+            # A whole source that stays out has no living document, and no bounds by document.
+            offsets = zip(request.paths, done[request.id].offsets, strict=False)
+            deletes = {DocumentKey(request.source, path): version_of(epoch, offset) for path, (_, offset) in offsets}
+            ended = []
+            for id, letter in traces.letters(self._parts, _wanted(request)).standing.items():
+                key = DocumentKey.from_bytes(letter.record_key or b"")
+                if suppressed.by(key) and letter.version <= deletes.get(key, letter.version):
+                    ended.append(id)
+            if ended:
                 publisher = publisher or self._parts.broker.publisher("forget")
-                dead_letters.resolve(publisher, self._parts.names, list(found.standing))
+                dead_letters.resolve(publisher, self._parts.names, ended)
         if publisher is not None:
             publisher.close(Deadline.after(_CLOSE_SECONDS))
 
