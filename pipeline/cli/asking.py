@@ -150,7 +150,8 @@ class Asking:
                 passed[partition] = bounds[partition].end
             at = broker.committed(names.group("embed", generation.id), chunks)
         except Fatal:
-            return set()  # retired since: nothing of it is left
+            # Without its topics: retired since, and nothing of it is left, or not begun by any worker.
+            return behind if any(one.id == generation.id for one in self._control.again().followed) else set()
         return behind | {partition for partition, end in passed.items() if at.get(partition, 0) < end}
 
     # --------------------------------------------------------------------------- private

@@ -18,7 +18,8 @@ from pipeline.embedding.batches import embed_all
 from pipeline.embedding.generation import chunker
 from pipeline.embedding.models import located, tokenizer_of
 from pipeline.errors import CollectionMissing, ConfigError, FingerprintMismatch, Poison, Transient
-from pipeline.generations.control import Generation
+from pipeline.generations import requests
+from pipeline.generations.control import Generation, read
 from pipeline.generations.gate import applied, caught_up, unserved
 from pipeline.identity import DocumentKey
 from pipeline.ports import Collection, Embedder, Fetched
@@ -294,6 +295,7 @@ class Examination:
                 _published,
                 lambda what, done, whole: self._at(f"source {what}" if what != "log" else what, done, whole),
                 self._wait,
+                lambda: requests.suppressed(read(self._parts.broker, self._parts.names)).by,
             )
         return [one.as_json() for one in reports]
 

@@ -98,10 +98,19 @@ def suppressed(state: ControlState) -> Suppressed:
 
 
 def needless(state: ControlState, before: float) -> list[Request]:
-    """Requests that were closed before some moment and have no effect any more."""
+    """Requests that were closed before some moment and have no effect any more; a lift has one as
+    long as what it lifts is there, if only for other documents.
+    """
     effective = suppressed(state)
     kept = {one.id for one in (*effective.documents.values(), *effective.sources.values())}
-    return [one for one in state.requests.values() if 0 < one.closed < before and one.id not in kept]
+    over = [one for one in state.requests.values() if 0 < one.closed < before and one.id not in kept]
+    ids = {one.id for one in over}
+    forgets = [one for one in state.requests.values() if one.kind == "forget" and one.id not in ids]
+    return [
+        one
+        for one in over
+        if one.kind != "lift" or not any(forget.number < one.number and overlap(forget, one) for forget in forgets)
+    ]
 
 
 def refuse_while_collecting(state: ControlState) -> None:

@@ -32,7 +32,7 @@ from pipeline.codec import encode_dead_letter
 from pipeline.config import Config, EmbedConfig, ModelConfig, PipelineConfig, SourceConfig, WorkConfig
 from pipeline.deadline import Deadline
 from pipeline.embedding.generation import generation_spec
-from pipeline.errors import ConfigError, Refused, Transient
+from pipeline.errors import BrokerUnavailable, ConfigError, ForeignCollection, Refused, Transient
 from pipeline.generations import operator, requests, transitions
 from pipeline.generations.control import Generation
 from pipeline.generations.gate import Report
@@ -129,12 +129,12 @@ class Place:
                     found.add(head.key.path)
         return found
 
-    def bury(self, generation: str, key: DocumentKey, offset: int) -> str:
+    def bury(self, generation: str, key: DocumentKey, offset: int, version: int = 0) -> str:
         letter = DeadLetter(
             generation,
             "embed",
             Origin(self.names.chunks(generation), 0, offset),
-            0,
+            version,
             "embedding_failed",
             "it failed",
             1,
@@ -381,6 +381,78 @@ def test_a_lift_of_a_receipt_is_refused_and_so_are_requests_of_another_kind(plac
         assert place.lift(keys=["docs:secret.md"])["lifted"] == 1
     said = CliRunner().invoke(cli, ["forget", "--lift", "--receipt", "r.json"])
     assert "--lift takes no receipt" in str(said.exception), said
+
+
+def test_files_that_cannot_be_purged_now_are_pending_and_what_is_not_ours_is_left(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a log that somebody reads, and a foreign collection under our prefix, then the receipt says both."""
+    foreign, broken = place.names.root + "mine", place.names.root + "g0123456789ab"
+    real_names, real_open = place.parts.store.names, place.parts.store.open
+
+    def opened(name: str) -> Any:
+        if name in (foreign, broken):
+            raise ForeignCollection("it is not ours", "leave it")
+        return real_open(name)
+
+    def busy(topics: object) -> bool:
+        raise BrokerUnavailable("it is read")
+
+    with place.up():
+        monkeypatch.setattr(place.parts.store, "names", lambda prefix: [*real_names(prefix), foreign, broken])
+        monkeypatch.setattr(place.parts.store, "open", opened)
+        monkeypatch.setattr(place.parts.broker, "purge", busy)
+        found = place.forget("docs:secret.md", wait=2.0)
+        monkeypatch.undo()
+    files = {one["name"]: one for one in found["places"] if one["place"] == "files"}
+    assert (files["log"]["state"], files["log"]["note"], found["state"]) == ("pending", "it is read", "pending")
+    assert [files[name]["state"] for name in (foreign, broken)] == ["gone", "pending"]
+    assert files[foreign]["note"] == "it is not ours"
+
+
+def test_a_generation_that_no_worker_has_begun_is_behind(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a log that keeps what was superseded, as Kafka's does, and a new generation without a topic."""
+    spec = generation_spec(CONFIG.model_copy(update={"model": ModelConfig(provider="hashing", name="h", dimension=64)}))
+    with place.up():
+        pass
+    operator.operate(place.parts.broker, place.names, lambda state: transitions.start(state, spec, time.time()))
+    monkeypatch.setattr(place.parts.broker, "purge", lambda topics: False)
+    found = place.forget("docs:secret.md", wait=1.0)
+    workers = {one["name"]: one["state"] for one in found["places"] if one["place"] == "workers"}
+    assert workers[f"of generation {spec.id}"] == "pending"
+    assert found["state"] == "pending"
+    (documents,) = [one for one in found["places"] if one["place"] == "documents topic"]
+    assert "unless a generation is begun" in documents["note"]
+
+
+def test_letters_of_what_was_let_in_again_stay(place: Place) -> None:
+    """Given a forgotten document that is back with a failed version, then its receipt ends no letter of it."""
+    with place.up():
+        ids = [one["id"] for one in place.forget("docs:secret.md")["requests"]]
+        place.bury(live_of(place).id, SECRET, 7)
+        place.forget(requests=ids)
+        assert not traces.letters(place.parts, Wanted([SECRET])).standing, "while it is kept out, they go"
+        place.lift(keys=["docs:secret.md"])
+        place.until(lambda: "secret.md" in place.paths())
+        place.bury(live_of(place).id, SECRET, 8)
+        place.forget(requests=ids, wait=0.5)
+        assert len(traces.letters(place.parts, Wanted([SECRET])).standing) == 1
+
+
+def test_a_letter_above_the_delete_is_not_ended_with_it(place: Place) -> None:
+    """Given a document that was let in, failed, and was forgotten again, then the older receipt leaves its letter."""
+    with place.up():
+        first = place.forget("docs:secret.md")
+        place.lift(keys=["docs:secret.md"])
+        place.until(lambda: "secret.md" in place.paths())
+        version = first["requests"][0]["documents"][0]["version"] + 1
+        id = place.bury(live_of(place).id, SECRET, 8, version)
+        asking = Asking(place.parts, place.control(), lambda: ["docs"], Told(), Deadline.after(20))  # type: ignore[arg-type]
+        asking.carried_out(asking.asked([asking.request("forget", "docs", ["secret.md"])]))
+        place.forget(requests=[one["id"] for one in first["requests"]], wait=0.5)
+        assert set(traces.letters(place.parts, Wanted([SECRET])).standing) == {id}
+        place.forget("docs:secret.md")
+        assert not traces.letters(place.parts, Wanted([SECRET])).standing
 
 
 class Killed(BaseException):
