@@ -1,22 +1,26 @@
-# `make install demo test bench soak lint`: each does its own set-up.
+# `make install demo test bench soak simulate lint`: each does its own set-up.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DONE := $(VENV)/.installed
 SCHEDULES ?= 50000
+MINUTES ?= 60
+BROKERS ?= 1
 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install check kafka demo test lint bench soak docs clean
+.PHONY: help install check kafka demo test lint audit bench soak simulate docs clean
 
 help:
 	@echo "make install  check this machine, make .venv, install pinned dependencies"
 	@echo "make demo     the main job on real documents, in a minute"
 	@echo "make test     lint, types, import directions and every test"
 	@echo "make bench    how fast, as ratios; docs/benchmarks.md explains"
-	@echo "make soak     the simulation of the store protocol, SCHEDULES=$(SCHEDULES)"
+	@echo "make soak     real parts under attack, MINUTES=$(MINUTES) [SEED=n] [BROKERS=3] [MUTANT=name]; docs/reliability.md"
+	@echo "make simulate the simulation of the store protocol, SCHEDULES=$(SCHEDULES)"
 	@echo "make lint     lint, types and import directions only"
+	@echo "make audit    known vulnerabilities of what is locked; needs pip-audit and a network"
 
 check:
 	@$(PYTHON) tests/support/machine.py
@@ -44,13 +48,23 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+audit: install
+	@audit=$$(command -v $(BIN)/pip-audit || command -v pip-audit) || \
+		{ echo "vectide: pip-audit is missing, so nothing was audited: pipx install pip-audit (docs/security.md)" >&2; exit 1; }; \
+	"$$audit" --requirement requirements.lock --no-deps --disable-pip
+
+# Two at a time, a file to each: a file's tests share what they start.
 test: install kafka lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 bench: install kafka
 	$(BIN)/python -m tests.bench
 
-soak: install
+soak: install kafka
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --brokers $(BROKERS) \
+		$(if $(SEED),--seed $(SEED)) $(if $(MUTANT),--mutant $(MUTANT)) $(if $(JSON),--json $(JSON))
+
+simulate: install
 	VECTIDE_SIM_SCHEDULES=$(SCHEDULES) $(BIN)/pytest tests/simulation --timeout 0 -s
 
 docs: install

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from connectors.state import Known, State
-from pipeline.codec import encode_event
+from pipeline.codec import Encoded, encode_event
 from pipeline.errors import Poison
 from pipeline.identity import DocumentKey, canonical_json, content_hash
 from pipeline.ports import Fetched, NewRecord
@@ -82,8 +82,8 @@ def known_of(fetched: Fetched) -> Known:
     return Known(fetched.revision, fetched.digest, content_hash(canonical_json(facts).decode()))
 
 
-def changed(topic: str, state: State, key: DocumentKey, fetched: Fetched, provenance: Provenance) -> Pending:
-    """The event of a document as it is now. What is not Unicode is left out, and it says so."""
+def encoded(key: DocumentKey, fetched: Fetched, provenance: Provenance) -> tuple[DocumentChanged, Encoded]:
+    """A document as it is published, and its record. What is not Unicode is left out, and it says so."""
     event = DocumentChanged(
         key=key,
         text=fetched.text,
@@ -94,17 +94,27 @@ def changed(topic: str, state: State, key: DocumentKey, fetched: Fetched, proven
         omitted=fetched.omitted,
         size=fetched.size,
     )
-    # Of what was fetched and not of what is left of it: the next look must find it unchanged.
-    known = known_of(fetched)
     try:
-        encoded = encode_event(event)
+        return event, encode_event(event)
     except Poison as error:
         sound = {name: value for name, value in event.metadata.items() if _sound([name, value])}
         text = event.text if event.text is not None and _sound([event.text]) else None
         omitted = event.omitted if text is not None or event.omitted else error.detail
         event = replace(event, text=text, metadata=sound, omitted=omitted)
-        encoded = encode_event(event)
-    return Pending(event, known, (NewRecord(topic, *encoded), state.record(key.path, known)))
+        return event, encode_event(event)
+
+
+def unreadable(path: str, revision: str, why: Poison) -> Fetched:
+    """A document that can never be read as it is, as it is published: without its text."""
+    return Fetched(path, revision, None, content_hash(f"{why.reason}: {why.detail}"), "", {}, 0.0, 0, why.detail)
+
+
+def changed(topic: str, state: State, key: DocumentKey, fetched: Fetched, provenance: Provenance) -> Pending:
+    """The event of a document as it is now."""
+    event, record = encoded(key, fetched, provenance)
+    # Of what was fetched and not of what is left of it: the next look must find it unchanged.
+    known = known_of(fetched)
+    return Pending(event, known, (NewRecord(topic, *record), state.record(key.path, known)))
 
 
 def deleted(topic: str, state: State, key: DocumentKey, provenance: Provenance) -> Pending:

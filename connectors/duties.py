@@ -18,7 +18,7 @@ import msgspec
 from connectors.batches import traceparent
 from connectors.state import Known, State
 from pipeline.broker.reading import to_the_end
-from pipeline.codec import encode_event, is_delete
+from pipeline.codec import UNREADABLE, encode_event, is_delete
 from pipeline.deadline import Deadline
 from pipeline.errors import MalformedRecord
 from pipeline.identity import DocumentKey
@@ -76,7 +76,7 @@ def decode_done(value: bytes) -> Done:
     """
     try:
         wire = msgspec.json.decode(value, type=_Done)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise MalformedRecord(f"the mark of a request: {error}") from None
     return Done(wire.request, wire.at, wire.complete, wire.count, tuple(wire.offsets), wire.ranges, wire.left)
 
@@ -120,16 +120,21 @@ class Duties:
                 return request
         return None
 
-    def step(self, request: Request, state: State, publisher: TransactionalPublisher, deadline: Deadline) -> None:
+    def step(self, request: Request, state: State, publisher: TransactionalPublisher, deadline: Deadline) -> bool:
         """Go on with a request by one transaction, or by a look at a part of the log.
+
+        Returns:
+            False if it was done already: an answer was lost, and others may have reversed it since.
 
         Raises:
             Fenced: another process is the writer now.
             Transient: call :meth:`restart`, and again with a new publisher and the state read anew.
         """
+        if _progress(state, request).complete:
+            return False
         step = self._step(request, state)
         if step is None:
-            return
+            return True
         marks: dict[str, bytes | None] = {}
 
         def then(written: Sequence[Written]) -> list[NewRecord]:
@@ -142,6 +147,7 @@ class Duties:
         else:
             written = publisher.publish(then(()), deadline)
         state.put(step.entries, written, marks)
+        return True
 
     def published(self, paths: Iterable[str]) -> None:
         """Take note of what the source's writer publishes meanwhile: its deletes are new ones."""

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -48,7 +48,9 @@ class FilesystemSettings(BaseModel):
         (), description="patterns in git's syntax; no file or folder that matches"
     )
     gitignore: bool = Field(False, description="respect `.gitignore` files")
-    follow_symlinks: bool = Field(False, description="links count as what they lead to")
+    follow_symlinks: bool | Literal["inside"] = Field(
+        False, description="links count as what they lead to; `inside`: if that lies in the folder, too"
+    )
     hidden: bool = Field(False, description="names that begin with a dot, too")
 
 
@@ -78,7 +80,8 @@ class FilesystemSource:
         self._rules = Rules(
             root, settings.include, settings.exclude, gitignore=settings.gitignore, hidden=settings.hidden
         )
-        self._tree = Tree(root, self._rules, follow_symlinks=settings.follow_symlinks)
+        follow = settings.follow_symlinks
+        self._tree = Tree(root, self._rules, follow_symlinks=bool(follow), inside=follow == "inside")
         self._lock = threading.Lock()
         self._watch: Watch | None = None
         self._watched: tuple[str, int, int] | None = None
@@ -143,11 +146,7 @@ class FilesystemSource:
     # ------------------------------------------------------------------------- content
 
     def _read(self, path: str) -> Fetched | Skipped:
-        # Non-blocking: between the look and this the file can have become a pipe.
-        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-        if not self._settings.follow_symlinks:
-            flags |= os.O_NOFOLLOW
-        descriptor = os.open(os.path.join(self._tree.root, path), flags)
+        descriptor = self._tree.open(path)
         with open(descriptor, "rb", buffering=0) as file:
             # The revision of before the reading: what changes during it is another one.
             status = os.fstat(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Final
@@ -93,9 +94,12 @@ class Rules:
     def _spec(self, folder: str) -> GitIgnoreSpec | None:
         file = os.path.join(self._root, folder, _GITIGNORE)
         try:
-            status = os.stat(file)
+            status = os.lstat(file)
         except OSError:
             self._ignored.pop(folder, None)
+            return None
+        # As git: a link does not count, so that nothing outside is read; nor does a pipe, which would block.
+        if not stat.S_ISREG(status.st_mode):
             return None
         state = (status.st_mtime_ns, status.st_size)
         known = self._ignored.get(folder)
@@ -120,7 +124,8 @@ def patterns(lines: Sequence[str]) -> Sequence[str]:
 
 def _read(file: str) -> GitIgnoreSpec | None:
     try:
-        with open(file, encoding="utf-8", errors="surrogateescape") as opened:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, encoding="utf-8", errors="surrogateescape") as opened:
             return GitIgnoreSpec.from_lines(opened.read(_GITIGNORE_BYTES).splitlines())
     except (OSError, ValueError) as error:
         log.warning("a .gitignore is left out of account", extra={"file": file, "error": str(error)})

@@ -25,16 +25,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from connectors.batches import Batch, Pending, changed, deleted, known_of, traceparent, without_text
+from connectors.batches import Batch, Pending, changed, deleted, known_of, traceparent, unreadable, without_text
 from connectors.duties import FORGOTTEN, Duties
 from connectors.looks import Look, Looks
 from connectors.state import Known, State
 from pipeline.deadline import Deadline
 from pipeline.errors import Backpressure, Poison, SourceUnavailable, Transient
-from pipeline.identity import DocumentKey, content_hash
+from pipeline.identity import DocumentKey
 from pipeline.naming import Names
 from pipeline.observe.health import Health
-from pipeline.observe.metrics import Metrics
+from pipeline.observe.metrics import SKIPPED, Metrics, bounded
 from pipeline.patience import Patience
 from pipeline.ports import Broker, Fetched, Hint, Skipped, Source, TransactionalPublisher
 from pipeline.records import Provenance, Request
@@ -271,8 +271,7 @@ class Runner:
                 self._skipped(found, look)
             case Poison():
                 if not self._unsettled(look):
-                    digest = content_hash(f"{found.reason}: {found.detail}")
-                    self._found(Fetched(look.path, look.revision, None, digest, "", {}, 0.0, 0, found.detail), look)
+                    self._found(unreadable(look.path, look.revision, found), look)
             case Transient():
                 self._unread(found, look)
             case Fetched():
@@ -318,9 +317,11 @@ class Runner:
         if known is not None and known.published:
             self._delete(look.path, known, look)
             self._flush()
+            if self._forgotten(look.path):
+                return  # by another writer, while that was held up
         new = known is None or known.published
         if new:
-            self._metrics.source_skipped.labels(skipped.reason).inc()
+            self._metrics.source_skipped.labels(bounded(skipped.reason, SKIPPED)).inc()
         # Only in the cache: a scan need not open it again, and losing that costs one look. A hint of
         # another change writes nothing: the file that changed can be the cache itself.
         if new or look.revision:
@@ -399,7 +400,9 @@ class Runner:
             return
         assert self._publisher is not None  # just taken over
         try:
-            self._duties.step(request, self._state, self._publisher, Deadline.after(self._limits.publish_seconds))
+            deadline = Deadline.after(self._limits.publish_seconds)
+            if not self._duties.step(request, self._state, self._publisher, deadline):
+                self._scan_wanted = True  # whoever wrote meanwhile may have lifted it
         except Transient:
             self._leave()
             raise

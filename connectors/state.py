@@ -23,6 +23,7 @@ from urllib.parse import quote
 import msgspec
 
 from pipeline.broker.reading import to_the_end
+from pipeline.codec import UNREADABLE
 from pipeline.deadline import Deadline
 from pipeline.errors import Fatal, NewerSchema, Transient
 from pipeline.identity import DocumentKey
@@ -60,6 +61,7 @@ CREATE TABLE marks (name BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
 #: Forgotten documents are looked at by nobody.
 _KEPT: Final = "forgotten = ''"
+_FORGOTTEN: Final = "SELECT 1 FROM documents WHERE path = ? AND forgotten <> ''"
 _ADVANCE: Final = "INSERT INTO positions VALUES (?, ?) ON CONFLICT DO UPDATE SET next = max(next, excluded.next)"
 
 
@@ -210,12 +212,15 @@ class State:
         Args:
             entries: by path; None: there is nothing any more.
             written: where the records of these went. Nobody else writes this source's keys, so
-                everything before them is known, and a restart reads on behind them.
+                everything before them is known, and a restart reads on behind them. Without any,
+                what is forgotten stays as it is: only the topic ends that.
             marks: by name; None: removed.
         """
         with self._transaction() as file:
             file.executemany(_ADVANCE, [(one.partition, one.offset + 1) for one in written])
             for path, known in entries.items():
+                if not written and file.execute(_FORGOTTEN, (_bytes(path),)).fetchone() is not None:
+                    continue
                 if known is None:
                     file.execute("DELETE FROM documents WHERE path = ?", (_bytes(path),))
                 else:
@@ -373,7 +378,7 @@ def _decode(record: Record) -> _Entry:
                 _UPGRADE_POLL_SECONDS,
             )
         return msgspec.json.decode(record.value or b"", type=_Entry)
-    except (msgspec.MsgspecError, KeyError, TypeError) as error:
+    except (*UNREADABLE, KeyError, TypeError) as error:
         # Something was published, nobody knows what: it will differ from anything, and can be deleted.
         log.warning("a record of connector state is malformed", extra={"record": place, "error": str(error)})
         return _Entry(_SCHEMA, "", "?", "")

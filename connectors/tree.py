@@ -1,7 +1,9 @@
 """A folder on disk as a tree of files: what is there, told apart from what cannot be seen now.
 
 Nothing here follows a symbolic link unless asked to, and then never into a loop: a link to one of
-its own ancestors is not entered, which any path can be checked for by itself.
+its own ancestors is not entered, which any path can be checked for by itself. What is read is what
+was asked for: a file is opened folder by folder, none of which may be a link, so that whoever can
+write in the folder cannot slip a link in between a look and the reading.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 #: A file by that name is not there (any more); a name that is too long or holds a NUL never was.
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 _DEPTH: Final = 128
+#: Only to go through it: that needs no right to list it, where the system can tell the two apart.
+_FOLDER: Final = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +44,14 @@ class Tree:
         root: the folder.
         rules: which of them are documents.
         follow_symlinks: links to files and folders count as what they lead to.
+        inside: only those that lead to something below the root.
     """
 
-    def __init__(self, root: str, rules: Rules, *, follow_symlinks: bool) -> None:
+    def __init__(self, root: str, rules: Rules, *, follow_symlinks: bool, inside: bool = False) -> None:
         self.root = root
         self._rules = rules
         self._follow = follow_symlinks
+        self._inside = inside
         self._device: int | None = None
         self.unreadable: set[str] = set()
         """Folders that the last walk had to pass over."""
@@ -103,20 +109,63 @@ class Tree:
             Transient: nobody can tell now.
         """
         parent, _, name = path.rpartition("/")
-        if not name or name in (".", "..") or not self._rules.admits(path):
+        # A path that begins with a slash would replace the root, and not lie below it.
+        if not name or name in (".", "..") or path.startswith("/") or not self._rules.admits(path):
             self.check()
             return None
         try:
             root = os.stat(self.root)
-            if self._ancestors(parent, root) is None:
+            place = os.path.join(self.root, path)
+            if self._ancestors(parent, root) is None or self._leads_out(place):
                 self.check()
                 return None
-            return self._stat(os.path.join(self.root, path))
+            return self._stat(place)
         except (OSError, ValueError) as error:
             # Missing because its document is gone, or because everything is?
             self.check()
             raise_unless_absent(error, path)
             return None
+
+    def open(self, path: str) -> int:
+        """A descriptor of a file that :meth:`status` has found, for reading.
+
+        Raises:
+            OSError: it is not there, or was replaced by something that leads elsewhere.
+        """
+        # Non-blocking: it can have become a pipe.
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        if self._follow:
+            return self._opened(os.path.join(self.root, path), flags)
+        *folders, name = path.split("/")
+        place = os.open(self.root, _FOLDER)
+        try:
+            for folder in folders:
+                inner = os.open(folder, _FOLDER | os.O_NOFOLLOW, dir_fd=place)
+                os.close(place)
+                place = inner
+            return os.open(name, flags | os.O_NOFOLLOW, dir_fd=place)
+        finally:
+            os.close(place)
+
+    def _opened(self, place: str, flags: int) -> int:
+        descriptor = os.open(place, flags)
+        try:
+            if self._inside:
+                # What was opened, and not what is called so by now, must lie below the root.
+                real, opened = os.path.realpath(place), os.fstat(descriptor)
+                there = os.lstat(real)
+                if not self._below(real) or (there.st_dev, there.st_ino) != (opened.st_dev, opened.st_ino):
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _leads_out(self, place: str) -> bool:
+        return self._inside and not self._below(os.path.realpath(place))
+
+    def _below(self, real: str) -> bool:
+        return os.path.commonpath((real, root := os.path.realpath(self.root))) == root
 
     def is_folder(self, path: str) -> bool:
         """True if there is a folder that is entered."""
@@ -137,7 +186,7 @@ class Tree:
         for entry in entries:
             try:
                 linked = entry.is_symlink()
-                if linked and not self._follow:
+                if linked and (not self._follow or self._leads_out(entry.path)):
                     continue
                 is_folder = entry.is_dir()
                 if not self._rules.admits_entry(folder, entry.name, folder=is_folder):
@@ -171,7 +220,7 @@ class Tree:
             if not stat.S_ISDIR(status.st_mode) or here in found or len(found) >= _DEPTH:
                 return None
             found.add(here)
-        return frozenset(found)
+        return None if folder and self._leads_out(path) else frozenset(found)
 
     def _stat(self, path: str) -> os.stat_result:
         return os.stat(path, follow_symlinks=self._follow)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -45,6 +45,10 @@ SCHEMAS: Final = {"changed": 1, "deleted": 1, "chunked": 1, "dead-letter": 1}
 _UPGRADE_POLL_SECONDS: Final = 10.0
 
 
+#: What msgspec raises of bytes that are no JSON, or not the JSON that was asked for.
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
 class Encoded(NamedTuple):
     """The bytes of a record."""
 
@@ -53,13 +57,19 @@ class Encoded(NamedTuple):
     headers: Headers
 
 
+#: What stores and JSON of every kind can hold.
+_WHOLE: Final = range(-(1 << 63), 1 << 63)
+_Whole = Annotated[int, msgspec.Meta(ge=_WHOLE.start, le=_WHOLE.stop - 1)]
+_Metadata: TypeAlias = dict[str, str | _Whole | float | bool | list[str]]
+
+
 class _Changed(msgspec.Struct, omit_defaults=True):
     text: str | None
     media_type: str
     digest: str
-    metadata: dict[str, MetadataValue] = {}
+    metadata: _Metadata = {}
     omitted: str = ""
-    size: int = 0
+    size: _Whole = 0
 
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -88,7 +98,7 @@ class _Chunked(msgspec.Struct, omit_defaults=True):
     text: str = ""
     sections: list[_Section] = []
     chunks: list[_Span] = []
-    metadata: dict[str, MetadataValue] = {}
+    metadata: _Metadata = {}
     media_type: str = ""
     reason: str = ""
     replay: bool = False
@@ -99,12 +109,12 @@ class _DeadLetter(msgspec.Struct):
     generation: str
     stage: Stage
     topic: str
-    partition: int
-    offset: int
-    version: int
+    partition: _Whole
+    offset: _Whole
+    version: _Whole
     reason: str
     detail: str
-    attempts: int
+    attempts: _Whole
     failed_at: float
     key: bytes | None
     value: bytes | None
@@ -392,6 +402,8 @@ def _metadata(metadata: Metadata) -> dict[str, MetadataValue]:
         # JSON has no NaN: it would be written as null, which no decoder takes.
         if isinstance(value, float) and not math.isfinite(value):
             raise Poison("bad_metadata", f"metadata {name!r} is {value}")
+        if isinstance(value, int) and value not in _WHOLE:
+            raise Poison("bad_metadata", f"metadata {name!r} is a number of more than 64 bits")
     return dict(metadata)
 
 
@@ -413,7 +425,7 @@ def _encode(wire: Any) -> bytes:
 def _decode(decode: Callable[[bytes], _T], record: Record) -> _T:
     try:
         return decode(record.value or b"")
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise MalformedRecord(f"{_place(record)}: {error}") from None
 
 

@@ -16,19 +16,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from pipeline.errors import ConfigError
+from pipeline.masking import masked
 from pipeline.specs import Distance, FieldType, Provider
 
 PREFIX: Final = "VECTIDE_"
 #: Names of the environment that are ours but no configuration: where the file is, and the tests' own.
 _NOT_KEYS: Final = ("VECTIDE_CONFIG", "VECTIDE_TEST_", "VECTIDE_SIM_", "VECTIDE_CACHE", "VECTIDE_BENCH_")
 
-#: Keys of a connector's own settings, and of options passed through, that `config check` must not show.
-_SECRET: Final = re.compile(r"pass(word|wd|phrase)?$|secret|token$|api_?key$|credential", re.IGNORECASE)
-_USERINFO: Final = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]*@")
-_MASK: Final = "**********"
+#: What an HTTP header can carry: a client's refusal of anything else would show it.
+_IN_A_HEADER: Final = re.compile(r"[\x21-\x7e]+")
+
+#: A host by name, IPv4 or [IPv6], and a port.
+_ADDRESS: Final = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[\w.-]+)(:\d{1,5})?")
+_URL: Final = re.compile(r"https?://(\[[0-9a-fA-F:.%]+\]|[\w.-]+)(:\d{1,5})?(/[\w./~-]*)?")
+_FIELD: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
@@ -54,6 +58,15 @@ class PipelineConfig(Section):
         {"source": "keyword", "media_type": "keyword"},
         description="metadata that searches can filter on; a change means a new generation",
     )
+
+    @field_validator("filter_fields")
+    @classmethod
+    def _names(cls, fields: dict[str, FieldType]) -> dict[str, FieldType]:
+        for name in fields:
+            # Others have a meaning in a store's paths: `a.b` and `a[]` would be another field there.
+            if not _FIELD.fullmatch(name):
+                raise ValueError(f"{name!r} cannot be the name of a filter field: letters, digits, _ and - only")
+        return fields
 
 
 class ModelConfig(Section):
@@ -104,6 +117,8 @@ class KafkaConfig(Section):
     ssl_cafile: Path | None = Field(None, description="certificates to trust; the system's if not given")
     ssl_certfile: Path | None = Field(None, description="the client's certificate, where servers ask for one")
     ssl_keyfile: Path | None = Field(None, description="the client's key")
+    ssl_key_password: SecretStr | None = Field(None, description="of the client's key; better given as a file")
+    ssl_key_password_file: Path | None = Field(None, description="file that holds that password")
     ssl_check_hostname: bool = Field(True, description="refuse a certificate of another host")
     replication_factor: Count | None = Field(None, description="min(3, brokers) if not given")
     session_timeout_seconds: Seconds = Field(
@@ -116,6 +131,16 @@ class KafkaConfig(Section):
     options: dict[str, Any] = Field(
         default_factory=dict, repr=False, description="further kafka-python client options, as they are"
     )
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _addresses(cls, servers: str) -> str:
+        # Whatever else it holds may be a password, so it is not shown.
+        if not all(_ADDRESS.fullmatch(one.strip()) for one in servers.split(",")):
+            raise ValueError(
+                "it must be `host:port`, several with commas; users and passwords have settings of their own"
+            )
+        return servers
 
 
 class QdrantConfig(Section):
@@ -131,6 +156,14 @@ class QdrantConfig(Section):
     shard_number: Count | None = Field(None, description="of new collections; the server's choice if not given")
     replication_factor: Count = Field(1, description="of new collections")
 
+    @field_validator("url")
+    @classmethod
+    def _address(cls, url: str) -> str:
+        # Whatever else it holds may be a password, so it is not shown.
+        if not _URL.fullmatch(url):
+            raise ValueError("it must be `http(s)://host:port`, with a path where one is needed; the key has its own")
+        return url
+
 
 class SourceConfig(BaseModel):
     """A source; further keys are the connector's own."""
@@ -144,6 +177,10 @@ class SourceConfig(BaseModel):
     def settings(self) -> dict[str, Any]:
         """The connector's own keys."""
         return dict(self.model_extra or {})
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Further keys may be secrets."""
+        yield from ((name, masked(value, name or "")) for name, value in super().__repr_args__())
 
 
 class WorkConfig(Section):
@@ -204,6 +241,19 @@ class MigrateConfig(Section):
     known_items: Count = Field(200, description="known-item queries drawn from the documents")
 
 
+class VerifyConfig(Section):
+    """Verification in the background of `up` and of embed workers."""
+
+    every_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        6 * 3600.0, description="between two verifications of a generation; 0: never"
+    )
+    documents_per_second: Seconds = Field(500.0, description="most records and points that it reads in a second")
+    sample: Annotated[int, Field(ge=0)] = Field(
+        100, description="random chunks of the live generation that are embedded again and compared, each time"
+    )
+    repair: bool = Field(False, description="repair what it finds")
+
+
 class RetryConfig(Section):
     """Backoff of transient errors. A long-lived worker waits without end."""
 
@@ -214,9 +264,9 @@ class RetryConfig(Section):
 class HttpConfig(Section):
     """Health, metrics and search."""
 
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: str = Field("127.0.0.1", description="address to listen on; another than loopback needs a token to search")
     port: Annotated[int, Field(ge=0, lt=65536)] = Field(0, description="0: any free one")
-    token: SecretStr | None = Field(None, description="needed for search and status when host is not loopback")
+    token: SecretStr | None = Field(None, description="what all but probes and metrics ask for; better given as a file")
     token_file: Path | None = Field(None, description="file that holds the token")
 
 
@@ -253,6 +303,7 @@ class Config(Section):
     chunk: ChunkConfig = ChunkConfig()
     embed: EmbedConfig = EmbedConfig()
     migrate: MigrateConfig = MigrateConfig()
+    verify: VerifyConfig = VerifyConfig()
     retry: RetryConfig = RetryConfig()
     http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()
@@ -302,28 +353,21 @@ def effective(config: Config) -> dict[str, Any]:
     """The whole tree as plain values, secrets masked: those of connectors by the names of their keys,
     and passwords in addresses.
     """
-    masked: dict[str, Any] = _masked(config.model_dump(mode="json"))
-    return masked
-
-
-def _masked(value: Any, key: str = "") -> Any:
-    match value:
-        case dict():
-            return {name: _masked(inner, str(name)) for name, inner in value.items()}
-        case list():
-            return [_masked(inner, key) for inner in value]
-        case str() if value and _SECRET.search(key):
-            return _MASK
-        case str():
-            return _USERINFO.sub(rf"\1:{_MASK}@", value)
-    return value
+    shown: dict[str, Any] = masked(config.model_dump(mode="json"))
+    return shown
 
 
 def _with_secret_files(config: Config) -> Config:
     changes: dict[str, Any] = {}
-    secrets = (("kafka", "sasl_password"), ("qdrant", "api_key"), ("http", "token"), ("", "receipt_key"))
+    secrets = (
+        ("kafka", "sasl_password"),
+        ("kafka", "ssl_key_password"),
+        ("qdrant", "api_key"),
+        ("http", "token"),
+        ("", "receipt_key"),
+    )
     for section, secret in secrets:
-        table = getattr(config, section) if section else config
+        table = changes.get(section, getattr(config, section)) if section else config
         path: Path | None = getattr(table, f"{secret}_file")
         name = f"{section}.{secret}_file".lstrip(".")
         if path is not None:
@@ -338,7 +382,14 @@ def _with_secret_files(config: Config) -> Config:
                 changes[section] = table.model_copy(update={secret: value})
             else:
                 changes[secret] = value
-    return config.model_copy(update=changes)
+    config = config.model_copy(update=changes)
+    for name, header in (("qdrant.api_key", config.qdrant.api_key), ("http.token", config.http.token)):
+        if header is not None and not _IN_A_HEADER.fullmatch(header.get_secret_value()):
+            raise ConfigError(
+                f"{name} is empty, or holds a blank, a line break or another character that no HTTP header can carry",
+                "give it exactly as it was issued, or leave it out",
+            )
+    return config
 
 
 def _put(tree: dict[str, Any], keys: list[str], value: Any) -> None:

@@ -19,8 +19,6 @@ OFFSET_BITS: Final = 40
 MAX_EPOCH: Final = 16
 #: Re-runs of one version (repair, dead-letter replay) that a stamp can tell apart.
 ATTEMPTS: Final = 64
-#: Documents are spread over this many buckets for digests and counts.
-BUCKETS: Final = 65_536
 
 _NAMESPACE: Final = uuid.UUID("5b6d6c1e-1d0c-5a2f-9c59-0f5f2a1d7e31")
 
@@ -92,16 +90,6 @@ class DocumentKey:
         """The store's id of this document: a UUID, also the id of its head point."""
         return _uuid(b"head", self.to_bytes())
 
-    @cached_property
-    def bucket(self) -> int:
-        """One of 65,536 buckets, by hash of the key."""
-        return bucket_of(self.doc)
-
-
-def bucket_of(doc: str) -> int:
-    """The bucket of a document id (the first 16 bits of its UUID, which is a hash)."""
-    return int(doc[:4], 16)
-
 
 def version_of(epoch: int, offset: int) -> int:
     """A document's version: its place in the log.
@@ -112,6 +100,11 @@ def version_of(epoch: int, offset: int) -> int:
     if not 0 <= epoch < MAX_EPOCH or not 0 <= offset < 1 << OFFSET_BITS:
         raise ValueError(f"epoch {epoch} or offset {offset} is out of range")
     return (epoch << OFFSET_BITS) + offset
+
+
+def offset_in(version: int) -> int:
+    """The offset inside a version."""
+    return version % (1 << OFFSET_BITS)
 
 
 def stamp_of(version: int, attempt: int = 0) -> int:

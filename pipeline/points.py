@@ -67,7 +67,6 @@ class ChunkPoint:
     stamp: int
     content_hash: str
     text: str
-    bucket: int
     filters: Mapping[str, Any]
     filter_hash: str
     vector: Vectors
@@ -113,7 +112,6 @@ class StoredChunk:
     stamp: int
     content_hash: str
     text: str
-    bucket: int
     filters: Mapping[str, Any]
     filter_hash: str
     vector: Vectors | None = None

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
+from pipeline.cells import Counts
 from pipeline.deadline import Deadline
 from pipeline.identity import Metadata
 from pipeline.points import (
     Alignment,
     ChunkPoint,
     Head,
+    HeadState,
     ScoredChunk,
     StoredChunk,
     Sweep,
@@ -213,7 +215,8 @@ class Publisher(Protocol):
 
         Raises:
             BrokerUnavailable: no answer before the deadline; any of them may have been written.
-            Poison: a record is over the topic's size limit; none of the records is written.
+            Poison: a record is over the topic's size limit (then none of them is written), or the
+                broker refuses one for what it is.
         """
         ...
 
@@ -357,6 +360,14 @@ class CollectionSpec:
     filter_fields: Mapping[str, FieldType] = field(default_factory=dict)
 
 
+Tallied: TypeAlias = Literal[
+    "heads",  # complete heads, by the cells of the head
+    "tombstones",  # heads of deleted documents, likewise
+    "documents",  # chunks, by the cells of their document
+    "chunks",  # chunks, by the cell of their id
+]
+
+
 class Collection(Protocol):
     """One generation's heads and chunks. Safe for several threads. Every method is one request
     (or few, where a limit of the server forces a split), durable against a killed process when it
@@ -419,14 +430,41 @@ class Collection(Protocol):
         """The chunks nearest to ``vector``, best first, leaving out the documents of ``without``."""
         ...
 
-    def scan_heads(self, after: str | None = None, limit: int = 256) -> tuple[list[Head], str | None]:
-        """A page of all heads in a stable order, and where the next page starts (None: the end)."""
+    def scan_heads(
+        self, after: str | None = None, limit: int = 256, states: Sequence[HeadState] | None = None
+    ) -> tuple[list[Head], str | None]:
+        """A page of all heads, or of those in some states, in a stable order, and where the next
+        page starts (None: the end).
+        """
         ...
 
     def scan_chunks(
         self, after: str | None = None, limit: int = 256, docs: Sequence[str] | None = None, vectors: bool = False
     ) -> tuple[list[StoredChunk], str | None]:
         """A page of all chunks, or of those of ``docs``, in a stable order; see scan_heads."""
+        ...
+
+    def tally(self, of: Tallied) -> Counts:
+        """How many points there are in each cell. A point that a server just moves may count twice: what differs is
+        to be asked once more.
+
+        Raises:
+            RequestRefused: the store has no such request, or does not allow it.
+        """
+        ...
+
+    def in_cells(
+        self,
+        of: Tallied,
+        cells: Sequence[int],
+        others: Sequence[int] | None = None,
+        after: str | None = None,
+        limit: int = 256,
+    ) -> tuple[list[str], str | None]:
+        """The documents of a page of points that are in one of ``cells`` and, if they are given, in
+        one of ``others``: one for each point, so that a document may come several times. Without
+        cells there are none. See scan_heads.
+        """
         ...
 
     def count_heads(self) -> dict[str, int]:

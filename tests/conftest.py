@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.certificates import Missing as MissingOpenssl
 from tests.support.kafka import KafkaServer, Missing
+from tests.support.secure_kafka import USERS, SecureKafka
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -19,6 +21,22 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
     try:
         server = KafkaServer(tmp_path_factory.mktemp("kafka"))
     except Missing as missing:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
+    """A running broker that lets in only whom it knows. Missing parts skip on a laptop and fail in CI."""
+    try:
+        server = SecureKafka(tmp_path_factory.mktemp("secure-kafka"), USERS)
+    except (Missing, MissingOpenssl) as missing:
         if os.environ.get("CI") == "true":
             pytest.fail(str(missing))
         pytest.skip(str(missing))

@@ -8,7 +8,7 @@ no unclean leader election, and two in-sync replicas where there are three.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -16,17 +16,19 @@ from kafka import KafkaAdminClient
 from kafka import TopicPartition as KafkaPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import (
+    GroupAuthorizationFailedError,
     GroupIdNotFoundError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
 )
 from kafka.protocol.consumer.offsets import IsolationLevel, OffsetSpec
 
+from pipeline.broker.kafka_connection import Connection, made
 from pipeline.broker.kafka_consumer import KafkaGroupConsumer, KafkaReader
 from pipeline.broker.kafka_errors import translated
 from pipeline.broker.kafka_producer import KafkaPublisher, KafkaTransactionalPublisher
 from pipeline.config import KafkaConfig
-from pipeline.errors import BrokerUnavailable, Fatal, TopicMismatch
+from pipeline.errors import BrokerUnavailable, Fatal, NotAllowed, TopicMismatch
 from pipeline.ports import (
     Consumer,
     Lifetime,
@@ -40,9 +42,6 @@ from pipeline.ports import (
 
 #: Headers and Kafka's own framing around key and value.
 _FRAMING_BYTES: Final = 16 * 1024
-_BOOTSTRAP_MS: Final = 10_000
-#: The client's own 30 s would add half a minute to every outage.
-_RECONNECT_MS: Final = 2_000
 #: ``Long.MAX_VALUE``, and what is as good as it.
 _NEVER_MS: Final = 1 << 62
 #: Replicas and in-sync replicas where there are at least three brokers.
@@ -58,6 +57,7 @@ class KafkaBroker:
 
     Raises:
         BrokerUnavailable: no answer.
+        ConfigError: a setting is wrong, or no broker's certificate is trusted.
         Fatal: it refuses the credentials, or crc32c is missing.
     """
 
@@ -65,27 +65,31 @@ class KafkaBroker:
         _require_crc32c()
         self._config = config
         self._client = client
-        self._connection = connection_of(config)
+        self._reached = Connection(config)
+        self._connection = self._reached.options
         self._lock = threading.RLock()
         self._limits: dict[str, int] = {}
         self._admin = self._new_admin()
+        self._astray = False
 
     # ---------------------------------------------------------------------------- clients
 
     def consumer(self, group: str, topics: Sequence[str], client: str) -> Consumer:
         """Join a group."""
-        return KafkaGroupConsumer(
-            {**self._connection, "client_id": client},
-            group,
-            topics,
-            self._config.session_timeout_seconds,
-            self._config.max_poll_interval_seconds,
-        )
+        with self._reached.explained():
+            return KafkaGroupConsumer(
+                {**self._connection, "client_id": client},
+                group,
+                topics,
+                self._config.session_timeout_seconds,
+                self._config.max_poll_interval_seconds,
+            )
 
     def reader(self, topic: str, start: Mapping[int, int] | None = None) -> Reader:
         """Read a topic without a group."""
         partitions = range(self._described(topic).partitions)
-        return KafkaReader({**self._connection, "client_id": self._client}, topic, start or {}, partitions)
+        with self._reached.explained():
+            return KafkaReader({**self._connection, "client_id": self._client}, topic, start or {}, partitions)
 
     def publisher(self, client: str) -> Publisher:
         """Make an idempotent producer."""
@@ -93,17 +97,19 @@ class KafkaBroker:
 
     def transactional_publisher(self, transactional_id: str) -> TransactionalPublisher:
         """Take a transactional id over."""
-        return KafkaTransactionalPublisher(
-            {**self._connection, "client_id": self._client}, transactional_id, self._limit
-        )
+        with self._reached.explained():
+            return KafkaTransactionalPublisher(
+                {**self._connection, "client_id": self._client}, transactional_id, self._limit
+            )
 
     # ----------------------------------------------------------------------------- topics
 
     def ensure_topics(self, specs: Sequence[TopicSpec]) -> list[str]:
         """Create what is missing; check what is there."""
         with self._asking("create topics") as admin:
-            brokers = len(admin.describe_cluster()["brokers"])
             present = {topic["name"] for topic in admin.describe_topics(None)}
+            # As that answer names them: to describe the cluster needs a right that workers are not to have.
+            brokers = len(admin._manager.cluster.brokers())  # noqa: SLF001
             missing = [spec for spec in specs if spec.name not in present]
             wanted = {spec.name: self._creation(spec, brokers) for spec in missing}
             if wanted:
@@ -120,6 +126,10 @@ class KafkaBroker:
         """Those whose names start with ``prefix``."""
         with self._asking("list topics") as admin:
             found = admin.describe_topics(None)
+        if any("topic_id" not in topic for topic in found):
+            raise Fatal(
+                "this Kafka gives its topics no ids, by which a replaced one is known", "use Kafka 2.8 or later"
+            )
         return {
             topic["name"]: TopicInfo(topic["name"], str(topic["topic_id"]), len(topic["partitions"]))
             for topic in found
@@ -153,7 +163,7 @@ class KafkaBroker:
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
         """A group's committed offsets."""
-        with self._asking(f"ask for the offsets of {group}") as admin:
+        with self._asking_coordinator(f"ask for the offsets of {group}") as admin:
             try:
                 found = admin.list_group_offsets({group: None}).get(group, {})
             except GroupIdNotFoundError:
@@ -205,10 +215,12 @@ class KafkaBroker:
 
     def delete_group(self, group: str) -> None:
         """Forget a group."""
-        with self._asking(f"delete group {group}") as admin:
+        with self._asking_coordinator(f"delete group {group}") as admin:
             outcome = admin.delete_groups([group]).get(group, "OK")
-        if outcome not in ("OK", "GroupIdNotFoundError"):
-            raise BrokerUnavailable(f"group {group} cannot be deleted now: {outcome}")
+            if outcome == GroupAuthorizationFailedError.__name__:
+                raise GroupAuthorizationFailedError(group)
+            if outcome not in ("OK", "GroupIdNotFoundError"):
+                raise BrokerUnavailable(f"group {group} cannot be deleted now: {outcome}")
 
     def close(self) -> None:
         """Release connections."""
@@ -218,14 +230,33 @@ class KafkaBroker:
     # ---------------------------------------------------------------------------- private
 
     def _new_admin(self) -> KafkaAdminClient:
-        with translated(f"reach Kafka at {self._config.bootstrap_servers}"):
-            return KafkaAdminClient(**{**self._connection, "client_id": self._client})
+        with self._reached.opening(), translated(f"reach Kafka at {self._config.bootstrap_servers}"):
+            return made(KafkaAdminClient, {**self._connection, "client_id": self._client})
 
     @contextmanager
     def _asking(self, what: str) -> Iterator[KafkaAdminClient]:
         """The admin client, which is for one thread at a time."""
-        with self._lock, translated(what):
+        with self._lock, self._reached.explained(), translated(what):
             yield self._admin
+
+    @contextmanager
+    def _asking_coordinator(self, what: str) -> Iterator[KafkaAdminClient]:
+        """Likewise, for what the coordinator of a group answers.
+
+        kafka-python's admin client keeps the coordinator that it has found for ever, also when it has moved
+        or is dead: after a failure the next question goes by way of a new client.
+        """
+        with self._lock:
+            if self._astray:
+                fresh = self._new_admin()
+                self._admin.close()
+                self._admin, self._astray = fresh, False
+            try:
+                with self._asking(what) as admin:
+                    yield admin
+            except BrokerUnavailable:
+                self._astray = True
+                raise
 
     def _described(self, topic: str) -> TopicInfo:
         found = self.topics(topic).get(topic)
@@ -249,8 +280,13 @@ class KafkaBroker:
     def _settings(self, topic: str) -> dict[str, str]:
         with self._asking(f"ask for the settings of {topic}") as admin:
             resource = ConfigResource(ConfigResourceType.TOPIC, topic)
-            found = admin.describe_configs([resource], config_filter="all")
-        return {name: str(one["value"]) for name, one in found["topic"][topic].items()}
+            found = admin.describe_configs([resource], config_filter="all")["topic"].get(topic)
+        if not found:  # what it may not say, it leaves out
+            raise NotAllowed(
+                f"ask for the settings of {topic}: Kafka tells none",
+                "grant DescribeConfigs on it; `vectide topics rights` lists the ACLs that each role needs",
+            )
+        return {name: str(one["value"]) for name, one in found.items()}
 
     def _creation(self, spec: TopicSpec, brokers: int) -> dict[str, Any]:
         replicas = self._config.replication_factor or min(_REPLICAS, brokers)
@@ -286,28 +322,6 @@ class KafkaBroker:
                 f"below {spec.max_record_bytes}",
                 "raise it, or lower pipeline.document_limit_bytes",
             )
-
-
-def connection_of(config: KafkaConfig) -> dict[str, Any]:
-    """kafka-python's client options for a configuration."""
-    options: dict[str, Any] = {
-        "bootstrap_servers": [server.strip() for server in config.bootstrap_servers.split(",")],
-        "security_protocol": config.security_protocol,
-        "request_timeout_ms": round(config.request_timeout_seconds * 1000),
-        "bootstrap_timeout_ms": _BOOTSTRAP_MS,
-        "reconnect_backoff_max_ms": _RECONNECT_MS,
-        "ssl_check_hostname": config.ssl_check_hostname,
-    }
-    secret: Callable[[], str] | None = config.sasl_password.get_secret_value if config.sasl_password else None
-    given = {
-        "sasl_mechanism": config.sasl_mechanism,
-        "sasl_plain_username": config.sasl_username,
-        "sasl_plain_password": secret() if secret else None,
-        "ssl_cafile": str(config.ssl_cafile) if config.ssl_cafile else None,
-        "ssl_certfile": str(config.ssl_certfile) if config.ssl_certfile else None,
-        "ssl_keyfile": str(config.ssl_keyfile) if config.ssl_keyfile else None,
-    }
-    return {**options, **{name: value for name, value in given.items() if value is not None}, **config.options}
 
 
 def _required(spec: TopicSpec) -> dict[str, str]:

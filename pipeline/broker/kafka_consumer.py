@@ -10,9 +10,16 @@ from typing import Any, Final
 from kafka import ConsumerRebalanceListener, KafkaConsumer
 from kafka import TopicPartition as KafkaPartition
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError, RebalanceInProgressError
+from kafka.errors import (
+    CommitFailedError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    RebalanceInProgressError,
+)
 from kafka.structs import OffsetAndMetadata
 
+from pipeline.broker.kafka_connection import made
 from pipeline.broker.kafka_errors import translated
 from pipeline.deadline import Deadline
 from pipeline.errors import BrokerUnavailable, LogDiverged, PartitionsLost
@@ -45,29 +52,35 @@ class KafkaGroupConsumer:
         self._group = group
         self._changes = _Changes()
         with translated(f"join group {group}"):
-            self._consumer = KafkaConsumer(
+            options = {
                 **connection,
-                group_id=group,
+                "group_id": group,
                 # Without an offset it starts at the beginning (see poll); one that is out of range
                 # must never be reset in silence.
-                auto_offset_reset="none",
-                enable_auto_commit=False,
-                isolation_level="read_committed",
-                partition_assignment_strategy=[CooperativeStickyAssignor],
-                session_timeout_ms=round(session_timeout_seconds * 1000),
-                heartbeat_interval_ms=max(300, round(session_timeout_seconds * 1000 / 5)),
-                max_poll_interval_ms=round(max_poll_interval_seconds * 1000),
-                fetch_max_bytes=_FETCH_BYTES,
+                "auto_offset_reset": "none",
+                "enable_auto_commit": False,
+                "isolation_level": "read_committed",
+                "partition_assignment_strategy": [CooperativeStickyAssignor],
+                "session_timeout_ms": round(session_timeout_seconds * 1000),
+                "heartbeat_interval_ms": max(300, round(session_timeout_seconds * 1000 / 5)),
+                "max_poll_interval_ms": round(max_poll_interval_seconds * 1000),
+                "fetch_max_bytes": _FETCH_BYTES,
                 # A zombie of a retired generation must not make its topic again.
-                allow_auto_create_topics=False,
-            )
+                "allow_auto_create_topics": False,
+            }
+            self._consumer = made(KafkaConsumer, options)
+            _keep_finished_joins(self._consumer._coordinator)  # noqa: SLF001
             self._consumer.subscribe(list(topics), listener=self._changes)
 
     def poll(self, timeout: float, max_records: int) -> Polled:
         """The next records, and what happened to the assignment before them."""
         # If this raises, the news of a changed assignment stay for the next poll.
-        with translated(f"poll as a member of {self._group}"):
-            found = self._poll(timeout, max_records)
+        try:
+            with translated(f"poll as a member of {self._group}"):
+                found = self._poll(timeout, max_records)
+        except PartitionsLost as error:
+            # Which ones, the listener says; the next poll joins again.
+            raise BrokerUnavailable(str(error)) from None
         assigned, revoked = self._changes.take()
         records = [_record(one) for batch in found.values() for one in batch]
         return Polled(records, frozenset(assigned), frozenset(revoked))
@@ -119,7 +132,11 @@ class KafkaGroupConsumer:
         with translated(f"commit offsets of {self._group}"):
             try:
                 self._consumer.commit(wanted, timeout_ms=max(1, round(deadline.remaining() * 1000)))
-            except RebalanceInProgressError:
+            except (RebalanceInProgressError, CommitFailedError) as error:
+                # What the broker says of a rebalance kafka-python wraps: this is still a member, and
+                # keeps what the new assignment leaves it.
+                if not any(isinstance(one, RebalanceInProgressError) for one in (error, *error.args)):
+                    raise
                 raise BrokerUnavailable(f"group {self._group} is rebalancing; commit again") from None
 
     def close(self, deadline: Deadline) -> None:
@@ -136,6 +153,8 @@ class KafkaGroupConsumer:
             except NoOffsetForPartitionError as error:
                 self._consumer.seek_to_beginning(*error.args[0])
             except OffsetOutOfRangeError as error:
+                if not error.args:
+                    raise  # a broker's answer to another request than a fetch
                 ((at, offset),) = error.args[0].items()
                 raise LogDiverged(
                     f"group {self._group} stands at offset {offset} of {at.topic}[{at.partition}], "
@@ -163,21 +182,20 @@ class KafkaReader:
     ) -> None:
         self._topic = topic
         with translated(f"read {topic}"):
-            self._consumer = KafkaConsumer(
+            options = {
                 **connection,
-                group_id=None,
-                auto_offset_reset="earliest",
-                enable_auto_commit=False,
-                isolation_level="read_committed",
-                fetch_max_bytes=_FETCH_BYTES,
-            )
-            assigned = [KafkaPartition(topic, partition) for partition in partitions]
-            self._consumer.assign(assigned)
-            ends = self._consumer.end_offsets(assigned, timeout_ms=_QUERY_MS)
-            begins = self._consumer.beginning_offsets(assigned, timeout_ms=_QUERY_MS)
-            self._ends = {at: int(end) for at, end in ends.items()}
-            for at in assigned:
-                self._consumer.seek(at, max(int(begins[at]), starts.get(at.partition, 0)))
+                "group_id": None,
+                "auto_offset_reset": "earliest",
+                "enable_auto_commit": False,
+                "isolation_level": "read_committed",
+                "fetch_max_bytes": _FETCH_BYTES,
+            }
+            self._consumer = made(KafkaConsumer, options)
+            try:
+                self._ends = self._assign([KafkaPartition(topic, partition) for partition in partitions], starts)
+            except BaseException:
+                self.close()
+                raise
 
     def poll(self, timeout: float, max_records: int) -> list[Record]:
         """The next records of committed transactions."""
@@ -195,6 +213,47 @@ class KafkaReader:
     def close(self) -> None:
         """Release connections."""
         self._consumer.close(autocommit=False, timeout_ms=1000)
+
+    def _assign(self, partitions: list[KafkaPartition], starts: Mapping[int, int]) -> dict[KafkaPartition, int]:
+        self._consumer.assign(partitions)
+        ends = self._consumer.end_offsets(partitions, timeout_ms=_QUERY_MS)
+        begins = self._consumer.beginning_offsets(partitions, timeout_ms=_QUERY_MS)
+        for at in partitions:
+            self._consumer.seek(at, max(int(begins[at]), starts.get(at.partition, 0)))
+        return {at: int(end) for at, end in ends.items()}
+
+
+def _keep_finished_joins(coordinator: Any) -> None:
+    """Let the next poll take what the group has answered between two polls.
+
+    kafka-python 3.0.12 takes it for an earlier join, drops it and joins again, which is a rebalance
+    for every member; who polls for a quarter of a second at a time may do so several times over.
+    """
+    join = coordinator.join_group_async
+
+    async def join_once(timeout_ms: float | None = None) -> bool:
+        task = coordinator._join_task  # noqa: SLF001
+        # A generation that was reset meanwhile is over, and so is its answer.
+        if task is not None and task.is_done and coordinator._generation.generation_id >= 0:  # noqa: SLF001
+            coordinator._join_task = _Finished(task)  # noqa: SLF001
+        return bool(await join(timeout_ms=timeout_ms))
+
+    coordinator.join_group_async = join_once
+
+
+class _Finished:
+    """A future that has its result, and does not say so before it is asked for it."""
+
+    is_done = False
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def __await__(self) -> Any:
+        return self._task.__await__()
 
 
 class _Changes(ConsumerRebalanceListener):  # type: ignore[misc] # the library has no types

@@ -10,7 +10,16 @@ from typing import TypeVar
 from kafka import errors
 
 from pipeline.deadline import Deadline
-from pipeline.errors import BrokerUnavailable, Fatal, Fenced, PartitionsLost, Poison, VectideError
+from pipeline.errors import (
+    BrokerUnavailable,
+    ConfigError,
+    Fatal,
+    Fenced,
+    NotAllowed,
+    PartitionsLost,
+    Poison,
+    VectideError,
+)
 
 T = TypeVar("T")
 
@@ -21,7 +30,8 @@ _LOST = (
     errors.FencedInstanceIdError,
 )
 _FENCED = (errors.ProducerFencedError, errors.InvalidProducerEpochError, errors.TransactionCoordinatorFencedError)
-_REFUSED = (
+#: The cluster's answer to who we are; it does not change by asking again.
+REFUSED = (
     errors.AuthorizationError,
     errors.SaslAuthenticationFailedError,
     errors.UnsupportedSaslMechanismError,
@@ -30,11 +40,13 @@ _REFUSED = (
 
 
 @contextmanager
-def translated(what: str) -> Iterator[None]:
+def translated(what: str, *, writing: bool = False) -> Iterator[None]:
     """Raise ours for theirs.
 
     Args:
         what: was done, for the text.
+        writing: records were sent. Only these can be refused for what they are, and only their
+            producer can be fenced; as the answer to any other request that is a broker's confusion.
     """
     try:
         yield
@@ -42,23 +54,29 @@ def translated(what: str) -> Iterator[None]:
         raise
     except _LOST as error:
         raise PartitionsLost(f"{what}: {error}") from None
-    except _FENCED:
-        raise _fenced(what) from None
-    except (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError) as error:
-        raise Poison("record_too_large", f"{what}: {error}") from None
-    except _REFUSED as error:
-        raise Fatal(
-            f"Kafka refuses to {what}: {error}", "check kafka.sasl_*, the ACLs and the broker's version"
+    except errors.AuthorizationError as error:
+        raise NotAllowed(
+            f"{what}: Kafka refuses: {error}", "`vectide topics rights` lists the ACLs that each role needs"
         ) from None
+    except REFUSED as error:
+        raise Fatal(f"{what}: Kafka refuses: {error}", "check kafka.sasl_* and the broker's version") from None
+    except errors.KafkaConfigurationError as error:
+        raise ConfigError(f"{what}: {error}", "correct kafka.options") from None
     except (errors.KafkaError, OSError, TimeoutError) as error:
-        # What the sender's thread was told first, kafka-python wraps for the next record.
-        if any(isinstance(cause, _FENCED) for cause in error.args):
-            raise _fenced(what) from None
+        if writing:
+            _raise_refusal(what, error)
         raise BrokerUnavailable(f"{what}: {type(error).__name__} {error}".rstrip()) from None
 
 
-def _fenced(what: str) -> Fenced:
-    return Fenced(f"{what}: another process has taken over", "one writer per source: stop the other one")
+def _raise_refusal(what: str, error: Exception) -> None:
+    """Raise if the records, or the producer that sent them, will never be taken."""
+    if isinstance(error, errors.MessageSizeTooLargeError | errors.RecordListTooLargeError):
+        raise Poison("record_too_large", f"{what}: {error}") from None
+    if isinstance(error, errors.InvalidRecordError):
+        raise Poison("record_refused", f"{what}: {error}") from None
+    # What the sender's thread was told first, kafka-python wraps for the next record.
+    if any(isinstance(cause, _FENCED) for cause in (error, *error.args)):
+        raise Fenced(f"{what}: another process has taken over", "one writer per source: stop the other one") from None
 
 
 def within(deadline: Deadline, what: str, operation: Callable[[], T]) -> T:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
+from pipeline.broker.kafka_connection import made
 from pipeline.broker.kafka_errors import translated, within
 from pipeline.deadline import Deadline
 from pipeline.errors import BrokerUnavailable, Fenced, Poison, VectideError
@@ -45,13 +46,19 @@ class KafkaPublisher:
         if not records:
             return []
         refuse_large(records, self._limit)
-        with translated("publish"):
-            producer = self._open()
-            try:
-                return _delivered(producer, records, deadline)
-            except (KafkaError, VectideError):
-                self._drop(producer)
-                raise
+        try:
+            with translated("publish", writing=True):
+                producer = self._open()
+                try:
+                    return _delivered(producer, records, deadline)
+                except (KafkaError, VectideError):
+                    self._drop(producer)
+                    raise
+        except Fenced as error:
+            # It has no name that another could take over: the broker has forgotten its epoch.
+            raise BrokerUnavailable(
+                f"publish: the broker does not know this producer any more ({error.what})"
+            ) from None
 
     def close(self, deadline: Deadline) -> None:
         """Release connections."""
@@ -84,7 +91,7 @@ class KafkaTransactionalPublisher:
         self._id = transactional_id
         self._limit = limit
         self._failed: VectideError | None = None
-        with translated(f"take over {transactional_id}"):
+        with translated(f"take over {transactional_id}", writing=True):
             self._producer = _producer(
                 connection,
                 transactional_id=transactional_id,
@@ -107,7 +114,7 @@ class KafkaTransactionalPublisher:
             return []
         refuse_large(records, self._limit)
         try:
-            with translated(f"publish as {self._id}"):
+            with translated(f"publish as {self._id}", writing=True):
                 self._producer.begin_transaction()
                 written = _delivered(self._producer, records, deadline)
                 if then is not None:
@@ -151,15 +158,16 @@ def refuse_large(records: Sequence[NewRecord], limit: Limit) -> None:
 
 def _producer(connection: Mapping[str, Any], **options: Any) -> KafkaProducer:
     request_ms = min(int(connection["request_timeout_ms"]), _TRANSACTION_MS - 1000)
-    return KafkaProducer(
-        **{**connection, "request_timeout_ms": request_ms},
-        acks="all",
-        enable_idempotence=True,
-        linger_ms=0,
-        max_request_size=_REQUEST_BYTES,
-        allow_auto_create_topics=False,
-        **{"max_block_ms": _TRANSACTION_MS, **options},
-    )
+    ours = {
+        "request_timeout_ms": request_ms,
+        "acks": "all",
+        "enable_idempotence": True,
+        "linger_ms": 0,
+        "max_request_size": _REQUEST_BYTES,
+        "allow_auto_create_topics": False,
+        "max_block_ms": _TRANSACTION_MS,
+    }
+    return made(KafkaProducer, {**connection, **ours, **options})
 
 
 def _delivered(producer: KafkaProducer, records: Sequence[NewRecord], deadline: Deadline) -> list[Written]:

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from pipeline.cli.assembly import Followed, Models, apply_topics, opened, search_service
 from pipeline.cli.operations import Operations
+from pipeline.cli.process import token_of
 from pipeline.config import Config
 from pipeline.errors import ConfigError, Transient, VectideError, as_error
 from pipeline.observe.http import Route
@@ -40,7 +41,7 @@ def reached(config: Config) -> Iterator[Ask]:
     """
     url = running(config.state) if config.broker == "embedded" else None
     if url is not None:
-        yield _Following(config.state, url)
+        yield _Following(config.state, url, token_of(config))
         return
     if config.broker == "embedded" and not (config.state / "log").exists():
         raise ConfigError(
@@ -65,7 +66,8 @@ def running(state: Path) -> str | None:
     try:
         described = json.loads((state / "endpoint.json").read_text())
         url, instance = str(described["url"]), str(described["instance"])
-        answer = _post(url, "GET", "/instance", {}, _KNOCK_SECONDS)
+        # Without the token: another program may have the port by now.
+        answer = _post(url, "GET", "/instance", {}, None, _KNOCK_SECONDS)
     except (OSError, ValueError, KeyError, TypeError, VectideError):
         return None
     return url if answer == {"instance": instance} else None
@@ -74,19 +76,20 @@ def running(state: Path) -> str | None:
 class _Following:
     """Asks the running process, and the next one after a restart: its port may be another."""
 
-    def __init__(self, state: Path, url: str) -> None:
+    def __init__(self, state: Path, url: str, token: str | None) -> None:
         self._state = state
         self._url = url
+        self._token = token
 
     def __call__(self, method: str, path: str, arguments: Mapping[str, Any]) -> Any:
         try:
-            return _post(self._url, method, path, arguments)
+            return _post(self._url, method, path, arguments, self._token)
         except _Silent:
             found = running(self._state)
             if found is None:
                 raise
             self._url = found
-            return _post(found, method, path, arguments)
+            return _post(found, method, path, arguments, self._token)
 
 
 class Endpoint:
@@ -100,10 +103,10 @@ class Endpoint:
         """The answer to ``GET /instance``."""
         return lambda arguments: {"instance": self.instance}
 
-    def announce(self, port: int) -> None:
+    def announce(self, host: str, port: int) -> None:
         """Write the file; whole or not at all."""
         temporary = self._path.with_suffix(".new")
-        described = {"url": f"http://127.0.0.1:{port}", "instance": self.instance, "pid": os.getpid()}
+        described = {"url": f"http://{_near(host)}:{port}", "instance": self.instance, "pid": os.getpid()}
         temporary.write_text(json.dumps(described))
         temporary.replace(self._path)
 
@@ -112,9 +115,26 @@ class Endpoint:
         self._path.unlink(missing_ok=True)
 
 
-def _post(url: str, method: str, path: str, arguments: Mapping[str, Any], seconds: float = _ASK_SECONDS) -> Any:
+def _near(host: str) -> str:
+    """How this machine reaches what listens on ``host``."""
+    if ":" in host:
+        return "[::1]" if host == "::" else f"[{host}]"
+    return "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104 - every address is one of them
+
+
+def _post(
+    url: str,
+    method: str,
+    path: str,
+    arguments: Mapping[str, Any],
+    token: str | None,
+    seconds: float = _ASK_SECONDS,
+) -> Any:
+    if not url.startswith("http://"):
+        raise ValueError(f"{url} is not what vectide writes")
     body = json.dumps(arguments).encode() if method == "POST" else None
-    request = urllib.request.Request(url + path, body, {"Content-Type": "application/json"}, method=method)  # noqa: S310 - our own loopback address
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    request = urllib.request.Request(url + path, body, headers, method=method)  # noqa: S310 - looked at above
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a proxy
     try:
         with opener.open(request, timeout=seconds) as answer:

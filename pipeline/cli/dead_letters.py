@@ -31,7 +31,7 @@ def list_(json_: bool, config_file: Path | None, state: Path | None) -> None:
         return
     for letter in found["dead_letters"]:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(letter["failed_at"]))
-        click.echo(f"{letter['id']}  {at}  {letter['reason']}  {printable(letter['key'])}")
+        click.echo(printable(f"{letter['id']}  {at}  {letter['reason']}  {letter['key']}"))
     click.echo(f"{len(found['dead_letters'])} dead letters", err=True)
 
 
@@ -92,8 +92,8 @@ def _tell(found: Mapping[str, Any], json_: bool, verb: str) -> None:
         print_json(found)
     else:
         for id in found[verb]:
-            click.echo(f"{verb} {id}")
+            click.echo(printable(f"{verb} {id}"))
         for kept in found.get("kept", ()):
-            click.echo(f"kept {kept['id']}: {printable(kept['why'])}", err=True)
+            click.echo(printable(f"kept {kept['id']}: {kept['why']}"), err=True)
     if found.get("kept"):
         raise click.exceptions.Exit(1)

@@ -189,7 +189,11 @@ class Forgetting:
             missing = [id for id in again if id not in state.requests]
             if missing:
                 raise Refused(f"control does not know request {missing[0]}", "it was lifted since, and gc removed it")
-            return [state.requests[id] for id in again]
+            found = [state.requests[id] for id in again]
+            other = next((one for one in found if one.kind != kind), None)
+            if other is not None:
+                raise Refused(f"request {other.id} is a {other.kind} and no {kind}", "give keys, or a source")
+            return found
         return self._asking.asked(list(self._wanted(kind)))
 
     def _wanted(self, kind: RequestKind) -> Iterator[Request]:

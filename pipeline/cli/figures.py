@@ -15,6 +15,7 @@ from pipeline.ports import Record
 from pipeline.specs import GenerationSpec
 from pipeline.stages import dead_letters
 from pipeline.stages.reports import WorkerReport, read_reports
+from pipeline.verification.published import last_verified
 
 _COUNTERS: Final = ("chunks_embedded", "chunks_reused", "tokens_embedded", "documents_published", "source_skipped")
 #: One record of each partition is read to learn its event time; more would only be slower.
@@ -42,6 +43,7 @@ def figures(parts: Parts, control: ControlState) -> dict[str, Any]:
         "kept_out": {"documents": len(kept_out.documents), "sources": sorted(kept_out.sources)},
         "generation": None if live is None else _described(live),
         "generations": {one.id: one.state for one in control.followed},
+        "verified": _verified(parts, control),
         "workers": [_worker(report) for report in reports if report.alive],
     }
 
@@ -108,6 +110,12 @@ def _first_of_each(parts: Parts, topic: str, starts: dict[int, int]) -> Iterable
     finally:
         reader.close()
     return found.values()
+
+
+def _verified(parts: Parts, control: ControlState) -> dict[str, Any]:
+    """When each generation that is followed was last verified, and what was found; None: not in a week."""
+    last = last_verified(parts.broker, parts.names)
+    return {one.id: last[one.id].as_json() if one.id in last else None for one in control.followed}
 
 
 def _described(live: GenerationSpec) -> dict[str, Any]:

@@ -59,6 +59,8 @@ def forget(
     """
     if sum((bool(keys), source is not None, receipt is not None)) != 1:
         raise ConfigError("which documents?", "give their keys, or --source ID, or --receipt FILE")
+    if lift and receipt is not None:
+        raise ConfigError("--lift takes no receipt", "give the keys that it names, or --source ID")
     config = configuration(config_file, state)
     configure_logs(config)
     given: dict[str, Any] = {"action": "lift" if lift else "forget", "wait": wait, "take_over": take_over}

@@ -20,6 +20,7 @@ from pipeline.cli.connect import runner_of
 from pipeline.cli.crew import Crew
 from pipeline.cli.lines import Lines, live_lag
 from pipeline.cli.operations import Operations
+from pipeline.cli.patrolling import patrol_of
 from pipeline.cli.process import Pulse, follow, reporter
 from pipeline.config import SourceConfig
 from pipeline.deadline import Deadline
@@ -68,9 +69,10 @@ class Index:
             parts.broker, parts.names, "up", self.spec.id, parts.health, parts.metrics, list(self.sources)
         )
         self.operations = Operations(
-            parts, self.control, self.search, self.models, self._reporter.now, lambda: self.sources
+            parts, self.control, self.search, self.models, self._reporter.now, sources, runs=frozenset(sources)
         )
         self.lines = Lines(parts, self.control, self.models, ("chunk", "embed"), on_state=self._followed)
+        self._patrol = patrol_of(parts, self.control, self.models, self.lines)
         self.runners = [runner_of(parts, source, sources[id], self.control) for id, source in self.sources.items()]
 
     def start(self) -> None:
@@ -78,6 +80,7 @@ class Index:
         # What is wrong with the live generation is raised here; others must not keep it from starting.
         self.lines.start_live(self.control())
         self.crew.start("lines", self.lines.run)
+        self.crew.start("patrol", self._patrol.run)
         self.crew.start("search", lambda stop: follow(self.search, self.parts.health, stop))
         for runner in self.runners:
             self.crew.start("connector", runner.run)

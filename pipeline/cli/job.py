@@ -25,6 +25,7 @@ from pipeline.cli.tasks import raised
 from pipeline.config import Config
 from pipeline.errors import Backpressure, ConfigError, Refused, Transient
 from pipeline.generations.quality import read_qrels, read_queries
+from pipeline.observe.logs import printable
 
 _POLL_SECONDS: Final = 1.0
 _TASK_SECONDS: Final = 0.3
@@ -209,4 +210,4 @@ class Job:
     def _say_error(self, error: Exception) -> None:
         if time.monotonic() >= self._said:
             self._said = time.monotonic() + _SAY_SECONDS
-            click.echo(f"waiting: {error}", err=True)
+            click.echo(printable(f"waiting: {error}"), err=True)

@@ -25,7 +25,15 @@ from pipeline.embedding.generation import chunker
 from pipeline.embedding.models import located, tokenizer_of
 from pipeline.embedding.paced import PacedEmbedder
 from pipeline.embedding.recent import RecentVectors
-from pipeline.errors import Backpressure, CollectionMissing, ConfigError, Fatal, FingerprintMismatch, Transient
+from pipeline.errors import (
+    Backpressure,
+    CollectionMissing,
+    ConfigError,
+    Fatal,
+    FingerprintMismatch,
+    NotAllowed,
+    Transient,
+)
 from pipeline.generations import operator, transitions
 from pipeline.generations.control import FOLLOWED, UNDER_WAY, ControlState, Generation
 from pipeline.ports import Collection as StoredCollection
@@ -238,6 +246,7 @@ class Lines:
         self._next_sample = 0.0
         self._next_alias = 0.0
         self._next_left = 0.0
+        self._may_remove = True
         self._over: frozenset[str] = frozenset()
         self._clean: set[str] = set()
 
@@ -259,6 +268,17 @@ class Lines:
             if self._still(live) is not None:
                 raise
             return None
+
+    @property
+    def busy(self) -> bool:
+        """Some line has records in work; from any thread."""
+        return any(line.busy for line in list(self._lines.values()))
+
+    def holds(self, id: str, partition: int) -> bool:
+        """This process embeds that partition of a generation; from any thread."""
+        line = self._lines.get(id)
+        worker = None if line is None else line.workers.get("embed")
+        return worker is not None and partition in worker.moving
 
     def run(self, stop: threading.Event) -> None:
         """Follow ``control`` until ``stop`` is set; then end all lines.
@@ -387,11 +407,15 @@ class Lines:
 
     def _fail(self, generation: Generation, error: Fatal) -> None:
         log.error("generation failed", extra={"generation": generation.id, "error": str(error)})
-        operator.operate(
-            self._parts.broker,
-            self._parts.names,
-            lambda state: transitions.fail(state, generation.id, time.time(), str(error)),
-        )
+        try:
+            operator.operate(
+                self._parts.broker,
+                self._parts.names,
+                lambda state: transitions.fail(state, generation.id, time.time(), str(error)),
+            )
+        except NotAllowed:
+            # A worker need not have the right to decide; an operator sees why it is not ready.
+            self._wait_with(generation, error)
         if generation.id in self._lines:
             self._end(generation.id)
 
@@ -426,7 +450,11 @@ class Lines:
             store.build_index(collection)
 
     def _remove_left(self, state: ControlState) -> None:
-        """A line that began late may have made again what a clean-up had removed; nobody else would."""
+        """A line that began late may have made again what a clean-up had removed; nobody else would. Only
+        where the store is worked with anyway: a chunk worker needs no key for it.
+        """
+        if "embed" not in self._stages or not self._may_remove:
+            return
         over = [one for one in state.generations.values() if one.state in ("aborted", "retired")]
         now, known = time.monotonic(), self._over
         self._over = frozenset(one.id for one in over)
@@ -441,10 +469,15 @@ class Lines:
             own = {names.collection(one.id), names.chunks(one.id)}
             if one.id in self._lines or (one.id in self._clean and not there & own):
                 continue
-            if clearing.remains(parts, one.id, there):
-                clearing.clear(parts, one.id, Deadline.after(0.0))  # refused while somebody is in its groups
-            else:
-                self._clean.add(one.id)  # its groups are not asked for again
+            try:
+                if clearing.remains(parts, one.id, there):
+                    clearing.clear(parts, one.id, Deadline.after(0.0))  # refused while somebody is in its groups
+                else:
+                    self._clean.add(one.id)  # its groups are not asked for again
+            except NotAllowed as error:
+                log.info("what is left of old generations is for an operator to remove", extra={"error": str(error)})
+                self._may_remove = False
+                return
 
     def _describe(self, state: ControlState) -> None:
         info = self._parts.metrics.generation_info

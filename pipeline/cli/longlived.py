@@ -13,10 +13,10 @@ import click
 from pipeline.cli.assembly import Parts, open_parts
 from pipeline.cli.crew import Crew, until_stopped
 from pipeline.cli.options import configuration, configure_logs
-from pipeline.cli.process import http_server
+from pipeline.cli.process import http_server, token_of
 from pipeline.errors import Backpressure, ConfigError, Transient
 from pipeline.observe.health import Health
-from pipeline.observe.http import HttpServer
+from pipeline.observe.http import HttpServer, refuse_open
 from pipeline.observe.metrics import Metrics
 from pipeline.patience import Patience
 from pipeline.retry import RetryPolicy
@@ -39,11 +39,21 @@ class Process:
 
 
 @contextmanager
-def long_lived(client: str, config_file: Path | None, state: Path | None) -> Iterator[Process]:
+def long_lived(
+    client: str, config_file: Path | None, state: Path | None, *, answers: bool = False, stores: bool = True
+) -> Iterator[Process]:
     """Begin and end a long-lived process; an outage at its start is waited out, not-ready.
 
+    Args:
+        client: names it in the broker's logs.
+        config_file: see :func:`pipeline.cli.options.configuration`.
+        state: the same.
+        answers: routes will be mounted that not everybody may ask.
+        stores: it works with the store; one that does not needs no key for it, nor a way to it.
+
     Raises:
-        ConfigError: the pipeline is an embedded one, which admits one process.
+        ConfigError: the pipeline is an embedded one, which admits one process; or other machines
+            could ask the routes without a token.
     """
     config = configuration(config_file, state)
     if config.broker == "embedded":
@@ -52,6 +62,8 @@ def long_lived(client: str, config_file: Path | None, state: Path | None) -> Ite
             'use `vectide up`, or set broker = "kafka" and store = "qdrant"',
         )
     configure_logs(config)
+    if answers:
+        refuse_open(config.http.host, token_of(config))
     health, metrics = Health(), Metrics()
     with until_stopped() as stop, ExitStack() as ending:
         retry = config.retry
@@ -63,7 +75,8 @@ def long_lived(client: str, config_file: Path | None, state: Path | None) -> Ite
         try:
             parts = patience.until_done("broker", lambda: open_parts(config, client, health, metrics))
             ending.callback(parts.close)
-            patience.until_done("store", parts.store.check)
+            if stores:
+                patience.until_done("store", parts.store.check)
             yield Process(parts, Crew(stop), server, patience)
         except (Transient, Backpressure):
             if not stop.is_set():

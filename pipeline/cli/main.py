@@ -7,13 +7,16 @@ code meaning
 1    failed; the text says what to do
 2    the command line, the configuration or the environment is wrong
 3    fenced: another process has taken over this writer's identity
-4    the log was replaced or truncated, or a topic has settings that lose data
+4    the log was replaced or truncated (verify: it lacks what the store knows), or a topic has
+     settings that lose data
 5    the collection is of another model or chunking, or not vectide's
 6    the state folder is in use by another process
-7    Kafka, Qdrant or a running vectide did not answer in time: try again
+7    Kafka, Qdrant or a running vectide did not answer in time, or the store has not caught up:
+     try again
 8    refused as things are, for example a second migration; nothing was changed
 9    the gate refused: the new generation is behind, differs from the log or answers worse
 10   a migration job was told to stop before it was done: start it again
+11   verify found a difference between the store and the log, or the log and a source
 130  interrupted
 ==== ==========================================================================
 """
@@ -28,6 +31,8 @@ from typing import Final
 import click
 
 from pipeline.errors import VectideError, exit_code
+from pipeline.masking import without_passwords
+from pipeline.observe.logs import printable_lines
 
 _INTERRUPTED: Final = 130
 
@@ -42,6 +47,7 @@ _COMMANDS: Final = {
     "work": ("work", "work", "Run a chunk or an embed worker (long-lived)."),
     "serve": ("serve", "serve", "Answer searches over HTTP (long-lived)."),
     "migrate": ("migrate", "migrate", "Change the model or the chunking: live, proven, undone in a second."),
+    "verify": ("verify", "verify", "Prove that the store equals the log, and repair what does not."),
     "dead-letters": ("dead_letters", "dead_letters", "List, show, replay or drop what failed for good."),
     "explain": ("explain", "explain", "The life of one document: log, generations, dead letters."),
     "forget": ("forget", "forget", "Delete documents everywhere, prove it, and keep them out."),
@@ -79,6 +85,8 @@ def cli() -> None:
 
 def main() -> None:
     """The entry point: errors become one clear text on standard error and an exit code."""
+    # What is written here, the state folder above all, holds texts of documents: its owner's only.
+    os.umask(0o077)
     try:
         # Out of its own mode click returns the code of an Exit that a command raised.
         code = cli.main(standalone_mode=False)
@@ -93,5 +101,5 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except VectideError as error:
-        click.echo(f"vectide: {error}", err=True)
+        click.echo(printable_lines(f"vectide: {without_passwords(str(error))}"), err=True)
         sys.exit(exit_code(error))

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from pipeline.cli.access import Ask, reached
+from pipeline.cli.awaiting import awaited
 from pipeline.cli.job import Job
 from pipeline.cli.migrations import refused_by_gate
 from pipeline.cli.options import as_json, configuration, configure_logs, configured, print_json
@@ -20,7 +21,6 @@ from pipeline.observe.logs import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_POLL_SECONDS: Final = 0.2
 _WATCH_SECONDS: Final = 1.0
 _BAR: Final = 30
 
@@ -69,7 +69,7 @@ def plan_(json_: bool, config_file: Path | None, state: Path | None, price: floa
     """Say what a migration would be, and do nothing."""
     with _asking(config_file, state) as ask:
         task = ask("POST", "/migrate", {"action": "plan", "price": price, **_given(proposal)})
-        found = raised(_awaited(ask, task))
+        found = raised(awaited(ask, "/migrate", task))
     if json_:
         print_json(found)
         return
@@ -270,11 +270,11 @@ def run(
 def gate_lines(found: Mapping[str, Any]) -> list[str]:
     """What a gate has found, for people."""
     lines = []
-    equality, quality = found.get("equality"), found.get("quality")
-    if equality is not None:
-        kinds = {kind: one["count"] for kind, one in equality["findings"].items() if one["count"]}
+    verification, quality = found.get("verification"), found.get("quality")
+    if verification is not None:
+        kinds = {kind: one["count"] for kind, one in verification["findings"].items() if one["count"]}
         said = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "equal"
-        lines.append(f"log and collection  {equality['documents']} documents, {said}")
+        lines.append(f"log and collection  {verification['documents']} documents, {said}")
     if quality is not None:
         kind = "labelled" if quality["labelled"] else "known-item (weaker than labels)"
         lines.append(f"questions           {quality['queries']} {kind}, overlap@10 {quality['overlap']:.2f}")
@@ -285,10 +285,12 @@ def gate_lines(found: Mapping[str, Any]) -> list[str]:
         ]
         if quality["why"]:
             lines += [
-                f"  worse: {one['measure']} {one['old']:.2f} -> {one['new']:.2f}  {printable(one['text'][:100])}"
+                f"  worse: {one['measure']} {one['old']:.2f} -> {one['new']:.2f}"
+                f"  {printable(one['text'][:100] or ', '.join(one['relevant']))}"
                 for one in quality["worst"]
             ]
-    lines.append(f"gate                {'passed' if found['ok'] else 'refused: ' + '; '.join(found['why'])}")
+    why = "passed" if found["ok"] else "refused: " + "; ".join(found["why"])
+    lines.append(printable(f"gate                {why}"))
     return lines
 
 
@@ -300,20 +302,7 @@ def _examined(ask: Ask, queries: Path | None, qrels: Path | None) -> dict[str, A
         "queries": None if queries is None else str(queries.resolve()),
         "qrels": None if qrels is None else str(qrels.resolve()),
     }
-    return raised(_awaited(ask, ask("POST", "/migrate", given)))
-
-
-def _awaited(ask: Ask, begun: Mapping[str, Any]) -> dict[str, Any]:
-    """A task of the process that works, once it has ended. No deadline: it tells how far it is."""
-    name = begun["name"]
-    while True:
-        task: dict[str, Any] = ask("POST", "/migrate", {"action": "task", "id": begun["id"]})
-        if not task["running"]:
-            return task
-        if sys.stderr.isatty():
-            whole = f" {task['done']} of {task['whole']}" if task["whole"] else ""
-            click.echo(f"\r{name}: {task['phase']}{whole}    ", nl=False, err=True)
-        time.sleep(_POLL_SECONDS)
+    return raised(awaited(ask, "/migrate", ask("POST", "/migrate", given)))
 
 
 def _asking(config_file: Path | None, state: Path | None) -> Any:
@@ -373,7 +362,7 @@ def _show(found: Mapping[str, Any]) -> None:
             line += f", throttled to {one['throttle']:.0%}" if one["throttle"] < 1 else ""
         click.echo(line)
     for one in found["over"]:
-        click.echo(f"{one['state']:<9} {one['id']:<16} {one['model']}: {printable(one['reason'])}")
+        click.echo(printable(f"{one['state']:<9} {one['id']:<16} {one['model']}: {one['reason']}"))
     if found["gate"] is not None:
         for line in gate_lines(found["gate"]):
             click.echo(line)

@@ -15,19 +15,22 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from pipeline.chunking.documents import Chunk
 from pipeline.cli import clearing
-from pipeline.cli.assembly import Followed, Models, Parts
+from pipeline.cli.assembly import Followed, Models, Parts, same_log
 from pipeline.cli.figures import lag_of
 from pipeline.cli.planning import plan
 from pipeline.cli.tasks import Task, Tasks
 from pipeline.config import ChunkingConfig, Config, ModelConfig
 from pipeline.deadline import Deadline
-from pipeline.embedding.generation import generation_spec
+from pipeline.embedding.generation import chunker, generation_spec
+from pipeline.embedding.models import located, tokenizer_of
 from pipeline.errors import (
     CollectionMissing,
     ConfigError,
     Fatal,
     GateRefused,
+    LogDiverged,
     Refused,
     Transient,
     VectideError,
@@ -49,7 +52,6 @@ _SWITCH_SECONDS: Final = 40.0
 _SEED: Final = 1
 #: Documents whose tokens are counted; to count all would read every head.
 _SAMPLE: Final = 200
-_END_SECONDS: Final = 10.0
 
 
 class Migrations:
@@ -241,13 +243,13 @@ class Migrations:
         except CollectionMissing:
             raise Transient(f"no worker has begun to build generation {target.id}") from None
         report = self._report(target, live, collection, served, given, task)
-        found = report.as_json()
+        found, kept = report.as_json(), report.as_json(drawn=False)
         if report.ok:
-            self._operate(lambda now: transitions.pass_gate(now, target.id, target.transitions, time.time(), found))
+            self._operate(lambda now: transitions.pass_gate(now, target.id, target.transitions, time.time(), kept))
         elif not report.not_yet:
             self._operate(
                 lambda now: transitions.refuse_gate(
-                    now, target.id, target.transitions, time.time(), "; ".join(report.why), found
+                    now, target.id, target.transitions, time.time(), "; ".join(report.why), kept
                 )
             )
         # What it wrote itself is one more; whoever came between is found by it.
@@ -283,6 +285,7 @@ class Migrations:
         task: Task,
     ) -> gate.Report:
         parts = self._parts
+        same_log(parts)
         return gate.examine(
             parts.broker,
             parts.names,
@@ -291,12 +294,16 @@ class Migrations:
             target.transitions,
             collection,
             served,
+            self._chunker(target.spec),
             lambda: parts.store.build_index(collection.spec.name),
             lambda on_phase: self._quality(target, live, collection, served, given, on_phase),
             parts.config.migrate.lag_seconds,
             task.at,
             task.stopped,
         )
+
+    def _chunker(self, spec: GenerationSpec) -> Chunk:
+        return chunker(spec, tokenizer_of(located(spec, self._parts.config)))
 
     def _quality(
         self,
@@ -364,6 +371,8 @@ class Migrations:
         try:
             ends = {partition: one.end for partition, one in parts.broker.offsets(topic).items()}
             behind = gate.caught_up(parts.broker, parts.names, generation.id, topic, ends, seconds)
+        except LogDiverged:
+            raise
         except Fatal as error:
             raise Refused(f"nothing of generation {generation.id} is there: {error}", "build it first") from None
         if behind:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
+from pipeline.chunking.documents import chunked
 from pipeline.cli.assembly import Followed, Models, Parts
 from pipeline.cli.erasure import Erasure
 from pipeline.cli.figures import figures
 from pipeline.cli.migrations import Migrations
+from pipeline.cli.verifications import Verifications
+from pipeline.config import SourceConfig
 from pipeline.embedding.generation import chunker
 from pipeline.embedding.models import located, tokenizer_of
 from pipeline.errors import ConfigError
@@ -18,7 +21,6 @@ from pipeline.search.searcher import parse_where
 from pipeline.search.service import SearchService
 from pipeline.specs import GenerationSpec
 from pipeline.stages import dead_letters
-from pipeline.stages.chunk import chunked
 from pipeline.stages.dead_letters import describe
 
 #: Shown of a dead letter's record: enough to recognise it.
@@ -34,7 +36,8 @@ class Operations:
         search: answers questions.
         models: loaded models.
         before_status: brings counters of this very process up to date.
-        sources: those that this very process runs.
+        sources: that this process can read, by source id; the configured ones if not given.
+        runs: ids of those whose connectors this very process runs.
     """
 
     def __init__(
@@ -44,14 +47,18 @@ class Operations:
         search: SearchService,
         models: Models,
         before_status: Callable[[], None] = lambda: None,
-        sources: Callable[[], Collection[str]] = tuple,
+        sources: Mapping[str, SourceConfig] | None = None,
+        runs: Collection[str] = frozenset(),
     ) -> None:
         self._parts = parts
         self._control = control
         self._search = search
         self._before_status = before_status
         self._migrations = Migrations(parts, control, models)
-        self._erasure = Erasure(parts, control, sources)
+        self._erasure = Erasure(parts, control, lambda: runs)
+        self._verifications = Verifications(
+            parts, control, models, parts.config.sources if sources is None else sources
+        )
 
     def routes(self) -> dict[tuple[str, str], Route]:
         """By method and path."""
@@ -61,6 +68,7 @@ class Operations:
             ("POST", "/dead-letters"): self.dead_letters,
             ("POST", "/migrate"): self.migrate,
             ("POST", "/erasure"): self.erasure,
+            ("POST", "/verify"): self.verify,
         }
 
     def migrate(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,10 +79,15 @@ class Operations:
         """``action`` and what belongs to it; see :class:`pipeline.cli.erasure.Erasure`."""
         return self._erasure.ask(arguments)
 
+    def verify(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """``action`` and what belongs to it; see :class:`pipeline.cli.verifications.Verifications`."""
+        return self._verifications.ask(arguments)
+
     def close(self) -> None:
         """Give up what still runs."""
         self._migrations.close()
         self._erasure.close()
+        self._verifications.close()
 
     def search(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """``query``, ``top``, ``filter`` (list of ``key=value``), ``by_document``.

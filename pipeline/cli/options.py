@@ -62,4 +62,5 @@ def configure_logs(config: Config) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON document."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+    text = json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)
+    click.echo(logs.printable_json(text))

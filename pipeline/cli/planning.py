@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline.broker.reading import to_the_end
+from pipeline.chunking.documents import chunked
 from pipeline.cli.assembly import Models, Parts
 from pipeline.codec import decode_event
 from pipeline.config import Config
@@ -20,7 +21,6 @@ from pipeline.identity import version_of
 from pipeline.ports import Collection
 from pipeline.records import ChunkedDocument, DocumentChanged
 from pipeline.specs import GenerationSpec, differences
-from pipeline.stages.chunk import chunked
 from pipeline.stages.reports import ALIVE_SECONDS, read_reports
 from pipeline.sync import ToEmbed
 

@@ -53,8 +53,12 @@ def http_server(
         ConfigError: the port is taken, or a token is missing.
     """
     http = config.http
-    token = http.token.get_secret_value() if http.token else None
-    return HttpServer(http.host, http.port, token, health, metrics, routes)
+    return HttpServer(http.host, http.port, token_of(config), health, metrics, routes)
+
+
+def token_of(config: Config) -> str | None:
+    """What asks must carry; None: nothing."""
+    return config.http.token.get_secret_value() if config.http.token else None
 
 
 class Pulse:

@@ -69,6 +69,7 @@ def look(parts: Parts, state: ControlState, wanted: Wanted, files: Mapping[str, 
     yield _letters(parts, wanted)
     yield _documents(parts, wanted)
     yield _connector_state(parts, wanted)
+    yield _control(parts, state, wanted)
     for name, why in sorted(files.items()):
         yield Place("files", name, "gone" if why is None else "waiting", 0, note=why or "written anew")
 
@@ -171,6 +172,20 @@ def _connector_state(parts: Parts, wanted: Wanted) -> Place:
     lag = parts.broker.lifetime(topic).superseded
     until = None if lag is None else written + lag
     return Place("connector state", topic, "waiting", digests, until, "digests, no text")
+
+
+def _control(parts: Parts, state: ControlState, wanted: Wanted) -> Place:
+    """Queries of a gate that were drawn from the documents: the history has their keys only."""
+    count = 0
+    for entry in state.history:
+        quality = entry.details.get("quality")
+        if isinstance(quality, Mapping) and not quality["labelled"]:
+            count += sum(
+                bool(lost["text"]) and any(wanted.has(traces.key_of(key).to_bytes()) for key in lost["relevant"])
+                for lost in quality["worst"]
+            )
+    note = "a gate's report quotes it, which an earlier build wrote" if count else ""
+    return Place("control", parts.names.control, "pending" if count else "gone", count, note=note)
 
 
 #: Kafka closes a segment when a record comes: nothing came.

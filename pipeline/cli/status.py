@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def status(json_: bool, config_file: Path | None, state: Path | None) -> None:
         print_json(found)
         return
     for name, value in _rows(found):
-        click.echo(f"{name:<18} {value}")
+        click.echo(printable(f"{name:<18} {value}"))
 
 
 def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
@@ -42,6 +43,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("dead letters", f"{found['dead_letters']}"),
         ("generation", "none yet" if generation is None else f"{generation['id']} ({generation['model']})"),
     ]
+    rows += [("verified", f"{id}: {_verified(one)}") for id, one in found["verified"].items()]
     kept_out = found["kept_out"]
     if kept_out["documents"] or kept_out["sources"]:
         whole = "".join(f", all of {printable(source)}" for source in kept_out["sources"])
@@ -52,3 +54,21 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     if not found["workers"]:
         rows.append(("workers", "none is running"))
     return rows
+
+
+def _verified(one: dict[str, Any] | None) -> str:
+    if one is None:
+        return "not within a week"
+    ago = f"{_ago(max(0.0, time.time() - one['at']))} ago, {one['documents']} documents, {one['vectors']} vectors"
+    findings = ", ".join(f"{count} {kind}" for kind, count in one["findings"].items())
+    if not findings:
+        return f"{ago}: equal to the log"
+    repaired = f"; {one['repaired']} repaired, {'equal' if one['ok'] else 'not equal'} since" if one["repaired"] else ""
+    return f"{ago}: {findings}{repaired}"
+
+
+def _ago(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,4 +1,7 @@
-"""What takes longer than a look: in a thread of its own, asked after. Whoever asks may be killed."""
+"""What takes longer than a look runs in a thread and is asked after: no HTTP request waits for it.
+
+So a command that is killed leaves nothing but an answer that nobody reads.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,15 @@ _END_SECONDS: Final = 10.0
 
 
 class Task:
-    """Something that takes its time, in a thread."""
+    """Something that takes its time, in a thread.
 
-    def __init__(self, name: str, work: Callable[[Task], dict[str, Any]], key: str) -> None:
+    Args:
+        name: for people.
+        work: what to do; it says how far it is (:meth:`at`) and asks whether to stop (:meth:`stopped`).
+        key: of equal tasks.
+    """
+
+    def __init__(self, name: str, work: Callable[[Task], dict[str, Any]], key: str = "") -> None:
         self.name = name
         self.key = key
         self.id = uuid.uuid4().hex
@@ -32,24 +41,24 @@ class Task:
 
     @property
     def running(self) -> bool:
-        """Whether its thread is alive."""
+        """It has not ended."""
         return self._thread.is_alive()
 
     def at(self, phase: str, done: int, whole: int) -> None:
-        """Say how far it is; ``whole`` 0: nobody knows."""
+        """It is at this phase, so far of so much (0 of 0: unknown)."""
         self._phase = phase, done, whole
 
     def stopped(self) -> bool:
-        """Asked by the work now and then."""
+        """It is to end."""
         return self._stop.is_set()
 
     def stop(self) -> None:
-        """Ask it to end, and wait a little."""
+        """Ask it to end, and wait some seconds."""
         self._stop.set()
         self._thread.join(_END_SECONDS)
 
     def as_json(self) -> dict[str, Any]:
-        """How far it is, and what it found or failed with."""
+        """Where it is, or what has come of it."""
         phase, done, whole = self._phase
         failure = self._failure
         return {
@@ -75,7 +84,7 @@ class Task:
 
 
 class Tasks:
-    """One at a time."""
+    """One task at a time; the last one's answer is kept until the next begins."""
 
     def __init__(self) -> None:
         self._task: Task | None = None
@@ -97,14 +106,14 @@ class Tasks:
             return self._task.as_json()
 
     def polled(self) -> dict[str, Any] | None:
-        """How far the last one is."""
+        """The last one, if there was any."""
         return None if self._task is None else self._task.as_json()
 
     def asked_after(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """How far a task is that was begun here; ``id``: of the task.
+        """``id``: the task as it is now.
 
         Raises:
-            Transient: it is not there.
+            Transient: it is not there any more.
         """
         task = self._task
         if task is None or task.id != given.get("id"):

@@ -13,10 +13,11 @@ from pipeline.cli.assembly import opened
 from pipeline.cli.crew import until_stopped
 from pipeline.cli.index import Index
 from pipeline.cli.options import configuration, configure_logs, configured
-from pipeline.cli.process import http_server
+from pipeline.cli.process import http_server, token_of
 from pipeline.cli.progress import FirstSync
 from pipeline.config import Config, SourceConfig
 from pipeline.errors import ConfigError
+from pipeline.observe.http import refuse_open
 
 
 @click.command()
@@ -34,6 +35,7 @@ def up(folders: tuple[Path, ...], config_file: Path | None, state: Path | None) 
             "leave out broker and store, or run `vectide connect`, `vectide work` and `vectide serve` instead",
         )
     configure_logs(config)
+    refuse_open(config.http.host, token_of(config))
     sources = folder_sources(folders) if folders else dict(config.sources)
     if not sources:
         raise ConfigError("no folder to keep in step", "give one or more: `vectide up FOLDER`")
@@ -47,8 +49,8 @@ def up(folders: tuple[Path, ...], config_file: Path | None, state: Path | None) 
             index = Index(parts, sources, stop)
             for (method, path), route in index.operations.routes().items():
                 server.mount(method, path, route)
-            server.mount("GET", "/instance", endpoint.route())
-            endpoint.announce(server.port)
+            server.mount("GET", "/instance", endpoint.route(), public=True)
+            endpoint.announce(config.http.host, server.port)
             index.start()
             try:
                 click.echo(f"vectide up: ready on http://127.0.0.1:{server.port}, {_described(index, config)}")

@@ -11,6 +11,7 @@ from pipeline.cli.assembly import Followed, Models, founded
 from pipeline.cli.lines import Lines
 from pipeline.cli.longlived import long_lived
 from pipeline.cli.options import configured
+from pipeline.cli.patrolling import patrol_of
 from pipeline.cli.process import Pulse, attend, reporter
 from pipeline.errors import Refused
 from pipeline.records import Stage
@@ -43,7 +44,7 @@ def embed(generation: str | None, config_file: Path | None, state: Path | None) 
 
 
 def _work(stage: Stage, only: str | None, config_file: Path | None, state: Path | None) -> None:
-    with long_lived(f"work-{stage}", config_file, state) as process:
+    with long_lived(f"work-{stage}", config_file, state, stores=stage == "embed") as process:
         parts = process.parts
         known = process.patience.until_done("broker", lambda: founded(parts))
         if only is not None and only not in {one.id for one in known.followed}:
@@ -55,6 +56,8 @@ def _work(stage: Stage, only: str | None, config_file: Path | None, state: Path 
         process.patience.until_done("store", lambda: lines.start_live(known))
         report = reporter(parts.broker, parts.names, stage, only or "", parts.health, parts.metrics)
         process.crew.start("lines", lines.run)
+        if stage == "embed":
+            process.crew.start("patrol", patrol_of(parts, control, models, lines).run)
         process.crew.start("pulse", Pulse([report.tick]).run)
         parts.health.set_started()
         followed = only or ", ".join(one.id for one in known.followed)

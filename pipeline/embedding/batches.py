@@ -16,7 +16,7 @@ from pipeline.points import Vectors
 from pipeline.ports import Embedder
 
 #: A norm of 1 may be off by this much in float32 (and in half precision, rounded to float32).
-_NORM_TOLERANCE = 1e-2
+NORM_TOLERANCE = 1e-2
 _PROBE = "a text that any model can take"
 
 
@@ -92,7 +92,7 @@ def check(vectors: Vectors, count: int, dimension: int, *, normalized: bool) -> 
         raise BadVector(f"the model gave shape {vectors.shape}, not {(count, dimension)}")
     if not np.isfinite(vectors).all():
         raise BadVector("the model gave NaN or infinity")
-    if normalized and not np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=_NORM_TOLERANCE):
+    if normalized and not np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=NORM_TOLERANCE):
         raise BadVector("the model gave a vector whose length is not 1")
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final
 
 from pipeline.chunking import ALGORITHM, chunk
+from pipeline.chunking.documents import Chunk
 from pipeline.config import ChunkingConfig, Config
 from pipeline.embedding.models import model_spec, place_of, tokenizer_of
 from pipeline.errors import ConfigError, FingerprintMismatch
 from pipeline.ports import Tokenizer
-from pipeline.records import ChunkSpan
 from pipeline.specs import ChunkingSpec, GenerationSpec, ModelSpec
-
-Chunker: TypeAlias = Callable[[str, str], list[ChunkSpan]]
-"""Text and media type to spans."""
 
 #: A prompt and a text can be a token more together than alone, where they meet.
 _SEAM: Final = 2
@@ -38,7 +34,7 @@ def generation_spec(config: Config) -> GenerationSpec:
     )
 
 
-def chunker(spec: GenerationSpec, tokenizer: Tokenizer) -> Chunker:
+def chunker(spec: GenerationSpec, tokenizer: Tokenizer) -> Chunk:
     """A generation's chunker.
 
     Raises:

@@ -113,9 +113,9 @@ class SentenceTransformersEmbedder:
             limit = self._spec.max_tokens
             # Characters first: counting tokens of every text a second time would cost a tenth.
             suspects = [text for text in texts if len(text) > limit]
-            for text, tokens in zip(suspects, self._tokenizer.count(suspects), strict=True):
+            for tokens in self._tokenizer.count(suspects):
                 if tokens + self._special > limit:
-                    raise Poison("too_long", f"{tokens} tokens are over the limit of {limit}: {text[:80]!r}...")
+                    raise Poison("too_long", f"a chunk's {tokens} tokens are over the limit of {limit}")
         try:
             vectors = self._forward(texts)
         except RuntimeError as error:

@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from pipeline.codec import UNREADABLE
 from pipeline.deadline import Deadline
 from pipeline.errors import BrokerUnavailable, LogDiverged, MalformedRecord, NewerSchema, VectideError
 from pipeline.identity import DocumentKey
@@ -232,6 +233,8 @@ def apply(state: ControlState, record: Record) -> ControlState:
         schema = msgspec.json.decode(record.value)["schema"]
         if schema > _SCHEMA:
             raise NewerSchema(f"control record {key!r} has schema {schema}; this vectide knows {_SCHEMA}", 10.0)
+        if schema < 1:
+            raise ValueError(f"there is no schema {schema}")
         if key == "log":
             log = msgspec.json.decode(record.value, type=_Log)
             return replace(state, log=LogIdentity(log.epoch, log.topic_id))
@@ -255,7 +258,7 @@ def apply(state: ControlState, record: Record) -> ControlState:
         if key.startswith("request/"):
             request = _request(key.removeprefix("request/"), record.value)
             return replace(state, requests={**state.requests, request.id: request})
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError, MalformedRecord) as error:
+    except (*UNREADABLE, KeyError, TypeError, ValueError, MalformedRecord) as error:
         raise MalformedRecord(f"control record {key!r} at offset {record.offset}: {error}") from None
     return state
 

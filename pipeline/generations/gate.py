@@ -14,13 +14,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipeline.errors import Transient
-from pipeline.generations.equality import Equality, compare
+from pipeline.chunking.documents import Chunk
+from pipeline.errors import LogDiverged, Transient
 from pipeline.generations.quality import Comparison
 from pipeline.naming import Names
 from pipeline.ports import Broker, Collection
 from pipeline.records import STAGES
 from pipeline.specs import GenerationSpec
+from pipeline.verification import UNSERVED, Verdict, verify
 
 _POLL_SECONDS: Final = 0.1
 #: A hundred million points take a server some hours.
@@ -44,7 +45,8 @@ class Report:
     """It is refused for being behind only: a matter of time."""
     seconds: float = 0.0
     caught_up: Mapping[str, Any] = field(default_factory=dict)
-    equality: Equality | None = None
+    verification: Mapping[str, Any] | None = None
+    """Whether its collection equals the log."""
     live_unserved: int = 0
     """Incomplete, failed and omitted documents of the live generation."""
     quality: Comparison | None = None
@@ -54,8 +56,8 @@ class Report:
         """It may be searched."""
         return not self.why
 
-    def as_json(self) -> dict[str, Any]:
-        """For ``--json`` and the history."""
+    def as_json(self, *, drawn: bool = True) -> dict[str, Any]:
+        """For ``--json`` and the history; ``drawn``: see :meth:`Comparison.as_json`."""
         return {
             "generation": self.generation,
             "ok": self.ok,
@@ -63,9 +65,9 @@ class Report:
             "not_yet": self.not_yet,
             "seconds": round(self.seconds, 3),
             "caught_up": dict(self.caught_up),
-            "equality": None if self.equality is None else self.equality.as_json(),
+            "verification": None if self.verification is None else dict(self.verification),
             "live_unserved": self.live_unserved,
-            "quality": None if self.quality is None else self.quality.as_json(),
+            "quality": None if self.quality is None else self.quality.as_json(drawn=drawn),
         }
 
 
@@ -77,6 +79,7 @@ def examine(
     examined: int,
     collection: Collection,
     live: Collection,
+    chunk: Chunk,
     build_index: Callable[[], bool],
     quality: Callable[[OnPhase], Comparison],
     wait_seconds: float,
@@ -93,6 +96,7 @@ def examine(
         examined: its ``transitions`` now.
         collection: of the generation.
         live: the live one's.
+        chunk: the generation's chunker.
         build_index: of the generation's collection; True once nothing is left to build.
         quality: asks both; called last, and only if nothing else refuses.
         wait_seconds: how long it may take to catch up with what the log has now.
@@ -127,14 +131,15 @@ def examine(
             not_yet=True,
         )
 
-    equality = compare(broker, topic, epoch, collection, ends, lambda *numbers: at("equality", 0, 0))
-    most = unserved(live.count_heads())
-    why = [] if equality.ok else [_different(equality)]
-    if unserved(equality.heads) > most:
-        why.append(
-            f"{unserved(equality.heads)} of its documents are incomplete or failed, and {most} of the live generation's"
-        )
-    found: dict[str, Any] = {"caught_up": place, "equality": equality, "live_unserved": most}
+    with verify(
+        broker, topic, epoch, collection, ends, chunk, lambda step, done, whole: at(f"verifying {step}", done, whole)
+    ) as verdict:
+        verification = verdict.as_json()
+        why = [] if verdict.ok else [_different(verdict)]
+    most, unserved_here = unserved(live.count_heads()), unserved(verdict.heads)
+    if unserved_here > most:
+        why.append(f"{unserved_here} of its documents are incomplete or failed, and {most} of the live generation's")
+    found: dict[str, Any] = {"caught_up": place, "verification": verification, "live_unserved": most}
     if why:
         return report(*why, **found)
     until = time.monotonic() + _INDEX_SECONDS
@@ -169,6 +174,7 @@ def caught_up(
 
     Raises:
         Transient: no answer.
+        LogDiverged: more was committed than is there.
         Fatal: a topic is not there.
     """
     until = time.monotonic() + wait_seconds
@@ -188,18 +194,26 @@ def caught_up(
 def _missing(broker: Broker, group: str, topic: str, wanted: Mapping[int, int]) -> int:
     """Records below ``wanted`` that a group has not committed; what is trimmed was committed."""
     committed = broker.committed(group, topic)
-    starts = {partition: one.start for partition, one in broker.offsets(topic).items()}
+    # After what was committed: an end only grows.
+    bounds = broker.offsets(topic)
+    for partition, one in bounds.items():
+        if committed.get(partition, 0) > one.end:
+            raise LogDiverged(
+                f"group {group} has committed offset {committed[partition]} of {topic}[{partition}], which ends at "
+                f"{one.end}: the topic has lost records",
+                "restore it, or start a new epoch and a new generation from it",
+            )
     return sum(
-        max(0, end - committed.get(partition, 0)) for partition, end in wanted.items() if starts[partition] < end
+        max(0, end - committed.get(partition, 0)) for partition, end in wanted.items() if bounds[partition].start < end
     )
 
 
 def unserved(heads: Mapping[Any, int]) -> int:
     """Documents that are not wholly served, of heads by state."""
-    return sum(heads.get(state, 0) for state in ("incomplete", "failed", "omitted"))
+    return sum(heads.get(state, 0) for state in UNSERVED)
 
 
-def _different(equality: Equality) -> str:
-    found = {kind: one for kind, one in equality.findings.items() if one.count}
+def _different(verdict: Verdict) -> str:
+    found = {kind: one for kind, one in verdict.named.items() if one.count}
     said = ", ".join(f"{one.count} {kind} (for example {one.examples[0]})" for kind, one in found.items())
     return f"its collection differs from the log: {said}"

@@ -39,18 +39,24 @@ REASONS: Final = (
     "not_unicode",
     "bad_metadata",
     "record_too_large",
+    "record_refused",
     "chunking_failed",
     "embedding_failed",
     "bad_vector",
     "too_long",
     "attempts_exhausted",
 )
-#: Why a connector leaves a document out.
-SKIPPED: Final = ("special", "binary", "unreadable")
+#: Why a connector leaves a document out; what a connector of somebody else calls otherwise is `other`.
+SKIPPED: Final = ("special", "binary", "unreadable", "other")
 #: Errors that are waited out.
 PASSING: Final = ("Transient", "BrokerUnavailable", "StoreUnavailable", "StoreBusy", "NewerSchema")
 TRAFFIC: Final = ("live", "backfill")
 DEPENDENCIES: Final = ("broker", "store", "model", "source")
+
+
+def bounded(value: str, known: tuple[str, ...]) -> str:
+    """A label's value: one of a known set, whoever chose it."""
+    return value if value in known else "other"
 
 
 class Metrics:
@@ -109,6 +115,22 @@ class Metrics:
         )
         self.generation_info = self._gauge(
             "generation_info", "1 for each generation followed, with its state.", "generation", "model", "state"
+        )
+        self.verify_findings = self._gauge(
+            "verify_findings",
+            "Documents that the last complete verification in the background found wrong, before any repair.",
+            "generation",
+            "kind",
+        )
+        self.verify_last_complete_timestamp_seconds = self._gauge(
+            "verify_last_complete_timestamp_seconds",
+            "When a verification in the background was last complete.",
+            "generation",
+        )
+        self.verify_coverage_ratio = self._gauge(
+            "verify_coverage_ratio",
+            "Part of the log's documents that it could prove; the others are incomplete, failed or omitted.",
+            "generation",
         )
         self.build_info = self._gauge("build_info", "1; the version is a label.", "version")
 

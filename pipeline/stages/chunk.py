@@ -12,20 +12,21 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from pipeline.codec import decode_event, encode_chunked, supersedes, unreadable
+from pipeline.chunking.documents import Chunk, failed, made_of
+from pipeline.codec import encode_chunked, supersedes
 from pipeline.deadline import Deadline
-from pipeline.errors import MalformedRecord, NewerSchema, Poison, Transient
+from pipeline.errors import NewerSchema, Poison, Transient
 from pipeline.identity import version_of
 from pipeline.naming import Names
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
 from pipeline.patience import Patience
 from pipeline.ports import Broker, NewRecord, Publisher, TopicPartition
-from pipeline.records import ChunkedDocument, ChunkSpan, DeadLetter, DocumentDeleted, DocumentEvent
+from pipeline.records import ChunkedDocument, DeadLetter
 from pipeline.specs import GenerationSpec
 from pipeline.stages.dead_letters import bury, letter_of
 from pipeline.stages.lane import Lane
@@ -35,9 +36,6 @@ from pipeline.stages.window import Taken
 
 log = logging.getLogger(__name__)
 
-Chunk = Callable[[str, str], Sequence[ChunkSpan]]
-"""Text and media type to spans."""
-
 #: Documents chunked and published together, and bytes of their records: a few large ones are
 #: enough for a batch, and the first must not wait for the last.
 _BATCH: Final = 64
@@ -46,48 +44,6 @@ _PUBLISH_SECONDS: Final = 30.0
 #: For a turn that has given up to end.
 _END_SECONDS: Final = 1.0
 _UPKEEP_SECONDS: Final = 5.0
-
-
-def chunked(event: DocumentEvent, version: int, generation: str, chunk: Chunk) -> ChunkedDocument:
-    """One event at one version, cut up for one generation. Pure.
-
-    Raises:
-        Poison: it cannot be cut.
-    """
-    if isinstance(event, DocumentDeleted):
-        return ChunkedDocument(event.key, version, generation, "deleted", event.provenance, erased=event.erased)
-    if event.text is None:
-        return ChunkedDocument(
-            key=event.key,
-            version=version,
-            generation=generation,
-            state="omitted",
-            provenance=event.provenance,
-            metadata=event.metadata,
-            media_type=event.media_type,
-            reason=event.omitted or "published without its text",
-        )
-    return ChunkedDocument(
-        key=event.key,
-        version=version,
-        generation=generation,
-        state="chunked",
-        provenance=event.provenance,
-        text=event.text,
-        chunks=_cut(event.text, event.media_type, chunk),
-        metadata=event.metadata,
-        media_type=event.media_type,
-    )
-
-
-def _cut(text: str, media_type: str, chunk: Chunk) -> tuple[ChunkSpan, ...]:
-    try:
-        return tuple(chunk(text, media_type))
-    except Poison:
-        raise
-    except Exception as error:
-        # Whatever a text brings out of our code or a library's: it is this document's, not the worker's.
-        raise Poison("chunking_failed", f"{type(error).__name__}: {error}") from error
 
 
 @dataclass(slots=True)
@@ -258,25 +214,15 @@ class ChunkStage:
             self._finished.put(work.taken)
 
     def _work(self, taken: Taken) -> _Work:
-        record = taken.record
-        version = version_of(self._epoch, record.offset)
-        try:
-            event = decode_event(record)
-        except MalformedRecord as error:
-            return self._failed(taken, version, error, unreadable(record, self._generation, version))
-        if event is None:
-            return _Work(taken)
-        try:
-            return _Work(taken, chunked(event, version, self._generation, self._chunk))
-        except Poison as error:
-            return self._failed(taken, version, error, chunked(event, version, self._generation, lambda *_: ()))
+        version = version_of(self._epoch, taken.record.offset)
+        document, cause = made_of(taken.record, version, self._generation, self._chunk)
+        return _Work(taken, document) if cause is None else self._failed(taken, version, cause, document)
 
     def _failed(self, taken: Taken, version: int, cause: Poison, document: ChunkedDocument | None) -> _Work:
         """A letter, and the version without its text in place of what cannot be sent on."""
         letter = letter_of(taken.record, self._generation, "chunk", version, cause, 1)
         if document is not None:
-            reason = f"{letter.reason}: {letter.detail}"
-            document = replace(document, state="failed", text="", chunks=(), reason=reason)
+            document = failed(document, f"{letter.reason}: {letter.detail}")
         return _Work(taken, document, letter)
 
     def _publish(self, works: list[_Work]) -> None:

@@ -303,7 +303,8 @@ class EmbedStage:
             self._sweep_due()
             self._patience.until_done("store", lambda: self._repair.step(self._held))
             return
-        self._write(batch)
+        with self._pace.turn():
+            self._write(batch)
         self._sweep_due()
 
     def _write(self, batch: _Batch) -> None:

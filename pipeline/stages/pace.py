@@ -4,7 +4,8 @@ Asked before every batch of work for a generation that is being built. It waits
 
 * while the generation is paused;
 * while the live generation has work in this very process;
-* for the rest of the time that the throttle leaves: at 25 %, three times as long as the last batch.
+* for the rest of the time that the throttle leaves: at 25 %, three times as long as the last batch;
+* while live changes come in to this process, for two thirds of the time, and its batches are small.
 
 While the live generation is behind for longer than ``live_seconds``, building is throttled to a
 twentieth of the time, and beside an endless stream of live work it still gets a tenth: a live
@@ -31,10 +32,12 @@ _REST_SECONDS: Final = 60.0
 _LOOKS: Final = 1200
 #: Live changes this recent mean that more will come: batches stay small until then.
 _LIVELY_SECONDS: Final = 3.0
-#: Padded tokens of one forward pass beside live changes: some 15 ms of MiniLM on two cores.
-_SMALL_TOKENS: Final = 256
+#: Padded tokens of one forward pass beside live changes: some 10 ms of MiniLM on two cores.
+SMALL_TOKENS: Final = 128
+#: The most that building gets while live changes come in.
+_BESIDE_CHANGES: Final = 1 / 3
 #: Of a batch, beside live changes: cutting and writing hold the interpreter for as long as they are big.
-_SMALL_PART: Final = 16
+_SMALL_PART: Final = 32
 
 
 class LiveTraffic:
@@ -164,7 +167,7 @@ class Pace:
         Args:
             most: what suits the device.
         """
-        return min(most, _SMALL_TOKENS) if self._building and self._live.lively else most
+        return min(most, SMALL_TOKENS) if self._building and self._live.lively else most
 
     def batch(self, most: int) -> int:
         """Documents, or tokens, gathered into one batch.
@@ -181,6 +184,8 @@ class Pace:
             share = self._share
             if self._live.behind_seconds > self._live_seconds:
                 share = min(share, _BEHIND)
+            if self._live.lively:
+                share = min(share, _BESIDE_CHANGES)
             rested = time.monotonic() - ended
             rest = min(took * (1.0 / share - 1.0), _REST_SECONDS)
             yields = min(took * (1.0 / _BESIDE_WORK - 1.0), _REST_SECONDS)

@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from pipeline.broker.reading import to_the_end
+from pipeline.codec import UNREADABLE
 from pipeline.deadline import Deadline
 from pipeline.errors import VectideError
 from pipeline.naming import Names
@@ -133,7 +134,7 @@ def read_reports(broker: Broker, names: Names) -> list[WorkerReport]:
 def _decoded(record: Record) -> WorkerReport | None:
     try:
         return None if record.value is None else msgspec.json.decode(record.value, type=WorkerReport)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         # A later vectide's, in a rolling upgrade: what it says is of its own process only.
         log.debug("report not understood", extra={"error": str(error)})
         return None

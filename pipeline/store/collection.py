@@ -6,17 +6,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
+import msgspec
 import numpy as np
 
+from pipeline.cells import CELLS, Counts, no_counts
 from pipeline.errors import BadVector, FingerprintMismatch, ForeignCollection
-from pipeline.points import Alignment, ChunkPoint, Head, ScoredChunk, StoredChunk, Sweep, Vectors, Where, highest
-from pipeline.ports import CollectionSpec
+from pipeline.points import (
+    Alignment,
+    ChunkPoint,
+    Head,
+    HeadState,
+    ScoredChunk,
+    StoredChunk,
+    Sweep,
+    Vectors,
+    Where,
+    highest,
+)
+from pipeline.ports import CollectionSpec, Tallied
 from pipeline.store import conditions
 from pipeline.store.conditions import Filter, slices
 from pipeline.store.payload import (
+    CELLS_OF,
     Payload,
+    aligned_payload,
     chunk_payload,
-    filter_payload,
     head_of,
     head_payload,
     scored_chunk,
@@ -27,7 +41,7 @@ from pipeline.store.payload import (
 Mode = Literal["upsert", "insert_only", "update_only"]
 
 #: Raised when the meaning of the payload changes.
-FORMAT: Final = 1
+FORMAT: Final = 2
 #: Clauses of one request; Qdrant answers 1,000 correctly in 0.1 s, strict mode may allow fewer.
 _CLAUSES: Final = 256
 _POINTS: Final = 256
@@ -53,12 +67,13 @@ class Engine(Protocol):
     def set_payload(self, changes: Sequence[tuple[Filter, Payload]]) -> None: ...
     def retrieve(self, ids: Sequence[str], payload: bool, vector: bool) -> list[RawPoint]: ...
     def scroll(
-        self, matching: Filter, limit: int, after: str | None, vector: bool
+        self, matching: Filter, limit: int, after: str | None, vector: bool, fields: Sequence[str] | None = None
     ) -> tuple[list[RawPoint], str | None]: ...
     def first_of_each(self, filters: Sequence[Filter]) -> list[RawPoint]: ...
     def search(self, vector: Vectors, matching: Filter, limit: int) -> list[tuple[RawPoint, float]]: ...
     def count(self, matching: Filter) -> int: ...
     def facet(self, key: str, matching: Filter, limit: int) -> dict[str, int]: ...
+    def tally(self, key: str, limit: int) -> dict[int, int]: ...
     def flush(self) -> None: ...
 
 
@@ -172,7 +187,7 @@ class PointCollection:
                 [
                     (
                         conditions.misaligned(one),
-                        {"f": filter_payload(one.filters), "fh": one.filter_hash, "stamp": one.stamp},
+                        {**aligned_payload(one.doc, one.filters, one.filter_hash), "stamp": one.stamp},
                     )
                     for one in batch
                 ]
@@ -190,11 +205,16 @@ class PointCollection:
         found = self._engine.search(vector, matching, limit)
         return [scored_chunk(point.id, point.payload, score) for point, score in found]
 
-    def scan_heads(self, after: str | None = None, limit: int = 256) -> tuple[list[Head], str | None]:
-        """A page of all heads by id."""
-        points, following = self._engine.scroll(
-            {"must": [conditions.equals("kind", "head")]}, limit, after, vector=False
-        )
+    def scan_heads(
+        self, after: str | None = None, limit: int = 256, states: Sequence[HeadState] | None = None
+    ) -> tuple[list[Head], str | None]:
+        """A page of all heads, or of those in some states, by id."""
+        if states is not None and not states:
+            return [], None
+        must = [conditions.equals("kind", "head")]
+        if states is not None:
+            must.append(conditions.one_of("state", states))
+        points, following = self._engine.scroll({"must": must}, limit, after, vector=False)
         return [head_of(point.payload, self._spec.filter_fields) for point in points], following
 
     def scan_chunks(
@@ -211,6 +231,35 @@ class PointCollection:
             stored_chunk(point.id, point.payload, self._spec.filter_fields, vector_of(point.vector)) for point in points
         ]
         return chunks, following
+
+    def tally(self, of: Tallied) -> Counts:
+        """How many points there are in each cell.
+
+        Raises:
+            RequestRefused: the store does not count so many values.
+        """
+        counts = no_counts()
+        for cell, count in self._engine.tally(CELLS_OF[of], CELLS).items():
+            counts[cell] = count
+        return counts
+
+    def in_cells(
+        self,
+        of: Tallied,
+        cells: Sequence[int],
+        others: Sequence[int] | None = None,
+        after: str | None = None,
+        limit: int = 256,
+    ) -> tuple[list[str], str | None]:
+        """The documents of a page of points by their cells, in the order of the points' ids."""
+        if not cells or (others is not None and not others):
+            return [], None
+        key = CELLS_OF[of]
+        must = [conditions.one_of(key, cells)]
+        if others is not None:
+            must.append(conditions.one_of(key, others))
+        points, following = self._engine.scroll({"must": must}, limit, after, vector=False, fields=("doc",))
+        return [point.payload["doc"] for point in points], following
 
     def count_heads(self) -> dict[str, int]:
         """How many heads there are in each state."""
@@ -253,24 +302,24 @@ def spec_of(name: str, metadata: Mapping[str, Any] | None) -> CollectionSpec:
     Raises:
         ForeignCollection: not by vectide, or by a later one.
     """
-    if not metadata or metadata.get("made_by") != "vectide":
+    if not isinstance(metadata, Mapping) or metadata.get("made_by") != "vectide":
         raise ForeignCollection(
             f"collection {name} exists, and vectide did not make it",
             "use another pipeline.prefix or pipeline.name; vectide never writes into foreign collections",
         )
-    if metadata.get("format") != FORMAT:
+    if (found := metadata.get("format", 0)) != FORMAT:
         raise ForeignCollection(
-            f"collection {name} has format {metadata.get('format')}; this vectide knows {FORMAT}", "upgrade vectide"
+            f"collection {name} has format {found}; this vectide knows {FORMAT}",
+            "upgrade vectide"
+            if isinstance(found, int) and found > FORMAT
+            else "drop it, or use another pipeline.name: it is built anew from the log",
         )
-    return CollectionSpec(
-        name=name,
-        generation=metadata["generation"],
-        dimension=metadata["dimension"],
-        distance=metadata["distance"],
-        model_fingerprint=metadata["model_fingerprint"],
-        chunking_fingerprint=metadata["chunking_fingerprint"],
-        filter_fields=metadata["filter_fields"],
-    )
+    try:
+        return msgspec.convert({**metadata, "name": name}, CollectionSpec)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise ForeignCollection(
+            f"collection {name} has metadata that cannot be read: {error}", "was it changed by another program?"
+        ) from None
 
 
 def check_same(wanted: CollectionSpec, present: CollectionSpec) -> None:

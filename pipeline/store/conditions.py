@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pipeline.points import Alignment, Sweep, Where
-from pipeline.store.payload import stored_value
+from pipeline.store.payload import CELLS_OF, stored_value
 
 #: The store keeps integers in 64 bits.
 _INTEGERS: Final = 1 << 63
@@ -139,7 +139,7 @@ def indexes(filter_fields: Mapping[str, str]) -> list[tuple[str, str]]:
         ("state", "keyword"),
         ("hash", "keyword"),
         ("fh", "keyword"),
-        ("bucket", "integer"),
+        *((field, "integer") for field in CELLS_OF.values()),
     ]
     words = {"bool": "keyword"}
     return ours + [(f"f.{name}", words.get(kind, kind)) for name, kind in sorted(filter_fields.items())]

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,8 @@ _DISTANCES: Final = {"cosine": "Cosine", "dot": "Dot", "euclid": "Euclid"}
 #: page left then, the kernel kills the process (SIGBUS). So it must never come to that.
 _RESERVE_BYTES: Final = 128 * 1024 * 1024
 _FULL_SECONDS: Final = 5.0
+#: Points of one page of a walk: some milliseconds.
+_WALK: Final = 1_000
 #: A segment of at least so many points is written anew when this part of them is deleted. That
 #: holds the interpreter lock for 0.3 s per 5,000 points that are left, so each time pays for as
 #: many deletes.
@@ -254,11 +257,12 @@ class EdgeEngine:
             return [_raw(record) for record in self._shard.retrieve(list(ids), payload, vector)]
 
     def scroll(
-        self, matching: Filter, limit: int, after: str | None, vector: bool
+        self, matching: Filter, limit: int, after: str | None, vector: bool, fields: Sequence[str] | None = None
     ) -> tuple[list[RawPoint], str | None]:
-        """A page of points by id."""
+        """A page of points by id, with all of their payload or some fields of it."""
+        payload = True if fields is None else self._edge.PayloadSelector.Include(list(fields))
         request = self._edge.ScrollRequest(
-            offset=after, limit=limit, filter=edge_filter(matching), with_payload=True, with_vector=vector
+            offset=after, limit=limit, filter=edge_filter(matching), with_payload=payload, with_vector=vector
         )
         with self._called():
             records, following = self._shard.scroll(request)
@@ -296,6 +300,33 @@ class EdgeEngine:
         request = self._edge.FacetRequest(key=key, limit=limit, exact=True, filter=edge_filter(matching))
         with self._called():
             return {str(hit.value): int(hit.count) for hit in self._shard.facet(request).hits}
+
+    def tally(self, key: str, limit: int) -> dict[int, int]:
+        """How many points have each value of an integer field, exactly.
+
+        An exact facet holds the interpreter lock for a second at 60,000 points. The index's own
+        counts come in a twentieth of that, and are exact as long as no point is counted twice or
+        after it was deleted, which shows in their sum; then the points are walked.
+        """
+        request = self._edge.FacetRequest(key=key, limit=limit, exact=False)
+        there = {"must": [{"key": key, "range": {"gte": 0}}]}
+        with self._called():
+            found = {int(hit.value): int(hit.count) for hit in self._shard.facet(request).hits}
+        first = self.scroll(there, 1, None, vector=False, fields=(key,))[0]
+        values = len(first[0].payload[key]) if first else 0
+        if sum(found.values()) == values * self.count(there):
+            return {value: count for value, count in found.items() if count}
+        return self._walked(key, there)
+
+    def _walked(self, key: str, there: Filter) -> dict[int, int]:
+        counts: Counter[int] = Counter()
+        after: str | None = None
+        while True:
+            points, after = self.scroll(there, _WALK, after, vector=False, fields=(key,))
+            for point in points:
+                counts.update(point.payload[key])
+            if after is None:
+                return counts
 
     def flush(self) -> None:
         """Make everything durable, and give back the room of deleted points when it is worth it."""

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from pipeline.cells import Counts, chunk_cell, document_cells, head_cells, no_counts
 from pipeline.errors import BadVector, CollectionMissing, FingerprintMismatch
 from pipeline.points import (
     Alignment,
     ChunkPoint,
     Head,
+    HeadState,
     ScoredChunk,
     StoredChunk,
     Sweep,
@@ -27,7 +29,7 @@ from pipeline.points import (
     Where,
     highest,
 )
-from pipeline.ports import CollectionSpec
+from pipeline.ports import CollectionSpec, Tallied
 
 
 class MemoryStore:
@@ -268,10 +270,13 @@ class MemoryCollection:
                     )
             return hits
 
-    def scan_heads(self, after: str | None = None, limit: int = 256) -> tuple[list[Head], str | None]:
-        """A page of all heads by document id, and where the next page starts (None: the end)."""
+    def scan_heads(
+        self, after: str | None = None, limit: int = 256, states: Sequence[HeadState] | None = None
+    ) -> tuple[list[Head], str | None]:
+        """A page of heads by document id, and where the next page starts (None: the end)."""
         with self._opened():
-            page, following = _page(self._heads, after, limit)
+            docs = (doc for doc, head in self._heads.items() if states is None or head.state in states)
+            page, following = _page(docs, after, limit)
             return [_copied_head(self._heads[doc]) for doc in page], following
 
     def scan_chunks(
@@ -288,6 +293,33 @@ class MemoryCollection:
                 ids = {id for doc in docs for id in self._of_doc.get(doc, ())}
             page, following = _page(ids, after, limit)
             return [_stored(self._chunks[id], vectors) for id in page], following
+
+    def tally(self, of: Tallied) -> Counts:
+        """How many points there are in each cell."""
+        counts = no_counts()
+        with self._opened():
+            for _, _, cells in self._tallied(of):
+                counts[list(cells)] += 1
+        return counts
+
+    def in_cells(
+        self,
+        of: Tallied,
+        cells: Sequence[int],
+        others: Sequence[int] | None = None,
+        after: str | None = None,
+        limit: int = 256,
+    ) -> tuple[list[str], str | None]:
+        """The documents of a page of points by their cells, in the order of the points' ids."""
+        wanted, as_well = set(cells), None if others is None else set(others)
+        with self._opened():
+            docs = {
+                id: doc
+                for id, doc, has in self._tallied(of)
+                if wanted.intersection(has) and (as_well is None or as_well.intersection(has))
+            }
+            page, following = _page(docs, after, limit)
+            return [docs[id] for id in page], following
 
     def count_heads(self) -> dict[str, int]:
         """How many heads there are in each state."""
@@ -319,6 +351,15 @@ class MemoryCollection:
                 "resolve the live generation anew",
             )
         return self._lock
+
+    def _tallied(self, of: Tallied) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        """Ids, documents and cells of the points that a tally counts."""
+        if of in ("heads", "tombstones"):
+            state = "complete" if of == "heads" else "deleted"
+            return ((doc, doc, head_cells(head)) for doc, head in self._heads.items() if head.state == state)
+        if of == "documents":
+            return ((id, chunk.doc, document_cells(chunk.doc, chunk.filter_hash)) for id, chunk in self._chunks.items())
+        return ((id, chunk.doc, (chunk_cell(id),)) for id, chunk in self._chunks.items())
 
     def _ids(self, doc: str) -> list[str]:
         return sorted(self._of_doc.get(doc, ()))
@@ -401,7 +442,6 @@ def _stored(chunk: ChunkPoint, vectors: bool) -> StoredChunk:
         chunk.stamp,
         chunk.content_hash,
         chunk.text,
-        chunk.bucket,
         _copied(chunk.filters),
         chunk.filter_hash,
         chunk.vector if vectors else None,

@@ -5,9 +5,10 @@
 ``doc``           the document's id (also the id of its head point)
 ``stamp``         what every guard compares, below 2**50
 ``fh``, ``f``     filter hash and filter fields (on heads too: reads filter heads)
-``bucket``        of the document, for digests
 chunk             ``hash``, ``text``, and the vector
 head              ``state``, ``key``, ``cv``, ``time``, ``reason``, ``meta``, ``list``, ``missing``
+cells             what verification counts: of a complete head ``hc``, of a tombstone ``tc``, of a
+                  chunk ``dc`` (two each) and ``cc`` (one)
 ================  =====================================================================
 """
 
@@ -15,21 +16,59 @@ from __future__ import annotations
 
 import base64
 import uuid
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
 
-from pipeline.errors import ForeignCollection
-from pipeline.identity import DocumentKey, bucket_of
-from pipeline.points import ChunkPoint, Head, ListedChunk, ScoredChunk, StoredChunk, Vectors
+from pipeline.cells import chunk_cell, document_cells, head_cells
+from pipeline.codec import UNREADABLE
+from pipeline.errors import ForeignCollection, MalformedRecord
+from pipeline.identity import DocumentKey, MetadataValue
+from pipeline.points import ChunkPoint, Head, HeadState, ListedChunk, ScoredChunk, StoredChunk, Vectors
+from pipeline.ports import Tallied
 
 #: The named vector of every chunk. Named, because only such collections can gain others later.
 VECTOR: Final = "text"
+#: The field of each tally: one of its own, so that a store counts without a filter.
+CELLS_OF: Final[Mapping[Tallied, str]] = {"heads": "hc", "tombstones": "tc", "documents": "dc", "chunks": "cc"}
 Payload = dict[str, Any]
 
 _pack = msgspec.json.encode
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_unpack_list = msgspec.json.Decoder(
+    tuple[list[tuple[str, ...]], list[tuple[str, _Count, _Count, _Count, _Count]]]
+).decode
+_unpack_metadata = msgspec.json.Decoder(dict[str, MetadataValue]).decode
+
+
+class _Found(msgspec.Struct):
+    doc: str
+    stamp: _Count
+    hash: str
+    text: str
+
+
+class _Chunk(_Found):
+    fh: str
+    f: dict[str, Any] = {}
+
+
+class _Head(msgspec.Struct):
+    key: str
+    stamp: _Count
+    state: HeadState
+    cv: int
+    time: float
+    reason: str
+    meta: str
+    list: str
+    missing: tuple[int, ...]
+    fh: str
+    f: dict[str, Any] = {}
 
 
 def chunk_payload(chunk: ChunkPoint) -> Payload:
@@ -40,9 +79,17 @@ def chunk_payload(chunk: ChunkPoint) -> Payload:
         "stamp": chunk.stamp,
         "hash": chunk.content_hash,
         "text": chunk.text,
-        "bucket": chunk.bucket,
-        "f": filter_payload(chunk.filters),
-        "fh": chunk.filter_hash,
+        CELLS_OF["chunks"]: [chunk_cell(chunk.id)],
+        **aligned_payload(chunk.doc, chunk.filters, chunk.filter_hash),
+    }
+
+
+def aligned_payload(doc: str, filters: Mapping[str, Any], filter_hash: str) -> Payload:
+    """What all chunks of a document have in common, and *align* sets."""
+    return {
+        "f": filter_payload(filters),
+        "fh": filter_hash,
+        CELLS_OF["documents"]: list(document_cells(doc, filter_hash)),
     }
 
 
@@ -74,7 +121,7 @@ def head_payload(head: Head) -> Payload:
         "doc": head.doc,
         "stamp": head.stamp,
         "state": head.state,
-        "bucket": bucket_of(head.doc),
+        **_head_cells(head),
         "key": head.key.text,
         "cv": head.content_version,
         "time": head.event_time,
@@ -87,6 +134,12 @@ def head_payload(head: Head) -> Payload:
     }
 
 
+def _head_cells(head: Head) -> Payload:
+    """The log does not foretell the others: they are read, not counted."""
+    tallies: Mapping[str, Tallied] = {"complete": "heads", "deleted": "tombstones"}
+    return {CELLS_OF[tallies[head.state]]: list(head_cells(head))} if head.state in tallies else {}
+
+
 def head_of(payload: Payload, filters: Mapping[str, str]) -> Head:
     """The head in a payload.
 
@@ -97,62 +150,84 @@ def head_of(payload: Payload, filters: Mapping[str, str]) -> Head:
     Raises:
         ForeignCollection: this is not a head of ours.
     """
-    try:
-        sections, rows = msgspec.json.decode(payload["list"])
-        headings = [tuple(section) for section in sections]
+    with _ours("head", payload):
+        wire = msgspec.convert(payload, _Head)
+        sections, rows = _unpack_list(wire.list)
         return Head(
-            key=DocumentKey.from_text(payload["key"]),
-            stamp=payload["stamp"],
-            state=payload["state"],
-            content_version=payload["cv"],
-            event_time=payload["time"],
+            key=DocumentKey.from_text(wire.key),
+            stamp=wire.stamp,
+            state=wire.state,
+            content_version=wire.cv,
+            event_time=wire.time,
             chunks=tuple(
-                ListedChunk(str(uuid.UUID(bytes=base64.b85decode(id))), start, start + size, tokens, headings[section])
+                ListedChunk(str(uuid.UUID(bytes=base64.b85decode(id))), start, start + size, tokens, sections[section])
                 for id, start, size, tokens, section in rows
             ),
-            metadata=msgspec.json.decode(payload["meta"]),
-            filters=_filters(payload, filters),
-            filter_hash=payload["fh"],
-            reason=payload["reason"],
-            missing=tuple(payload["missing"]),
+            metadata=_unpack_metadata(wire.meta),
+            filters=_filters(wire.f, filters),
+            filter_hash=wire.fh,
+            reason=wire.reason,
+            missing=wire.missing,
         )
-    except (KeyError, ValueError, TypeError, msgspec.MsgspecError) as error:
-        raise ForeignCollection(
-            f"a head point cannot be read: {type(error).__name__} {error}", "was it written by another program?"
-        ) from None
 
 
 def stored_chunk(id: str, payload: Payload, filters: Mapping[str, str], vector: Vectors | None) -> StoredChunk:
-    """The chunk in a payload."""
-    return StoredChunk(
-        id=id,
-        doc=payload["doc"],
-        stamp=payload["stamp"],
-        content_hash=payload["hash"],
-        text=payload["text"],
-        bucket=payload["bucket"],
-        filters=_filters(payload, filters),
-        filter_hash=payload["fh"],
-        vector=vector,
-    )
+    """The chunk in a payload.
+
+    Raises:
+        ForeignCollection: this is not a chunk of ours.
+    """
+    with _ours("chunk", payload):
+        wire = msgspec.convert(payload, _Chunk)
+        return StoredChunk(
+            id=id,
+            doc=wire.doc,
+            stamp=wire.stamp,
+            content_hash=wire.hash,
+            text=wire.text,
+            filters=_filters(wire.f, filters),
+            filter_hash=wire.fh,
+            vector=vector,
+        )
 
 
 def scored_chunk(id: str, payload: Payload, score: float) -> ScoredChunk:
-    """A chunk that a search found."""
-    return ScoredChunk(id, payload["doc"], score, payload["text"], payload["stamp"], payload["hash"])
+    """A chunk that a search found.
+
+    Raises:
+        ForeignCollection: this is not a chunk of ours.
+    """
+    with _ours("chunk", payload):
+        wire = msgspec.convert(payload, _Found)
+        return ScoredChunk(id, wire.doc, score, wire.text, wire.stamp, wire.hash)
 
 
 def vector_of(stored: object) -> Vectors | None:
-    """float32 [dimension] of a point's named vectors; None for a head."""
+    """float32 [dimension] of a point's named vectors; None for a head.
+
+    Raises:
+        ForeignCollection: it is no vector.
+    """
     if isinstance(stored, Mapping) and stored.get(VECTOR) is not None:
-        return np.asarray(stored[VECTOR], dtype=np.float32)
+        with _ours("vector", {}):
+            return np.asarray(stored[VECTOR], dtype=np.float32)
     return None
 
 
-def _filters(payload: Payload, types: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        name: (value == "true" if types.get(name) == "bool" else value) for name, value in payload.get("f", {}).items()
-    }
+@contextmanager
+def _ours(what: str, payload: Payload) -> Iterator[None]:
+    try:
+        yield
+    except (*UNREADABLE, ValueError, TypeError, IndexError, MalformedRecord) as error:
+        doc = payload.get("doc")
+        of = f" of document {doc}" if isinstance(doc, str) else ""
+        raise ForeignCollection(
+            f"a {what}{of} cannot be read: {type(error).__name__} {error}", "was it written by another program?"
+        ) from None
+
+
+def _filters(stored: Mapping[str, Any], types: Mapping[str, str]) -> dict[str, Any]:
+    return {name: (value == "true" if types.get(name) == "bool" else value) for name, value in stored.items()}
 
 
 def _stored(value: object) -> object:

@@ -7,15 +7,19 @@ leader (ordering=medium) and heads are read with the majority.
 
 from __future__ import annotations
 
+import ssl
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.errors import (
     CollectionMissing,
+    ConfigError,
     Fatal,
+    NotAllowed,
+    RequestRefused,
     StoreBusy,
     StoreUnavailable,
     VectideError,
@@ -36,6 +40,10 @@ _INDEXED_SHARE: Final = 0.7
 _OLDEST_SERVER: Final = (1, 19)
 _DISTANCES: Final = {"cosine": "Cosine", "dot": "Dot", "euclid": "Euclid"}
 _BUSY_SECONDS: Final = 2.0
+#: One pass over the index of a field in each segment, which grows with the collection.
+_TALLY_SECONDS: Final = 300
+#: Errors that wrap each other; the client's, httpx's and httpcore's are four.
+_CAUSES: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +51,7 @@ class QdrantSettings:
     """How to reach a server."""
 
     url: str
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     grpc: bool = False
     grpc_port: int = 6334
     ca_file: str | None = None
@@ -53,13 +61,19 @@ class QdrantSettings:
 
 
 class QdrantStore:
-    """The Store port over a server."""
+    """The Store port over a server.
+
+    Raises:
+        ConfigError: the certificates to trust cannot be read.
+    """
 
     def __init__(self, settings: QdrantSettings) -> None:
         from qdrant_client import QdrantClient
 
         self._settings = settings
-        options: dict[str, Any] = {"verify": settings.ca_file} if settings.ca_file else {}
+        options: dict[str, Any] = {}
+        if settings.ca_file:
+            options = {"verify": _trusting(settings.ca_file), "grpc_options": _trusted_by_grpc(settings.ca_file)}
         with warnings.catch_warnings():
             # It warns of an API key without TLS, which a cluster's own network may allow.
             warnings.simplefilter("ignore")
@@ -198,10 +212,18 @@ class QdrantStore:
 
         Raises:
             StoreUnavailable: no answer.
+            ConfigError: its certificate is not trusted.
             Fatal: it is too old, or refuses the API key.
         """
-        with _translated("server"):
-            version = self._client.info().version
+        try:
+            with _translated("server"):
+                version = self._client.info().version
+        except _Untrusted as error:
+            # Later it is waited out: a certificate may be about to be changed.
+            raise ConfigError(
+                f"the Qdrant server at {self._settings.url}: {error}",
+                "set qdrant.ca_file to the certificate of the authority that signed it, qdrant.url to one of its names",
+            ) from None
         numbers = tuple(int(part) for part in version.split("-")[0].split(".")[:2])
         if numbers < _OLDEST_SERVER:
             raise Fatal(
@@ -212,6 +234,10 @@ class QdrantStore:
     def close(self) -> None:
         """Release connections."""
         self._client.close()
+
+
+class _Untrusted(StoreUnavailable):
+    """The server's certificate is refused."""
 
 
 class QdrantEngine:
@@ -269,16 +295,16 @@ class QdrantEngine:
         return [_raw(record) for record in found]
 
     def scroll(
-        self, matching: Filter, limit: int, after: str | None, vector: bool
+        self, matching: Filter, limit: int, after: str | None, vector: bool, fields: Sequence[str] | None = None
     ) -> tuple[list[RawPoint], str | None]:
-        """A page of points by id."""
+        """A page of points by id, with all of their payload or some fields of it."""
         with _translated(self._name):
             found, following = self._client.scroll(
                 self._name,
                 self._filter(matching),
                 limit=limit,
                 offset=after,
-                with_payload=True,
+                with_payload=True if fields is None else list(fields),
                 with_vectors=vector,
                 consistency=self._consistency,
             )
@@ -313,10 +339,29 @@ class QdrantEngine:
             return int(self._client.count(self._name, count_filter=self._filter(matching), exact=True).count)
 
     def facet(self, key: str, matching: Filter, limit: int) -> dict[str, int]:
-        """How many points match, by the value of a field."""
+        """How many points match, by the value of a field. Exactly: by a read for each value (as of 1.19)."""
         with _translated(self._name):
             answer = self._client.facet(self._name, key, facet_filter=self._filter(matching), limit=limit, exact=True)
         return {str(hit.value): int(hit.count) for hit in answer.hits}
+
+    def tally(self, key: str, limit: int) -> dict[int, int]:
+        """How many points have each value of an integer field, exactly.
+
+        The index's own counts come in one pass, and are exact as long as no point is counted twice or
+        after it was deleted, which shows in their sum; then each value is asked for.
+        """
+        found = self._counted(key, limit, exact=False)
+        there: Filter = {"must": [{"key": key, "range": {"gte": 0}}]}
+        first = self.scroll(there, 1, None, vector=False, fields=(key,))[0]
+        values = len(first[0].payload[key]) if first else 0
+        if sum(found.values()) == values * self.count(there):
+            return found
+        return self._counted(key, limit, exact=True)
+
+    def _counted(self, key: str, limit: int, *, exact: bool) -> dict[int, int]:
+        with _translated(self._name):
+            answer = self._client.facet(self._name, key, limit=limit, exact=exact, timeout=_TALLY_SECONDS)
+        return {int(hit.value): int(hit.count) for hit in answer.hits if hit.count}
 
     def flush(self) -> None:
         """Nothing to do: every write waited."""
@@ -341,6 +386,9 @@ def _translated(what: str) -> Iterator[None]:
     except UnexpectedResponse as error:
         raise _of_status(what, error.status_code or 0, str(error)) from None
     except (ResponseHandlingException, httpx.HTTPError, OSError, TimeoutError) as error:
+        refused = _refused_certificate(error)
+        if refused is not None:
+            raise _Untrusted(f"{what}: its certificate is refused: {refused.verify_message}") from None
         raise StoreUnavailable(f"{what}: {error or type(error).__name__}") from None
     except Exception as error:
         code = getattr(error, "code", None)
@@ -349,18 +397,46 @@ def _translated(what: str) -> Iterator[None]:
         raise _of_grpc(what, getattr(code(), "name", ""), str(error)) from None
 
 
+def _trusting(ca_file: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError:
+        raise ConfigError(f"qdrant.ca_file: {ca_file} holds no PEM certificates", "give a file of them") from None
+    except OSError as error:
+        raise ConfigError(f"qdrant.ca_file: {ca_file}: {error.strerror}", "mount the file there") from None
+
+
+def _trusted_by_grpc(ca_file: str) -> dict[str, Any]:
+    with open(ca_file, "rb") as file:  # noqa: PTH123 - a setting's text
+        return {"root_certificates": file.read()}
+
+
+def _refused_certificate(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
+    """What is at the bottom of a client's error, if it is this."""
+    seen = 0
+    while error is not None and seen < _CAUSES:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error
+        error = getattr(error, "source", None) or error.__cause__ or error.__context__
+        seen += 1
+    return None
+
+
 def _of_status(what: str, status: int, detail: str) -> VectideError:
     if status == 404:
         return CollectionMissing(f"collection {what} is not there: {detail}", "resolve the live generation anew")
     if status in (429, 507):
         return StoreBusy(f"{what}: {detail}", _BUSY_SECONDS)
-    if status in (401, 403):
-        return Fatal(
-            f"{what}: the server refuses the API key ({status})", "set qdrant.api_key to a key with write rights"
+    if status == 401:
+        return Fatal(f"{what}: the server refuses the API key (401)", "set qdrant.api_key to one that it knows")
+    if status == 403:
+        return NotAllowed(
+            f"{what}: the server refuses this to the API key (403)",
+            "set qdrant.api_key to one with the rights of this role; docs/security.md lists them",
         )
     if status >= 500 or status == 408:
         return StoreUnavailable(f"{what}: {detail}")
-    return Fatal(
+    return RequestRefused(
         f"{what}: the server refuses the request: {detail}", "this is a bug of vectide, or a limit of strict mode"
     )
 

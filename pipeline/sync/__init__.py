@@ -7,14 +7,16 @@ it writes the one before. docs/store-protocol.md explains the steps and the guar
 
 from __future__ import annotations
 
-from pipeline.sync.batches import Outcome, PreparedBatch, Result, ToEmbed
+from pipeline.sync.batches import TRUSTING, Distrust, Outcome, PreparedBatch, Result, ToEmbed
 from pipeline.sync.reading import prepare
 from pipeline.sync.rounds import Embed, synchronise
-from pipeline.sync.settling import repair, sweep_deleted
+from pipeline.sync.settling import repair, sweep_deleted, sweep_headless
 from pipeline.sync.writing import DONOR_SECONDS, upsert_slice, write
 
 __all__ = [
     "DONOR_SECONDS",
+    "TRUSTING",
+    "Distrust",
     "Embed",
     "Outcome",
     "PreparedBatch",
@@ -23,6 +25,7 @@ __all__ = [
     "prepare",
     "repair",
     "sweep_deleted",
+    "sweep_headless",
     "synchronise",
     "upsert_slice",
     "write",

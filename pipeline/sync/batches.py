@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from types import MappingProxyType
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from pipeline.errors import Poison
 from pipeline.points import Head, Vectors
@@ -22,6 +24,11 @@ Result: TypeAlias = Literal[
     "exhausted",  # every attempt at this version is used up: ``poison`` says so
     "again",  # the compare-and-set was lost to an older version: prepare this document again
 ]
+
+
+Distrust: TypeAlias = Mapping[str, frozenset[str]]
+"""By document, the content hashes of chunks whose stored vectors (or texts) are not believed."""
+TRUSTING: Final[Distrust] = MappingProxyType({})
 
 
 class ToEmbed(NamedTuple):
@@ -48,6 +55,8 @@ class Plan:
     kept: frozenset[str] = frozenset()
     """Ids that the head lists and that have a point: neither vector nor write is needed."""
     poison: Poison | None = None
+    again: bool = False
+    """The head is written although it says the same: to be above points that are above it."""
 
     @property
     def doc(self) -> str:

@@ -24,7 +24,11 @@ class FilterFields(NamedTuple):
 
 
 def filter_fields(document: ChunkedDocument, declared: Mapping[str, FieldType]) -> FilterFields:
-    """The declared fields of a document; ``source`` and ``media_type`` are its own, not metadata's."""
+    """The declared fields of a document; ``source`` and ``media_type`` are its own, not metadata's.
+    A tombstone has none.
+    """
+    if document.state == "deleted":
+        return FilterFields({}, filter_hash({}), ())
     own = {"source": document.key.source, "media_type": document.media_type}
     values: dict[str, Any] = {}
     rejected = []
@@ -37,11 +41,6 @@ def filter_fields(document: ChunkedDocument, declared: Mapping[str, FieldType]) 
         else:
             rejected.append(name)
     return FilterFields(values, filter_hash(values), tuple(rejected))
-
-
-def no_filter_fields() -> FilterFields:
-    """The fields of a tombstone."""
-    return FilterFields({}, filter_hash({}), ())
 
 
 def _fits(value: object, kind: FieldType) -> bool:

@@ -47,16 +47,16 @@ def kept(head: Head, present: set[str]) -> frozenset[str]:
     return frozenset(chunk.id for chunk in head.chunks if chunk.id in present)
 
 
-def reruns(head: Head, document: ChunkedDocument, lost: bool, begun: bool) -> bool:
+def reruns(head: Head, document: ChunkedDocument, lost: bool, begun: bool, other: bool) -> bool:
     """Whether an event equal to its head runs again, at attempt + 1.
 
     It does when a listed point is lost (a power cut takes what was not flushed), when another run
     was begun and cut off before its head (its chunks are above the head, so no sweep takes them,
-    and they are embedded already), or when it is a replay that can better the head. A redelivery
-    as such never does: a document stays incomplete until somebody asks, or every restart would try
-    its poison again.
+    and they are embedded already), when it is a replay whose head is ``other`` than it leads to, or
+    a replay that can better the head. A redelivery as such never does: a document stays incomplete
+    until somebody asks, or every restart would try its poison again.
     """
-    if lost or begun:
+    if lost or begun or other:
         return True
     return document.replay and document.state == "chunked" and head.state in ("incomplete", "failed", "omitted")
 
@@ -115,6 +115,11 @@ def settled(plans: Iterable[Plan]) -> list[str]:
 def sweep_of(head: Head) -> Sweep:
     """What step 5 deletes: by the head just read, nothing above its stamp (a newer writer's)."""
     return Sweep(head.doc, frozenset(chunk.id for chunk in head.chunks), head.stamp)
+
+
+def headless_sweep(doc: str, seen: int) -> Sweep:
+    """What repair deletes of a document that nothing knows: what it has seen, and nothing newer."""
+    return Sweep(doc, frozenset(), seen)
 
 
 def alignment_of(head: Head) -> Alignment:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.errors import CollectionMissing, FingerprintMismatch, Poison
-from pipeline.identity import chunk_id, occurrences, stamp_of
+from pipeline.identity import stamp_of
 from pipeline.points import Head, Vectors
 from pipeline.ports import Collection
 from pipeline.records import ChunkedDocument, ChunkSpan
 from pipeline.sync import guards
-from pipeline.sync.batches import Plan, PreparedBatch, ToEmbed
-from pipeline.sync.filters import FilterFields, filter_fields, no_filter_fields
+from pipeline.sync.batches import TRUSTING, Distrust, Plan, PreparedBatch, ToEmbed
+from pipeline.sync.filters import FilterFields, filter_fields
+from pipeline.sync.foretelling import deviation, foretold_of, point_ids
 
 
 def prepare(
     collection: Collection,
     documents: Sequence[ChunkedDocument],
     siblings: Sequence[Collection] = (),
+    distrusted: Distrust = TRUSTING,
 ) -> PreparedBatch:
     """Steps 1 and 2 for a batch; writes nothing. At most four requests, and one for each sibling.
 
@@ -25,6 +27,8 @@ def prepare(
         collection: the generation's collection.
         documents: events of this generation, in any order; one version of each document is kept.
         siblings: collections that may hold vectors already; those of another model are ignored.
+        distrusted: replays of these documents run again whatever their heads say, and chunks with
+            these content hashes are embedded anew: what is stored of them is not believed.
 
     Raises:
         FingerprintMismatch: a document was chunked for another generation.
@@ -41,8 +45,9 @@ def prepare(
             document,
             heads.get(doc),
             ids[doc],
-            present,
+            present - believed_not(document, ids[doc], distrusted),
             filter_fields(document, collection.spec.filter_fields),
+            doc in distrusted,
         )
         for doc, document in newest.items()
     )
@@ -52,7 +57,8 @@ def prepare(
         for _, _, span in plan.needed:
             if span.content_hash not in needed:
                 needed[span.content_hash] = ToEmbed(span.content_hash, embedded_text(plan.document, span), span.tokens)
-    found = _donors(collection, siblings, list(needed))
+    wrong = frozenset[str]().union(*distrusted.values())
+    found = _donors(collection, siblings, [content for content in needed if content not in wrong])
     to_embed = [item for content, item in needed.items() if content not in found]
     return PreparedBatch(collection, plans, found, to_embed, len(documents) - len(plans))
 
@@ -72,10 +78,10 @@ def refuse_foreign(collection: Collection, documents: Sequence[ChunkedDocument])
             )
 
 
-def point_ids(document: ChunkedDocument) -> list[str]:
-    """The point ids of a document's chunks, in reading order; equal texts differ by occurrence."""
-    hashes = [span.content_hash for span in document.chunks]
-    return [chunk_id(document.key, content, nth) for content, nth in zip(hashes, occurrences(hashes), strict=True)]
+def believed_not(document: ChunkedDocument, ids: Sequence[str], distrusted: Distrust) -> frozenset[str]:
+    """The points of a document whose vectors are not believed."""
+    wrong = distrusted.get(document.key.doc, frozenset())
+    return frozenset(id for id, span in zip(ids, document.chunks, strict=True) if span.content_hash in wrong)
 
 
 def embedded_text(document: ChunkedDocument, span: ChunkSpan) -> str:
@@ -112,10 +118,9 @@ def _plan(
     ids: list[str],
     present: set[str],
     fields: FilterFields,
+    distrusted: bool,
 ) -> Plan:
-    if document.state == "deleted":
-        fields = no_filter_fields()
-    plan = Plan(document, head, None, "stale", fields, ids)
+    plan = Plan(document, head, None, "stale", fields, ids, again=distrusted)
     standing = guards.standing(head, document)
     if standing == "newer" or head is None:
         plan.stamp = stamp_of(document.version)
@@ -125,7 +130,8 @@ def _plan(
         lost = document.state != "deleted" and not listed <= present
         begun = head.state != "complete" and any(id in present and id not in listed for id in ids)
         plan.result = "unchanged"
-        if guards.reruns(head, document, lost, begun):
+        other = document.replay and (distrusted or deviation(head, foretold_of(document, ids, fields)) is not None)
+        if guards.reruns(head, document, lost, begun, other):
             try:
                 plan.stamp = guards.rerun_stamp(head)
             except Poison as poison:

@@ -9,7 +9,7 @@ from pipeline.errors import Transient
 from pipeline.points import Vectors
 from pipeline.ports import Collection
 from pipeline.records import ChunkedDocument
-from pipeline.sync.batches import Outcome, ToEmbed
+from pipeline.sync.batches import TRUSTING, Distrust, Outcome, ToEmbed
 from pipeline.sync.reading import prepare
 from pipeline.sync.writing import DONOR_SECONDS, write
 
@@ -26,8 +26,11 @@ def synchronise(
     embed: Embed,
     siblings: Sequence[Collection] = (),
     donor_seconds: float = DONOR_SECONDS,
+    distrusted: Distrust = TRUSTING,
 ) -> list[Outcome]:
     """All steps for a batch, without overlap; one outcome per document, none of them ``again``.
+
+    The arguments are those of ``prepare`` and ``write``.
 
     Raises:
         Transient: documents were contended for in every round; nothing may be committed.
@@ -35,7 +38,7 @@ def synchronise(
     outcomes: dict[str, Outcome] = {}
     waiting = list(documents)
     for _ in range(ROUNDS):
-        prepared = prepare(collection, waiting, siblings)
+        prepared = prepare(collection, waiting, siblings, distrusted)
         vectors, failed = embed(prepared.to_embed) if prepared.to_embed else ({}, {})
         written = write(prepared, vectors, failed, donor_seconds)
         outcomes.update((outcome.document.key.doc, outcome) for outcome in written)

@@ -72,6 +72,27 @@ def repair(collection: Collection, docs: Sequence[str]) -> None:
     settle(collection, list(dict.fromkeys(docs)), {}, hold_deleted=False)
 
 
+def sweep_headless(collection: Collection, stamps: Mapping[str, int]) -> set[str]:
+    """Delete the chunks of documents without a head that the log does not have either.
+
+    Only after the log was looked at once more, to its end: a document that has just come has chunks
+    before its head. One that comes after that look is at a later place of its partition, so that
+    its chunks are above any stamp that was seen before.
+
+    Args:
+        collection: where.
+        stamps: by document, the highest stamp that was seen of its chunks.
+
+    Returns:
+        Those that have no head; the others were left alone.
+    """
+    if not stamps:
+        return set()
+    headless = stamps.keys() - collection.heads(list(stamps)).keys()
+    collection.sweep([guards.headless_sweep(doc, stamps[doc]) for doc in sorted(headless)])
+    return headless
+
+
 def _align(collection: Collection, heads: Sequence[Head]) -> list[Head]:
     """Align chunks with their heads; the heads for which something was changed."""
     if not collection.spec.filter_fields:

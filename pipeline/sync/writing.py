@@ -15,6 +15,7 @@ from pipeline.ports import Collection
 from pipeline.records import ChunkSpan
 from pipeline.sync import guards
 from pipeline.sync.batches import Failure, Outcome, Plan, PreparedBatch, Result
+from pipeline.sync.foretelling import listed
 from pipeline.sync.reading import embedded_text
 from pipeline.sync.settling import settle
 
@@ -151,7 +152,7 @@ def _composed(
     read = plan.read
     # Of this very version: a newer one that failed in the same words must still move the head.
     same = read is not None and read.version == document.version and changed(writing.head, stamp=read.stamp) == read
-    if same and not writing.chunks:
+    if same and not writing.chunks and not plan.again:
         writing.head = None  # a replay that failed as before: nothing to say, and no attempt spent
     return writing
 
@@ -164,7 +165,6 @@ def _point(plan: Plan, stamp: int, id: str, span: ChunkSpan, vector: Vectors) ->
         stamp,
         span.content_hash,
         embedded_text(document, span),
-        document.key.bucket,
         plan.fields.values,
         plan.fields.hash,
         vector,
@@ -207,12 +207,9 @@ def _head(plan: Plan, stamp: int, failures: Sequence[Failure]) -> Head:
 
 def _own(plan: Plan, failures: Sequence[Failure]) -> tuple[tuple[ListedChunk, ...], tuple[int, ...], int]:
     missing = {failure.place for failure in failures}
-    listed = tuple(
-        ListedChunk(id, span.start, span.end, span.tokens, tuple(span.headings))
-        for index, (id, span) in enumerate(zip(plan.ids, plan.document.chunks, strict=True))
-        if index not in missing
-    )
-    return listed, tuple(sorted(missing)), plan.document.version
+    chunks = listed(plan.document, plan.ids)
+    served = tuple(chunk for index, chunk in enumerate(chunks) if index not in missing)
+    return served, tuple(sorted(missing)), plan.document.version
 
 
 def _inherited(plan: Plan) -> tuple[tuple[ListedChunk, ...], tuple[int, ...], int]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pipeline.chunking.documents import chunked
 from pipeline.config import ChunkingConfig, Config, ModelConfig
 from pipeline.embedding.batches import embed_all
 from pipeline.embedding.generation import chunker, generation_spec
@@ -26,7 +27,6 @@ from pipeline.identity import DocumentKey
 from pipeline.points import Vectors
 from pipeline.ports import CollectionSpec
 from pipeline.records import ChunkedDocument, DocumentChanged, DocumentDeleted, Provenance
-from pipeline.stages.chunk import chunked
 from pipeline.store.memory import MemoryStore
 from pipeline.sync import ToEmbed, sweep_deleted, synchronise
 from tests.bench.corpus import Text, descriptions, unbroken

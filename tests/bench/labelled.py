@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline.cli.index import Index
 from pipeline.cli.migrate import gate_lines
-from pipeline.cli.migrations import raised
+from pipeline.cli.tasks import raised
 from tests.bench.migration import built, start
 from tests.bench.setting import machine, running
 

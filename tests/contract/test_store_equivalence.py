@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.identity import filter_hash
@@ -113,12 +114,15 @@ def _operation(random_: random.Random) -> tuple[str, Any]:
             return kind, lambda c: [
                 (hit.id, hit.stamp, round(hit.score, 4)) for hit in c.search(chunk("a", "p", 0).vector, 5, where, some)
             ]
+    if kind == "cells":
+        of = random_.choice(("heads", "tombstones", "documents", "chunks"))
+        return kind, lambda c: (c.tally(of).tolist(), c.in_cells(of, np.flatnonzero(c.tally(of)).tolist()))
     return kind, lambda c: (c.count_heads(), c.count_chunks())
 
 
 _KINDS = (
     *("upsert", "upsert", "upsert", "insert", "replace", "replace", "sweep", "align", "misaligned"),
-    *("heads", "existing", "vectors", "search", "counts"),
+    *("heads", "existing", "vectors", "search", "counts", "cells"),
 )
 _STATES = ("complete", "failed", "deleted")
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from pipeline.points import Where
-from pipeline.ports import Collection, CollectionSpec, Store
+from pipeline.cells import CELLS, chunk_cell, document_cells, head_cells
+from pipeline.identity import filter_hash
+from pipeline.points import Alignment, Sweep, Where
+from pipeline.ports import Collection, CollectionSpec, Store, Tallied
 from pipeline.specs import Distance
 from tests.contract.store_points import chunk, chunks_of, head, heads_of, key, stamp, vector
 
@@ -190,12 +194,11 @@ def test_chunks_of_some_documents(collection: Collection) -> None:
     assert all(one.vector is None for one in chunks_of(collection, docs=[key("d").doc]))
     (point,) = [one for one in points if one.text == "d2"]
     (same,) = [one for one in found if one.text == "d2"]
-    assert (same.id, same.doc, same.stamp, same.content_hash, same.bucket) == (
+    assert (same.id, same.doc, same.stamp, same.content_hash) == (
         point.id,
         point.doc,
         point.stamp,
         point.content_hash,
-        point.bucket,
     )
 
 
@@ -208,6 +211,97 @@ def test_counts(collection: Collection) -> None:
     collection.replace_heads([head("f", stamp(2), state="deleted")], {key("f").doc: stamp(1)})
     collection.replace_heads([head("e", stamp(2), state="incomplete")], {key("e").doc: stamp(1)})
     assert collection.count_heads() == {"complete": 1, "incomplete": 1, "deleted": 1}
+
+
+def test_heads_in_some_states(collection: Collection) -> None:
+    """Given heads in every state, when some states are scanned over small pages, then just theirs come."""
+    states = ("complete", "incomplete", "failed", "omitted", "deleted")
+    collection.insert_heads([head(f"{state}{n}", stamp(1), state=state) for state in states for n in range(3)])
+    collection.upsert_chunks([chunk("complete0", "a", stamp(1))], {})
+    found, after = collection.scan_heads(None, 2, ("failed", "omitted"))
+    while after is not None:
+        page, after = collection.scan_heads(after, 2, ("failed", "omitted"))
+        assert len(page) <= 2
+        found += page
+    assert sorted(one.key.path for one in found) == [f"{state}{n}" for state in ("failed", "omitted") for n in range(3)]
+    assert collection.scan_heads(None, 2, ()) == ([], None)
+
+
+OF: tuple[Tallied, ...] = ("heads", "tombstones", "documents", "chunks")
+
+
+def _counted(cells: list[int]) -> dict[int, int]:
+    return dict(Counter(cells))
+
+
+def _tally(collection: Collection, of: Tallied) -> dict[int, int]:
+    counts = collection.tally(of)
+    assert (counts.shape, counts.dtype) == ((CELLS,), np.int64)
+    return {int(cell): int(counts[cell]) for cell in np.flatnonzero(counts)}
+
+
+def test_tallies_are_of_what_lies_there(collection: Collection) -> None:
+    """Given heads in every state and chunks, when they are written over, aligned and swept, then each tally counts
+    the cells of the points as they are then, and of no others.
+    """
+    assert [_tally(collection, of) for of in OF] == [{}, {}, {}, {}]
+    fields = {"acl": ["x"], "public": True}
+    chunks = [chunk(name, f"{name}{n}", stamp(1)) for name in ("d", "e") for n in range(3)]
+    heads = [head(f"s{n}", stamp(1), state=state) for n, state in enumerate(("incomplete", "failed", "omitted"))]
+    heads += [head(f"g{n}", stamp(1), state="deleted") for n in range(2)]
+    heads += [head("d", stamp(1), *chunks[:3]), head("e", stamp(1), *chunks[3:])]
+    collection.insert_heads(heads)
+    collection.upsert_chunks(chunks, {})
+
+    def check() -> None:
+        there, lying = heads_of(collection), chunks_of(collection)
+        for of, state in (("heads", "complete"), ("tombstones", "deleted")):
+            cells = [cell for one in there if one.state == state for cell in head_cells(one)]
+            assert _tally(collection, of) == _counted(cells)  # type: ignore[arg-type]
+        cells = [cell for one in lying for cell in document_cells(one.doc, one.filter_hash)]
+        assert _tally(collection, "documents") == _counted(cells)
+        assert _tally(collection, "chunks") == _counted([chunk_cell(one.id) for one in lying])
+
+    check()
+    collection.upsert_chunks(
+        [replace(chunks[0], stamp=stamp(2), filters=fields, filter_hash=filter_hash(fields))], {chunks[0].doc: stamp(2)}
+    )
+    check()
+    collection.align([Alignment(key("e").doc, fields, filter_hash(fields), stamp(1))])
+    check()
+    collection.replace_heads([head("e", stamp(3), chunks[3])], {key("e").doc: stamp(1)})
+    collection.sweep([Sweep(key("e").doc, frozenset({chunks[3].id}), stamp(3))])
+    collection.replace_heads([head("d", stamp(4), state="deleted")], {key("d").doc: stamp(1)})
+    check()
+    assert sum(_tally(collection, "chunks").values()) == 4
+
+
+def test_documents_by_the_cells_of_their_points(collection: Collection) -> None:
+    """Given points, when those in some cells are asked for over small pages, then a document comes for each of its
+    points that is in one of the cells, and in one of the others where there are any.
+    """
+    chunks = [chunk(name, f"{name}{n}", stamp(1)) for name in ("d", "e", "f") for n in range(4)]
+    collection.upsert_chunks(chunks, {})
+    collection.insert_heads([head(name, stamp(1)) for name in ("d", "e")])
+    collection.insert_heads([head("f", stamp(1), state="deleted"), head("g", stamp(1), state="failed")])
+
+    def asked(of: Tallied, cells: list[int], others: list[int] | None = None) -> list[str]:
+        found, after = collection.in_cells(of, cells, others, None, 2)
+        while after is not None:
+            page, after = collection.in_cells(of, cells, others, after, 2)
+            found += page
+        return sorted(found)
+
+    d, e, f = (key(name).doc for name in ("d", "e", "f"))
+    of_d, of_e, of_f = (document_cells(doc, filter_hash({})) for doc in (d, e, f))
+    assert asked("documents", [of_d[0]]) == [d] * 4
+    assert asked("documents", [of_d[0], of_e[0]], [of_e[1], of_f[1]]) == [e] * 4
+    assert asked("documents", [of_d[1], of_f[1]]) == sorted([d, f] * 4)
+    assert asked("chunks", [chunk_cell(chunks[1].id), chunk_cell(chunks[9].id)]) == sorted([d, f])
+    assert asked("heads", list(head_cells(head("d", stamp(1))))) == [d]
+    assert asked("heads", list(head_cells(head("f", stamp(1), state="deleted")))) == []
+    assert asked("tombstones", [head_cells(head("f", stamp(1), state="deleted"))[1]]) == [f]
+    assert asked("documents", []) == asked("documents", [of_d[0]], []) == []
 
 
 @pytest.mark.parametrize("text", ["", "\0\x01", "\U0001f600 \u202e\u0301", "a" * 100_000])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.points import Sweep
 from pipeline.ports import Collection
 from pipeline.store.qdrant import QdrantSettings, QdrantStore
 from tests.support.deployment import Deployment, loopback_qdrant
@@ -105,6 +106,16 @@ def test_workers_come_go_hang_and_die_and_the_store_equals_the_log(
     assert made.differences(collection(store, fresh), "docs") == []
     assert status["dead_letters"] == 0
     assert status["oldest_unprocessed_event_age_seconds"] == 0
+    # And verify says so too; what is planted it finds, repairs while the workers run, and finds no more
+    verified = made.report("verify", "--sample", "100", "--source")
+    assert (verified["equal"], verified["documents"]) == (True, len(made.truth()))
+    stored = collection(store, fresh)
+    heads, _ = stored.scan_heads(None, 8)
+    chunked = next(one for one in heads if one.chunks)
+    stored.sweep([Sweep(chunked.doc, frozenset(), chunked.stamp)])
+    assert made.report("verify", code=11)["findings"]["unfinished"]["examples"] == [chunked.key.text]
+    assert made.report("verify", "--fix")["again"]["ok"]
+    assert made.differences(stored, "docs") == []
     # And a search through the command line finds what a document says
     answer = json.loads(made.ask("search", "Shared paragraph number 3", "--json", "--top", "3"))
     assert {"key", "score", "text", "span", "metadata"} <= answer["hits"][0].keys()
@@ -130,3 +141,24 @@ def test_a_worker_that_starts_before_kafka_waits_for_it(kafka: KafkaServer, fres
         finally:
             made.end()
             own.stop()
+
+
+def test_a_search_service_that_starts_first_waits_for_the_first_collection(
+    deployment: tuple[Deployment, QdrantStore],
+) -> None:
+    """Given a generation that a chunk worker has founded, then serve waits until an embed worker has made its
+    collection, and answers.
+    """
+    made, _ = deployment
+    (made.documents / "one.md").write_text("# One\n\nThe tide and the moon.\n")
+    made.ask("topics", "apply")
+    made.start("work", "chunk")
+    served = made.begin("serve")
+    waiting = time.monotonic() + 30
+    while "no embed worker has made it" not in served.errors():
+        assert served.process.poll() is None, served.errors()
+        assert time.monotonic() < waiting, served.errors()
+        time.sleep(0.1)
+    made.start("work", "embed")
+    assert "ready" in served.ready()
+    assert served.stop() == 0

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.chunking import chunk
+from pipeline.chunking.documents import chunked
 from pipeline.chunking.tokens import WordTokenizer
 from pipeline.codec import encode_event
 from pipeline.config import ChunkingConfig, Config, MigrateConfig, ModelConfig, PipelineConfig
@@ -21,8 +22,7 @@ from pipeline.points import Vectors
 from pipeline.ports import Broker, Collection, NewRecord
 from pipeline.records import ChunkSpan, DocumentChanged, DocumentDeleted, DocumentEvent, Provenance
 from pipeline.specs import ChunkingSpec, GenerationSpec, ModelSpec
-from pipeline.stages.chunk import chunked
-from pipeline.sync.filters import filter_fields, no_filter_fields
+from pipeline.sync.filters import filter_fields
 from pipeline.sync.reading import embedded_text, point_ids
 
 NAMES = Names("t", "p")
@@ -162,7 +162,7 @@ def differences(corpus: Corpus, spec: GenerationSpec, collection: Collection) ->
             found.append(f"{key.path}: the log is at {version}, the head at {head and head.version}")
             continue
         state = "deleted" if isinstance(event, DocumentDeleted) else "complete"
-        fields = no_filter_fields() if state == "deleted" else filter_fields(wanted, spec.filter_fields)
+        fields = filter_fields(wanted, spec.filter_fields)
         ids = point_ids(wanted)
         if (head.state, [one.id for one in head.chunks], head.filters) != (state, ids, fields.values):
             found.append(

@@ -13,9 +13,9 @@ from pipeline.deadline import Deadline
 from pipeline.errors import CollectionMissing, Fatal, Fenced
 from pipeline.generations import control, gate, operator, transitions
 from pipeline.generations.control import ControlState
-from pipeline.generations.equality import Equality
 from pipeline.search import searcher, service
 from pipeline.sync import reading
+from pipeline.verification import Findings, Verdict
 from tests.simulation.migration_changes import Change, changed
 from tests.simulation.migration_schedules import JOBS, OPERATORS, Profile
 
@@ -381,7 +381,7 @@ def _never_looks_again(product: Any) -> Any:
 
 
 def _equal_whatever_there_is(product: Any) -> Any:
-    return lambda *arguments, **more: Equality(0, {}, {})
+    return lambda *arguments, **more: Verdict(0, {}, Findings(), 0, 0, 0, 0, 0.0)
 
 
 MUTANTS: dict[str, Mutant] = {
@@ -546,7 +546,7 @@ MUTANTS: dict[str, Mutant] = {
         "the gate's proof that the collection is the log",
         OPERATORS,
         (
-            Change(gate, "compare", _equal_whatever_there_is),
+            Change(gate, "verify", _equal_whatever_there_is),
             Change(gate, "caught_up", lambda product: lambda *arguments: 0),
         ),
     ),

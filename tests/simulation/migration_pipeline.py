@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.topics import pipeline_topics
+from pipeline.chunking.documents import Chunk, chunked
 from pipeline.cli import job, lines, migrations
 from pipeline.cli.assembly import Followed, Models, Parts, log_identity
 from pipeline.cli.migrations import Migrations
@@ -22,7 +23,6 @@ from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
 from pipeline.records import STAGES, Stage
 from pipeline.specs import GenerationSpec
-from pipeline.stages.chunk import chunked
 from pipeline.store.memory import MemoryStore
 from pipeline.sync import repair, synchronise
 from tests.simulation.migration_changes import Change, changed
@@ -95,7 +95,8 @@ class Pipeline:
         """Within it the product's modules live in this pipeline's time."""
         changes = (
             Change(lines, "Line", lambda product: line_with(self.timeline, self.habits)),
-            Change(gate, "compare", lambda product: partial(product, wait=self.timeline.sleep)),
+            Change(gate, "verify", lambda product: partial(product, wait=self.timeline.sleep)),
+            Change(migrations.Migrations, "_chunker", lambda product: _chunker),
             Change(gate, "examine", self._noting),
             Change(migrations, "unlabelled", self._whimsical),
             Change(lines, "_LEFT_SECONDS", lambda product: LEFT_SECONDS),
@@ -352,3 +353,7 @@ def _specs() -> list[GenerationSpec]:
 
 #: What is proposed, the last of them in the beginning.
 _SPECS = _specs()
+
+
+def _chunker(self: Migrations, spec: GenerationSpec) -> Chunk:
+    return lambda text, media_type: spans_of(spec.chunking, text, media_type)

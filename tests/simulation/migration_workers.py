@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from pipeline.chunking.documents import chunked
 from pipeline.cli import lines
 from pipeline.cli.assembly import Followed, Models, Parts
 from pipeline.codec import decode_chunked, decode_event, encode_chunked
@@ -19,7 +20,6 @@ from pipeline.ports import Broker, NewRecord, TopicPartition
 from pipeline.ports import Collection as StoredCollection
 from pipeline.records import ChunkedDocument
 from pipeline.specs import GenerationSpec
-from pipeline.stages.chunk import chunked
 from pipeline.stages.pace import Pace
 from pipeline.sync import Outcome, prepare, sweep_deleted, synchronise, upsert_slice, write
 from tests.simulation.migration_corpus import EPOCH, NAMES, spans_of, vector_of

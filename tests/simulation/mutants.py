@@ -58,9 +58,9 @@ def _relied_on_whatever_is_there(
 
 
 def _plan_with_whatever_is_there(
-    document: ChunkedDocument, head: Head | None, ids: list[str], present: set[str], fields: Any
+    document: ChunkedDocument, head: Head | None, ids: list[str], present: set[str], fields: Any, distrusted: bool
 ) -> Plan:
-    plan = _plan(document, head, ids, present, fields)
+    plan = _plan(document, head, ids, present, fields, distrusted)
     plan.kept = frozenset(id for id in ids if id in present) | plan.kept
     return plan
 
@@ -82,12 +82,12 @@ def _last_of_the_batch(documents: Sequence[ChunkedDocument]) -> dict[str, Chunke
     return {document.key.doc: document for document in documents}
 
 
-def _reruns_without_loss(head: Head, document: ChunkedDocument, lost: bool, begun: bool) -> bool:
-    return _reruns(head, document, False, begun)
+def _reruns_without_loss(head: Head, document: ChunkedDocument, lost: bool, begun: bool, other: bool) -> bool:
+    return _reruns(head, document, False, begun, other)
 
 
-def _reruns_without_begun(head: Head, document: ChunkedDocument, lost: bool, begun: bool) -> bool:
-    return _reruns(head, document, lost, False)
+def _reruns_without_begun(head: Head, document: ChunkedDocument, lost: bool, begun: bool, other: bool) -> bool:
+    return _reruns(head, document, lost, False, other)
 
 
 _reruns = guards.reruns
@@ -252,7 +252,6 @@ def _point_of(raw: Any, chunk: Any) -> ChunkPoint:
         chunk.stamp,
         chunk.content_hash,
         chunk.text,
-        chunk.bucket,
         chunk.filters,
         chunk.filter_hash,
         chunk.vector,

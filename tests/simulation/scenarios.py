@@ -56,7 +56,6 @@ class Scene:
             stamp,
             span.content_hash,
             embedded_text(document, span),
-            KEY.bucket,
             fields.values,
             fields.hash,
             vector_of(span.content_hash),

@@ -1,7 +1,7 @@
 """Random schedules of the real protocol: whatever goes wrong, store and log agree in the end.
 
 ``VECTIDE_SIM_SCHEDULES`` sets how many schedules each profile runs, ``VECTIDE_SIM_SEED`` the first seed
-(make soak). A failure prints its seed, the command that runs it alone, and every request it made.
+(make simulate). A failure prints its seed, the command that runs it alone, and every request it made.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 every generation that is followed equals the log in the end.
 
 ``VECTIDE_SIM_MIGRATIONS`` sets how many schedules each profile runs (else it is derived from
-``VECTIDE_SIM_SCHEDULES``), ``VECTIDE_SIM_SEED`` the first seed (make soak). A failure prints its seed, the
+``VECTIDE_SIM_SCHEDULES``), ``VECTIDE_SIM_SEED`` the first seed (make simulate). A failure prints its seed, the
 command that runs it alone, and every request it made.
 """
 

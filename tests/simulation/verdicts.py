@@ -6,7 +6,7 @@ from pipeline.identity import ATTEMPTS, stamp_of
 from pipeline.points import Head, StoredChunk
 from pipeline.ports import Collection
 from pipeline.records import ChunkedDocument
-from pipeline.sync.filters import filter_fields, no_filter_fields
+from pipeline.sync.filters import filter_fields
 from pipeline.sync.reading import embedded_text, point_ids
 from tests.simulation.requests import Diverged
 from tests.simulation.world import World, vector_of
@@ -67,7 +67,7 @@ def _check_points(head: Head, chunks: list[StoredChunk], power_was_cut: bool) ->
 def _check_content(world: World, head: Head, versions: dict[int, list[ChunkedDocument]]) -> None:
     events = versions[head.version]
     states = {event.state for event in events}
-    fields = no_filter_fields() if "deleted" in states else filter_fields(events[-1], {"acl": "keyword"})
+    fields = filter_fields(events[-1], {"acl": "keyword"})
     _require(dict(head.filters) == fields.values, head.doc, "the head's fields are not those of its version")
     _require(dict(head.metadata) == dict(events[-1].metadata), head.doc, "the metadata is not of its version")
     if "deleted" in states:

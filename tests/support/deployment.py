@@ -106,8 +106,8 @@ class Deployment:
         self.running.append(command)
         return command
 
-    def ask(self, *arguments: str, code: int = 0) -> str:
-        """A short command's output."""
+    def ask(self, *arguments: str, code: int = 0, errors: bool = True) -> str:
+        """A short command's output; of one that fails what it wrote to standard error, unless ``errors`` is False."""
         done = subprocess.run(
             [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments],
             cwd=self.folder,
@@ -115,10 +115,15 @@ class Deployment:
             capture_output=True,
             text=True,
             check=False,
-            timeout=90,
+            timeout=180,
         )
         assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout if code == 0 else done.stderr
+        return done.stderr if code and errors else done.stdout
+
+    def report(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        """A short command's JSON, whatever its exit code says."""
+        found: dict[str, Any] = json.loads(self.ask(*arguments, "--json", code=code, errors=False))
+        return found
 
     def status(self) -> dict[str, Any]:
         """``vectide status --json``."""

@@ -1,4 +1,4 @@
-"""A real Kafka broker on this machine: one KRaft node from Maven Central, in a temporary folder.
+"""A real Kafka on this machine: one KRaft node or several, from Maven Central, in a temporary folder.
 
 ``python -m tests.support.kafka --fetch`` brings the jars (about 43 MB) into
 ``${VECTIDE_CACHE:-~/.cache/vectide}/kafka-4.3.1/lib``, once; ``make test`` calls it. No test fetches.
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 VERSION = "4.3.1"
@@ -29,20 +30,20 @@ _JARS = f"""<project><modelVersion>4.0.0</modelVersion>
 
 # The internal topics are small: a broker starts and stops faster with few partitions.
 _PROPERTIES = """process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
+node.id={node}
+controller.quorum.voters={voters}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
 inter.broker.listener.name=PLAINTEXT
 log.dirs={logs}
-offsets.topic.replication.factor=1
+offsets.topic.replication.factor={replicas}
 offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={replicas}
+transaction.state.log.min.isr={in_sync}
 transaction.state.log.num.partitions=4
-share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.replication.factor={replicas}
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
@@ -96,16 +97,30 @@ class KafkaServer:
     Args:
         directory: for its properties, log and data.
         more: further lines of server.properties.
+        place: of this one among ``ports``.
+        ports: of every node of its cluster, as broker and as controller; one node of its own if not given.
     """
 
-    def __init__(self, directory: Path, more: str = "") -> None:
+    def __init__(
+        self, directory: Path, more: str = "", place: int = 0, ports: Sequence[tuple[int, int]] | None = None
+    ) -> None:
         check()
         self.directory = directory
-        self.port, controller = _free_ports(2)
+        ports = ports or pairs_of_ports(1)
+        self.port, controller = ports[place]
         self._process: subprocess.Popen[bytes] | None = None
         self._properties = directory / "server.properties"
         self._properties.write_text(
-            _PROPERTIES.format(port=self.port, controller=controller, logs=directory / "data", more=more)
+            _PROPERTIES.format(
+                node=place + 1,
+                voters=",".join(f"{node}@127.0.0.1:{port}" for node, (_, port) in enumerate(ports, 1)),
+                port=self.port,
+                controller=controller,
+                logs=directory / "data",
+                replicas=min(3, len(ports)),
+                in_sync=2 if len(ports) >= 3 else 1,
+                more=more,
+            )
         )
         self._log = directory / "server.log"
         self._formatted = False
@@ -194,6 +209,12 @@ class KafkaServer:
 def _command(memory: str) -> list[str]:
     # The serial collector and the first compiler only: start-up time on few cores.
     return ["java", f"-Xmx{memory}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{lib()}/*"]
+
+
+def pairs_of_ports(count: int) -> list[tuple[int, int]]:
+    """Free ports for so many nodes, as brokers and as controllers."""
+    free = _free_ports(2 * count)
+    return list(zip(free[::2], free[1::2], strict=True))
 
 
 def _free_ports(count: int) -> list[int]:

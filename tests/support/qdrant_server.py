@@ -16,6 +16,7 @@ import argparse
 import json
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -315,7 +316,7 @@ class Handler(BaseHTTPRequestHandler):
             offset=body.get("offset"),
             limit=body["limit"],
             filter=edge_filter(body["filter"]),
-            with_payload=body["with_payload"],
+            with_payload=_payload(body["with_payload"]),
             with_vector=body["with_vector"],
         )
         records, following = self.shards.get(name)[0].scroll(request)
@@ -340,7 +341,10 @@ class Handler(BaseHTTPRequestHandler):
     def _facet(self, body: dict[str, Any], name: str) -> Any:
         _known(body, "key", "filter", "limit", "exact")
         request = edge.FacetRequest(
-            key=body["key"], limit=body["limit"], exact=bool(body.get("exact")), filter=edge_filter(body["filter"])
+            key=body["key"],
+            limit=body["limit"],
+            exact=bool(body.get("exact")),
+            filter=edge_filter(body["filter"]) if body.get("filter") else None,
         )
         hits = self.shards.get(name)[0].facet(request).hits
         return {"hits": [{"value": hit.value, "count": hit.count} for hit in hits]}
@@ -370,10 +374,14 @@ def _request(body: Mapping[str, Any]) -> Any:
     return edge.QueryRequest(
         limit=body["limit"],
         filter=edge_filter(body["filter"]) if body.get("filter") else None,
-        with_payload=edge.PayloadSelector.Include(payload) if isinstance(payload, list) else payload,
+        with_payload=_payload(payload),
         with_vector=bool(body.get("with_vector", False)),
         **options,
     )
+
+
+def _payload(asked: Any) -> Any:
+    return edge.PayloadSelector.Include(asked) if isinstance(asked, list) else asked
 
 
 def _known(body: Mapping[str, Any], *names: str) -> None:
@@ -400,13 +408,21 @@ def _done() -> dict[str, Any]:
     return {"operation_id": 0, "status": "completed"}
 
 
+class Server(ThreadingHTTPServer):
+    """A thread a connection; a client that is gone, perhaps killed, is no news."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def serve(state: Path, port: int = 0, version: str = "1.19.0", api_key: str | None = None) -> ThreadingHTTPServer:
     """A server on loopback, not yet serving; its ``server_address`` has the port."""
     bound = {"shards": Shards(state), "faults": Faults(), "version": version, "api_key": api_key}
     handler = type("BoundHandler", (Handler,), bound)
-    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
-    server.daemon_threads = True
-    return server
+    return Server(("127.0.0.1", port), handler)
 
 
 def main() -> None:

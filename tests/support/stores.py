@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pipeline.ports import Store
 from pipeline.store.edge import EdgeStore
 from pipeline.store.memory import MemoryStore
 from pipeline.store.qdrant import QdrantSettings, QdrantStore
+from tests.support.certificates import Signed
 from tests.support.qdrant_server import serve
 
 REAL = os.environ.get("VECTIDE_TEST_QDRANT_URL")
@@ -20,13 +22,18 @@ KINDS = ("memory", "edge", "loopback", *(("rest", "grpc") if REAL else ()))
 
 
 @contextmanager
-def loopback(state: Path, **options: Any) -> Iterator[str]:
+def loopback(state: Path, tls: Signed | None = None, **options: Any) -> Iterator[str]:
     """A loopback server for a while; its URL."""
     server = serve(state, **options)
+    if tls is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(tls.certificate, tls.key)
+        # The handshake is for the connection's own thread.
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"http{'s' if tls else ''}://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         thread.join()

@@ -124,6 +124,16 @@ def test_a_secret_s_file_that_is_missing_empty_or_no_text_is_named(tmp_path: Pat
         load(None, {"VECTIDE_QDRANT__API_KEY_FILE": str(secret)})
 
 
+@pytest.mark.parametrize("key", ["QDRANT__API_KEY", "HTTP__TOKEN"])
+@pytest.mark.parametrize("secret", ["hunter2\nX: y", "hunter2 x", "hünter2", "", "hunter2\x00"])
+def test_a_secret_that_no_header_can_carry_is_refused_without_showing_it(key: str, secret: str) -> None:
+    """A client that is given it would say what it was given."""
+    with pytest.raises(ConfigError) as caught:
+        load(None, {f"VECTIDE_{key}": secret})
+    assert key.lower().replace("__", ".") in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_the_key_of_receipts_comes_from_the_environment_or_a_file_and_is_never_shown(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("hunter2\n")

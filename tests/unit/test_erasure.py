@@ -12,15 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.topics import chunks_topic
 from pipeline.cli import clearing, proof, traces
-from pipeline.cli.assembly import Parts, apply_topics, collection_of
+from pipeline.cli.asking import Asking
+from pipeline.cli.assembly import Models, Parts, apply_topics, collection_of
 from pipeline.cli.collecting import Collecting
 from pipeline.cli.erasure import Erasure, Forgetting
 from pipeline.cli.explaining import explained
 from pipeline.cli.index import Index
+from pipeline.cli.main import cli
+from pipeline.cli.migrate import gate_lines
+from pipeline.cli.migrations import Migrations
 from pipeline.cli.tasks import raised
 from pipeline.cli.traces import Wanted
 from pipeline.codec import encode_dead_letter
@@ -29,6 +34,10 @@ from pipeline.deadline import Deadline
 from pipeline.embedding.generation import generation_spec
 from pipeline.errors import ConfigError, Refused, Transient
 from pipeline.generations import operator, requests, transitions
+from pipeline.generations.control import Generation
+from pipeline.generations.gate import Report
+from pipeline.generations.known_items import known_items
+from pipeline.generations.quality import unlabelled
 from pipeline.identity import DocumentKey
 from pipeline.naming import Names
 from pipeline.ports import NewRecord
@@ -102,6 +111,10 @@ class Place:
         sources = (lambda: self.index.sources) if self.index is not None else tuple  # type: ignore[union-attr]
         asked = {"keys": list(keys), **given} if keys else given
         return Forgetting(parts or self.parts, self.control(), sources, Told(), {"wait": 20.0, **asked}).forget()  # type: ignore[arg-type]
+
+    def lift(self, **given: Any) -> dict[str, Any]:
+        sources = (lambda: self.index.sources) if self.index is not None else tuple  # type: ignore[union-attr]
+        return Forgetting(self.parts, self.control(), sources, Told(), {"wait": 20.0, **given}).lift()  # type: ignore[arg-type]
 
     def gc(self, parts: Parts | None = None, **given: Any) -> Collecting:
         sources = (lambda: self.index.sources) if self.index is not None else tuple  # type: ignore[union-attr]
@@ -302,6 +315,72 @@ def test_a_worker_that_is_behind_is_waited_for_and_then_said(place: Place) -> No
         operator.operate(broker, names, lambda state: transitions.pause(state, spec.id, time.time(), paused=False))
         done = place.forget(requests=[one["id"] for one in found["requests"]])
         assert done["state"] == "gone", done
+
+
+def test_the_history_of_a_gate_keeps_no_text_that_was_drawn_from_a_document(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a gate that refuses for what it does not find again, then only its answer has the sentence."""
+    place.write("secret.md", "# Secret\n\nThe patient Jane Roe has a rare illness indeed.\n")
+    spec = generation_spec(CONFIG.model_copy(update={"model": ModelConfig(provider="hashing", name="h", dimension=64)}))
+    broker, names = place.parts.broker, place.names
+    with place.up():
+        items = known_items(place.parts.store.open(names.collection(live_of(place).id)), 10, 1)
+        operator.operate(broker, names, lambda state: transitions.start(state, spec, time.time()))
+        place.until(lambda: names.collection(spec.id) in place.parts.store.names(names.root))
+
+        def examine(self: Migrations, target: Generation, *given: object) -> Report:
+            quality = unlabelled(items, lambda q, n: [one.key for one in items if one.query == q], lambda q, n: [])
+            return Report(target.id, target.transitions, ("worse",), quality=quality)
+
+        monkeypatch.setattr(Migrations, "_examine", examine)
+        migrations = Migrations(place.parts, place.control(), Models(place.parts.config))
+        task = migrations.ask({"action": "gate"})
+        while task["running"]:
+            time.sleep(0.01)
+            task = migrations.ask({"action": "task", "id": task["id"]})
+        found = raised(task)
+        assert "Jane Roe" in json.dumps(found), "the answer shows it"
+        (kept,) = [one for one in place.control().again().history if one.reason.startswith("gate")]
+        assert kept.details["quality"]["worst"][0]["relevant"]
+        assert "Jane Roe" not in json.dumps(kept.details)
+        assert any("docs:" in line for line in gate_lines(kept.details))
+        where = {one["place"]: one["state"] for one in place.forget("docs:secret.md")["places"]}
+        assert where["control"] == "gone"
+        # As a build before this wrote it:
+        target = place.control().again().generations[spec.id]
+        operator.operate(
+            broker,
+            names,
+            lambda state: transitions.refuse_gate(state, spec.id, target.transitions, time.time(), "worse", found),
+        )
+        again = place.forget("docs:secret.md")
+        where = {one["place"]: one["state"] for one in again["places"]}
+        assert (where["control"], again["state"]) == ("pending", "pending")
+        assert "Jane Roe" not in json.dumps(again)
+
+
+def test_what_was_reversed_since_is_carried_out_once_more(place: Place) -> None:
+    """Given a forget whose command was killed before it saw it done, and a lift, then forgetting deletes again."""
+    with place.up():
+        asking = Asking(place.parts, place.control(), lambda: ["docs"], Told(), Deadline.after(20))  # type: ignore[arg-type]
+        asking.asked([asking.request("forget", "docs", ["secret.md"])])
+        place.until(lambda: place.paths() == {"kept.md"})
+        place.lift(keys=["docs:secret.md"])
+        place.until(lambda: "secret.md" in place.paths())
+        found = place.forget("docs:secret.md")
+        assert (found["state"], found["kept_out"]) == ("gone", True)
+        assert place.paths() == {"kept.md"}
+
+
+def test_a_lift_of_a_receipt_is_refused_and_so_are_requests_of_another_kind(place: Place) -> None:
+    with place.up():
+        ids = [one["id"] for one in place.forget("docs:secret.md")["requests"]]
+        with pytest.raises(Refused, match="is a forget and no lift"):
+            place.lift(requests=ids)
+        assert place.lift(keys=["docs:secret.md"])["lifted"] == 1
+    said = CliRunner().invoke(cli, ["forget", "--lift", "--receipt", "r.json"])
+    assert "--lift takes no receipt" in str(said.exception), said
 
 
 class Killed(BaseException):

@@ -5,15 +5,22 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.cli.access import Endpoint, running
 from pipeline.errors import ConfigError, Fatal, FingerprintMismatch, Refused, StoreUnavailable, as_error, exit_code
+from pipeline.observe.connections import Listener
 from pipeline.observe.health import Health
 from pipeline.observe.http import HttpServer
 from pipeline.observe.metrics import Metrics
+from tests.support.commands import run
 
 Ask = Callable[..., tuple[int, Any]]
 
@@ -113,24 +120,249 @@ def test_a_host_that_is_not_this_machine_is_a_configuration_error_that_names_it(
         HttpServer(host, 0, "token", Health(), Metrics())
 
 
-def test_other_machines_need_a_token() -> None:
-    with pytest.raises(ConfigError, match=r"http\.token"):
-        HttpServer("0.0.0.0", 0, None, Health(), Metrics())
-
-
-def test_on_another_address_routes_need_the_token_and_probes_do_not() -> None:
-    server = HttpServer("0.0.0.0", 0, "s3cret", Health(), Metrics())
-    server.mount("GET", "/status", lambda _: {"fine": True})
+def open_server(token: str | None, host: str = "0.0.0.0") -> HttpServer:
+    server = HttpServer(host, 0, token, Health(), Metrics())
     server.start()
+    return server
+
+
+def test_without_a_token_other_machines_get_probes_and_metrics_and_nothing_can_be_mounted() -> None:
+    server = open_server(None)
+    try:
+        for path, status in (("/livez", 200), ("/readyz", 503), ("/startupz", 503), ("/metrics", 200)):
+            assert ask(server, "GET", path, Host="vectide-embed-0.example:9090")[0] == status
+        with pytest.raises(ConfigError, match=r"http\.token"):
+            server.mount("POST", "/search", lambda _: {})
+        assert ask(server, "POST", "/search", b"{}")[0] == 404
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+def test_with_a_token_routes_need_it_wherever_they_are_asked_and_probes_do_not(host: str) -> None:
+    server = open_server("s3cret", host)
+    server.mount("GET", "/status", lambda _: {"fine": True})
+    server.mount("GET", "/instance", lambda _: {"instance": "i"}, public=True)
     try:
         assert ask(server, "GET", "/livez")[0] == 200
         assert ask(server, "GET", "/metrics")[0] == 200
+        assert ask(server, "GET", "/instance") == (200, {"instance": "i"})
+        for wrong in ("", "Bearer", "Bearer s3cre", "Bearer s3crets", "Bearer s3cr\xe9t", "Basic s3cret", "s3cret"):
+            assert ask(server, "GET", "/status", Authorization=wrong)[0] == 401, wrong
         assert ask(server, "GET", "/status")[0] == 401
-        assert ask(server, "GET", "/status", Authorization="Bearer s3cre")[0] == 401
-        assert ask(server, "GET", "/status", Authorization="Bearer s3cr\xe9t")[0] == 401
         assert ask(server, "GET", "/status", Authorization="Bearer s3cret") == (200, {"fine": True})
+        assert ask(server, "GET", "/status", Authorization="bearer  s3cret ") == (200, {"fine": True})
+        raw = _raw(server, b"GET /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert b"401 Unauthorized" in raw
+        assert b'www-authenticate: bearer realm="vectide"' in raw.lower()
+        assert b"s3cret" not in raw
     finally:
         server.close()
+
+
+def test_a_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a comparison that always says no, the right token is refused: nothing else decides."""
+    monkeypatch.setattr("pipeline.observe.http.hmac.compare_digest", lambda one, other: False)
+    server = open_server("s3cret")
+    server.mount("GET", "/status", lambda _: {})
+    try:
+        assert ask(server, "GET", "/status", Authorization="Bearer s3cret")[0] == 401
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:80", "127.0.0.1.nip.io", "10.0.0.1", "[2001:db8::1]:80"]
+)
+def test_a_page_whose_name_was_rebound_to_loopback_gets_nothing(server: HttpServer, host: str) -> None:
+    """A browser sends the page's own name as Host, wherever that name leads by now."""
+    server.mount("GET", "/status", lambda _: {"documents": "all"})
+    for path in ("/status", "/metrics", "/readyz"):
+        status, text = ask_as(server, path, Host=host)
+        assert status == 403
+        assert "documents" not in text
+
+
+@pytest.mark.parametrize("host", ["localhost", "LocalHost:1", "127.0.0.1:1", "[::1]:1", "127.1.2.3", ""])
+def test_loopback_s_own_names_are_answered(server: HttpServer, host: str) -> None:
+    server.mount("GET", "/status", lambda _: {"documents": "all"})
+    assert ask_as(server, "/status", Host=host)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:8080"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+def test_a_web_page_cannot_post(server: HttpServer, headers: dict[str, str]) -> None:
+    """A form of text/plain needs no permission of ours to be sent; what sends it says so."""
+    asked: list[object] = []
+    server.mount("POST", "/migrate", asked.append)
+    assert ask(server, "POST", "/migrate", b'{"action": "retire"}', **headers)[0] == 403
+    assert asked == []
+    assert ask(server, "POST", "/migrate", b'{"action": "retire"}', **{"Sec-Fetch-Site": "none"})[0] == 200
+
+
+def test_with_a_token_any_name_and_any_origin_may_ask() -> None:
+    """A page cannot know the token; and a proxy before vectide has a name of its own."""
+    server = open_server("s3cret", "127.0.0.1")
+    server.mount("GET", "/status", lambda _: {})
+    try:
+        headers = {"Host": "search.example", "Origin": "https://search.example"}
+        assert ask(server, "GET", "/status", **headers)[0] == 401
+        assert ask(server, "GET", "/status", Authorization="Bearer s3cret", **headers)[0] == 200
+    finally:
+        server.close()
+
+
+def test_a_body_or_a_head_over_its_limit_is_refused_without_being_read(server: HttpServer) -> None:
+    server.mount("POST", "/search", lambda body: {"size": len(body["query"])})
+    fits = json.dumps({"query": "x" * 60_000}).encode()
+    assert ask(server, "POST", "/search", fits) == (200, {"size": 60_000})
+    declared = b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n{"
+    assert b"413 Request Entity Too Large" in _raw(server, declared)
+    chunked = b"POST /search HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert b"413 Request Entity Too Large" in _raw(server, chunked + b"20000\r\n" + b" " * 0x20000 + b"\r\n0\r\n\r\n")
+    head = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 20_000 + b"\r\n\r\n"
+    assert b"431" in _raw(server, head)
+
+
+@pytest.mark.parametrize("slowly", [b"GET /livez HTTP/1.1\r\nX: ", b"\r\n", b""])
+def test_a_client_that_sends_a_byte_now_and_then_is_cut_off(slowly: bytes) -> None:
+    """Given a time for a whole request to arrive, a client that never lets silence last as long is closed too."""
+    bound = socket.create_server(("127.0.0.1", 0))
+    server = Listener(lambda environ, start: [], bound, (), request_seconds=1)
+    server.start()
+    try:
+        with socket.create_connection(bound.getsockname()) as client:
+            client.settimeout(0.2)
+            deadline = time.monotonic() + 30
+            while not _closed(client, slowly[:1] if slowly.startswith(b"G") else slowly):
+                assert time.monotonic() < deadline, "still open"
+    finally:
+        server.close()
+
+
+def test_a_probe_is_answered_while_every_other_thread_is_busy(server: HttpServer) -> None:
+    """Given more searches than there are threads, all of which wait, then the process still counts as alive."""
+    release, busy = threading.Event(), threading.Semaphore(0)
+
+    def slow(_: Mapping[str, Any]) -> dict[str, Any]:
+        busy.release()
+        release.wait(30)
+        return {}
+
+    server.mount("POST", "/search", slow)
+    threads = [threading.Thread(target=ask, args=(server, "POST", "/search", b"{}")) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(4):
+            assert busy.acquire(timeout=30)
+        for path in ("/livez", "/readyz", "/metrics"):
+            assert ask(server, "GET", path)[0] in (200, 503)
+    finally:
+        release.set()
+        for thread in threads:
+            thread.join(30)
+
+
+def test_neither_a_probe_nor_an_error_says_the_password_of_an_address(server: HttpServer, health: Health) -> None:
+    address = "amqps://me:hunter2@host"
+
+    def route(_: Mapping[str, Any]) -> None:
+        raise StoreUnavailable(f"no answer from {address}")
+
+    server.mount("GET", "/status", route)
+    health.set_ready("source.mail", False, f"no answer from {address}")
+    for path in ("/status", "/readyz"):
+        status, answer = ask(server, "GET", path)
+        assert status == 503
+        assert "hunter2" not in json.dumps(answer)
+        assert "host" in json.dumps(answer)
+
+
+def test_an_answer_is_neither_kept_nor_taken_for_a_page(server: HttpServer) -> None:
+    server.mount("GET", "/status", lambda _: {"text": "<script>"})
+    raw = _raw(server, b"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    for header in (b"Content-Type: application/json", b"Cache-Control: no-store", b"X-Content-Type-Options: nosniff"):
+        assert header in raw
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7"])
+@pytest.mark.parametrize("command", [("up", "."), ("serve",)], ids=" ".join)
+def test_commands_that_answer_questions_refuse_to_be_open_before_they_begin(
+    tmp_path: Path, command: tuple[str, ...], host: str
+) -> None:
+    kafka = 'broker = "kafka"\nstore = "qdrant"\n' if command == ("serve",) else ""
+    (tmp_path / "vectide.toml").write_text(f'{kafka}[http]\nhost = "{host}"\n')
+    done = run(tmp_path, *command)
+    assert done.code == 2
+    assert "http.token" in done.err
+    assert list(tmp_path.iterdir()) == [tmp_path / "vectide.toml"], "nothing was begun"
+
+
+@pytest.mark.parametrize(
+    ("host", "near"),
+    [
+        ("127.0.0.1", "127.0.0.1"), ("localhost", "localhost"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"),
+        ("::1", "[::1]"),
+        ("192.0.2.7", "192.0.2.7"), ("2001:db8::1", "[2001:db8::1]"),
+    ],
+)  # fmt: skip
+def test_a_process_says_where_it_really_listens_and_only_http_is_asked(tmp_path: Path, host: str, near: str) -> None:
+    endpoint = Endpoint(tmp_path)
+    endpoint.announce(host, 8080)
+    described = json.loads((tmp_path / "endpoint.json").read_text())
+    assert described["url"] == f"http://{near}:8080"
+    secret = tmp_path / "secret.json"
+    secret.write_text(json.dumps({"instance": described["instance"]}))
+    (tmp_path / "endpoint.json").write_text(json.dumps({**described, "url": f"file://{secret}?"}))
+    assert running(tmp_path) is None
+
+
+def ask_as(server: HttpServer, path: str, **headers: str) -> tuple[int, str]:
+    """Without the client's own Host."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    try:
+        connection.putrequest("GET", path, skip_host=True)
+        for name, value in headers.items():
+            if value:
+                connection.putheader(name, value)
+        connection.endheaders()
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def _raw(server: HttpServer, sent: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        with suppress(ConnectionError):  # refused before all of it was taken
+            client.sendall(sent)
+        received = b""
+        with suppress(ConnectionError):
+            while part := client.recv(65536):
+                received += part
+                if b"\r\n\r\n" in received and b"413" in received:
+                    break
+        return received
+
+
+def _closed(client: socket.socket, data: bytes) -> bool:
+    try:
+        if data:
+            client.send(data)
+        return client.recv(1024) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
 
 
 def test_a_server_that_was_never_started_closes() -> None:

@@ -9,12 +9,10 @@ from hypothesis import strategies as st
 from pipeline.errors import MalformedRecord, Poison
 from pipeline.identity import (
     ATTEMPTS,
-    BUCKETS,
     MAX_EPOCH,
     OFFSET_BITS,
     DocumentKey,
     attempt_in,
-    bucket_of,
     canonical_json,
     chunk_id,
     content_hash,
@@ -103,15 +101,9 @@ def test_golden_ids_never_change() -> None:
     assert content == "cb7c3bc316d590119a68daaec4276f7e"
     assert chunk_id(key, content, 0) == "baa0e4e2-c14e-5ca2-a2bd-31d5d0ecb681"
     assert chunk_id(key, content, 1) == "1b23221a-a2cb-5c12-b0ac-32406c5c7cc9"
-    assert key.bucket == bucket_of(key.doc) == int("9917b35e-0505-55fb-8d30-f8064d1b3bc9"[:4], 16)
     assert filter_hash({"source": "docs", "tags": ["a", "b"]}) == "421f154f3c231702"
     assert fingerprint({"b": 1, "a": [True, None, "ä"]}) == "f3c90efcd7565942"
     assert canonical_json({"b": 1, "a": [True, None, "ä"]}) == b'{"a":[true,null,"\\u00e4"],"b":1}'
-
-
-@given(names, names)
-def test_buckets_are_in_range(source: str, path: str) -> None:
-    assert 0 <= DocumentKey(source, path).bucket < BUCKETS
 
 
 def test_chunks_of_equal_text_differ_by_occurrence_and_by_document() -> None:

@@ -13,12 +13,12 @@ import pytest
 from connectors.duties import Duties, carry_out, decode_done, done_name, encode_done
 from connectors.memory import MemorySource
 from connectors.runner import Runner
-from connectors.state import State, mark_key
+from connectors.state import Known, State, mark_key
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.deadline import Deadline
 from pipeline.errors import BrokerUnavailable, Fenced, MalformedRecord, SourceUnavailable
 from pipeline.identity import DocumentKey
-from pipeline.ports import Fetched, NewRecord, Record, Skipped
+from pipeline.ports import Fetched, NewRecord, Record, Skipped, Written
 from pipeline.records import DocumentDeleted, Done, Request
 from tests.support.sources import Documents, runner, running, scanned, wait_until
 from tests.unit.connectors.faults import FaultyBroker, Killed, Spy, reopened
@@ -242,6 +242,32 @@ def test_with_no_runner_a_command_takes_over_and_the_next_runner_knows(
     assert sum(isinstance(event, DocumentDeleted) for event in documents.events()) == 1
 
 
+def test_a_request_whose_answer_is_lost_is_not_carried_out_once_more(documents: Documents, asked: Asked) -> None:
+    """Given a command that lifts before the runner is back, then its forget does not undo the lift."""
+    broker, armed = documents.broker, threading.Event()
+
+    def plan(after: bool) -> None:
+        if after and armed.is_set():
+            armed.clear()
+            lift = asked.add("lift", "secret")
+            documents.broker = broker
+            assert taken_over(documents, lift, asked) is not None
+            raise BrokerUnavailable("the answer is lost")
+
+    documents.broker = FaultyBroker(broker, plan)  # type: ignore[assignment]
+    source = MemorySource("m")
+    source.put("secret", "text")
+    with running(source, documents, requests=asked) as one:
+        one.wait_scanned()
+        armed.set()
+        asked.add("forget", "secret")
+        documents.wait_for({})
+        documents.wait_for({"secret": "text"})
+        source.put("kept", "x")
+        documents.wait_for({"secret": "text", "kept": "x"})
+    assert sum(isinstance(event, DocumentDeleted) for event in documents.events()) == 1
+
+
 def test_a_runner_that_was_taken_over_is_fenced(documents: Documents, asked: Asked) -> None:
     source = MemorySource("m")
     source.put("secret", "text")
@@ -285,6 +311,60 @@ def test_a_batch_that_was_held_up_does_not_bring_back_what_was_forgotten_meanwhi
     documents: Documents, asked: Asked
 ) -> None:
     held_up(documents, asked)
+
+
+def left_out(documents: Documents, asked: Asked, tmp_path: Path) -> None:
+    """A document that becomes too large, and is forgotten by a command while its delete is held up."""
+    broker, armed = documents.broker, threading.Event()
+
+    def plan(after: bool) -> None:
+        if not after and armed.is_set():
+            armed.clear()
+            request = asked.add("forget", "secret")
+            documents.broker = broker
+            assert taken_over(documents, request, asked) is not None
+            raise BrokerUnavailable("no answer")
+
+    class Large(Spy):
+        large = threading.Event()
+
+        def fetch(self, path: str) -> Fetched | Skipped | None:
+            if self.large.is_set() and path == "secret":
+                return Skipped("secret", "too", "too_large")
+            return super().fetch(path)
+
+    source = MemorySource("m")
+    source.put("secret", "text")
+    spy = Large(source)
+    documents.broker = FaultyBroker(broker, plan)  # type: ignore[assignment]
+    with running(spy, documents, tmp_path, requests=asked) as one:
+        one.wait_scanned()
+        spy.large.set()
+        armed.set()
+        source.put("secret", "large")
+        wait_until(lambda: asked.requests and done_of(documents, asked.requests[0]) is not None)
+        spy.large.clear()
+        source.put("secret", "small again")
+        source.put("kept", "x")
+        documents.wait_for({"kept": "x"})
+        time.sleep(0.5)
+    assert documents.texts() == {"kept": "x"}
+
+
+def test_what_is_left_out_after_a_delete_that_was_held_up_stays_forgotten(
+    documents: Documents, asked: Asked, tmp_path: Path
+) -> None:
+    left_out(documents, asked, tmp_path)
+
+
+def test_only_what_was_written_to_the_topic_ends_a_suppression(documents: Documents) -> None:
+    state = state_of(documents)
+    forgotten = Known("", "", "", "r1")
+    state.put({"a": forgotten, "b": forgotten}, [Written(0, 0)])
+    state.put({"a": Known("r", "", ""), "b": None, "c": Known("r", "", "")})
+    assert [state.get(path) for path in "abc"] == [forgotten, forgotten, Known("r", "", "")]
+    state.put({"a": Known("r", "d", "f"), "b": None}, [Written(0, 1)])
+    assert [state.get(path) for path in "ab"] == [Known("r", "d", "f"), None]
 
 
 def slow_source(documents: Documents, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:

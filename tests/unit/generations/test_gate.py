@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.topics import chunks_topic, pipeline_topics
+from pipeline.chunking.documents import chunked
 from pipeline.codec import decode_event, encode_event
 from pipeline.config import Config, ModelConfig, PipelineConfig
 from pipeline.deadline import Deadline
@@ -16,14 +17,13 @@ from pipeline.embedding.batches import embed_all
 from pipeline.embedding.generation import chunker, generation_spec
 from pipeline.embedding.hashing import HashingEmbedder
 from pipeline.embedding.models import tokenizer_of
-from pipeline.errors import Transient
+from pipeline.errors import LogDiverged, Transient
 from pipeline.generations import gate
 from pipeline.generations.quality import Comparison
 from pipeline.identity import DocumentKey, version_of
 from pipeline.ports import CollectionSpec, NewRecord, Store, TopicPartition
 from pipeline.records import DocumentChanged, Provenance
 from pipeline.specs import GenerationSpec
-from pipeline.stages.chunk import chunked
 from pipeline.store.memory import MemoryCollection, MemoryStore
 from pipeline.sync import synchronise
 from tests.support.workers import NAMES
@@ -106,13 +106,14 @@ class Bench:
 
         collections = [self.collection(one) for one in (TARGET, LIVE)]
         return gate.examine(
-            self.broker, NAMES, 0, target, 7, collections[0], collections[1], build, quality, wait_seconds
+            self.broker, NAMES, 0, target, 7, collections[0], collections[1], chunker(TARGET, TOKENIZER), build,
+            quality, wait_seconds,
         )  # fmt: skip
 
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    monkeypatch.setattr("pipeline.generations.equality.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.verification.comparison.LOOK_SECONDS", 0.0)
     broker = EmbeddedBroker(None)
     broker.ensure_topics(
         [*pipeline_topics(NAMES, PIPELINE), *(chunks_topic(NAMES, one.id, PIPELINE) for one in (LIVE, TARGET))]
@@ -130,13 +131,26 @@ def test_what_equals_the_log_and_answers_as_well_passes(bench: Bench) -> None:
     report = bench.examine()
     assert report.ok, report.why
     assert (report.examined, bench.asked) == (7, 1)
-    assert report.as_json()["equality"]["documents"] == 5
+    assert report.as_json()["verification"]["documents"] == 5
 
 
 def test_a_collection_of_another_model_is_refused_before_anything_is_read(bench: Bench) -> None:
     report = bench.examine(target=spec(16))
     assert "another model" in report.why[0]
-    assert report.equality is None
+    assert report.verification is None
+
+
+@pytest.mark.parametrize("stage", ["chunk", "embed"])
+def test_a_group_that_is_beyond_its_topic_tells_that_records_are_lost(bench: Bench, stage: str) -> None:
+    """Given an empty topic in place of the one that a group has read, then it has not caught up with it: the log is
+    another, or what is left of it.
+    """
+    bench.follow(TARGET)
+    topic = TOPIC if stage == "chunk" else NAMES.chunks(TARGET.id)
+    end = bench.broker.offsets(topic)[0].end
+    bench.broker.log.commit(NAMES.group(stage, TARGET.id), {(topic, 0): end + 1})  # type: ignore[arg-type]
+    with pytest.raises(LogDiverged, match="has lost records"):
+        bench.examine()
 
 
 def test_one_that_is_behind_is_refused(bench: Bench) -> None:
@@ -206,6 +220,6 @@ def test_it_can_be_stopped(bench: Bench) -> None:
     bench.put("new")
     with pytest.raises(Transient, match="stopped"):
         gate.examine(
-            bench.broker, NAMES, 0, TARGET, 7, bench.collection(TARGET), bench.collection(LIVE), lambda: True,
-            lambda on_phase: GOOD, 60.0, stopped=lambda: True,
+            bench.broker, NAMES, 0, TARGET, 7, bench.collection(TARGET), bench.collection(LIVE),
+            chunker(TARGET, TOKENIZER), lambda: True, lambda on_phase: GOOD, 60.0, stopped=lambda: True,
         )  # fmt: skip

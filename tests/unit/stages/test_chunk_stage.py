@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.topics import chunks_topic
+from pipeline.chunking.documents import chunked
 from pipeline.codec import SCHEMA, decode_chunked, encode_event
 from pipeline.config import Config, ModelConfig, PipelineConfig
 from pipeline.deadline import Deadline
@@ -23,7 +24,7 @@ from pipeline.ports import NewRecord, Publisher, Written
 from pipeline.records import ChunkedDocument, ChunkSpan, DeadLetter, DocumentChanged, DocumentDeleted, Provenance
 from pipeline.retry import RetryPolicy
 from pipeline.stages import dead_letters
-from pipeline.stages.chunk import ChunkStage, chunked
+from pipeline.stages.chunk import ChunkStage
 from pipeline.stages.worker import Worker, WorkerLimits
 from tests.support.workers import NAMES, SECONDS, Working, memory_broker, working
 

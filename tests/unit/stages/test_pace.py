@@ -128,6 +128,18 @@ def test_batches_are_small_while_live_changes_come_in(
     assert pace.batch(64) == 64
 
 
+def test_building_gets_a_third_of_the_time_while_live_changes_come_in(
+    pace: Pace, traffic: LiveTraffic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pacing, "_LIVELY_SECONDS", 60.0)
+    busy = True
+    traffic.serve(lambda: busy, whole=True)
+    assert traffic.lively
+    busy = False
+    took(pace, 0.1)
+    assert waited(pace) >= 0.15, "more will come"
+
+
 def test_a_throttle_rests_in_proportion_to_the_last_batch(pace: Pace) -> None:
     pace.set(building=True, paused=False, share=0.25)
     with pace.turn():
