@@ -388,14 +388,16 @@ class Runner:
         if request is None:
             return False
         self._flush()  # what was seen before is published before
-        self._until_done("broker", lambda: self._serve(request))
-        if request.kind == "lift":
-            self._scan_wanted = True
+        self._until_done("broker", lambda: self._serve(kinds))
         return True
 
-    def _serve(self, request: Request) -> None:
+    def _serve(self, kinds: Collection[str]) -> None:
         if self._publisher is None:
             self._take_over()
+        # Only now: who took over meanwhile may have done it, and more that was asked after it.
+        request = self._duties.next(self._state, kinds)
+        if request is None:
+            return
         assert self._publisher is not None  # just taken over
         try:
             deadline = Deadline.after(self._limits.publish_seconds)
@@ -404,6 +406,8 @@ class Runner:
         except Transient:
             self._leave()
             raise
+        if request.kind == "lift":
+            self._scan_wanted = True
 
     # ---------------------------------------------------------------------- publishing
 
