@@ -423,10 +423,10 @@ class _Comparison:
             # A chunk may be the first of a document that has only just come.
             self.read_on()
             self._look_at_found()
+            if look == LOOKS and self._findings and (before is None or before != applied()):
+                self._replayed = True
+                self._look_at_found()
             self._on_progress("looks", look, LOOKS)
-        if self._findings and (before is None or before != applied()):
-            self._replayed = True
-            self._look_at_found()
 
     def _look_at_found(self) -> None:
         for page in self._findings.pages(_DOCUMENTS):
