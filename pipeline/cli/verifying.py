@@ -12,14 +12,15 @@ from typing import Any, Final
 
 from connectors.batches import encoded, unreadable
 from connectors.registry import open_source
-from pipeline.cli.assembly import Models, Parts, log_identity, same_log
+from pipeline.cli.assembly import Followed, Models, Parts, log_identity, same_log
 from pipeline.config import SourceConfig
 from pipeline.embedding.batches import embed_all
 from pipeline.embedding.generation import chunker
 from pipeline.embedding.models import located, tokenizer_of
 from pipeline.errors import CollectionMissing, ConfigError, FingerprintMismatch, Poison, Transient
-from pipeline.generations.control import Generation
+from pipeline.generations.control import ControlState, Generation
 from pipeline.generations.gate import caught_up, unserved
+from pipeline.generations.requests import Suppressed, suppressed
 from pipeline.identity import DocumentKey
 from pipeline.ports import Collection, Embedder, Fetched
 from pipeline.records import DocumentChanged, Provenance
@@ -278,6 +279,8 @@ class Examination:
         limit = self._parts.config.pipeline.document_limit_bytes
         with ExitStack() as closing:
             sources = []
+            control = Followed(self._parts)
+            closing.callback(control.close)
             for id, config in self._sources.items():
                 sources.append(open_source(id, config, limit))
                 closing.callback(sources[-1].close)
@@ -288,10 +291,26 @@ class Examination:
                 _published,
                 lambda what, done, whole: self._at(f"source {what}" if what != "log" else what, done, whole),
                 self._wait,
+                _KeptOut(control),
             )
         if all(one.unreached for one in reports):
             raise Transient("; ".join(f"source {one.source}: {one.unreached}" for one in reports))
         return [one.as_json() for one in reports]
+
+
+class _KeptOut:
+    """Whether a document was asked to be forgotten, by what ``control`` says now."""
+
+    def __init__(self, control: Callable[[], ControlState]) -> None:
+        self._control = control
+        self._state: ControlState | None = None
+        self._suppressed = Suppressed()
+
+    def __call__(self, key: DocumentKey) -> bool:
+        state = self._control()
+        if state is not self._state:
+            self._state, self._suppressed = state, suppressed(state)
+        return self._suppressed.by(key) is not None
 
 
 def _proven(verdict: Verdict, sampled: Mapping[str, Any] | None, whole: Mapping[str, Any] | None) -> bool:

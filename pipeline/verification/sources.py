@@ -35,9 +35,12 @@ SourceKind: TypeAlias = Literal[
     "missing from the log",  # a document of the source that the log does not have
     "stale in the log",  # the log says something else of it: text, metadata or media type
     "deleted at the source",  # live in the log, and not at the source any more
+    "forgotten, but in the log",  # live in the log, though it was asked to be kept out
 ]
 Publish: TypeAlias = Callable[[DocumentKey, Fetched | Poison], DocumentChanged]
 """What a connector would publish of what it has fetched."""
+KeptOut: TypeAlias = Callable[[DocumentKey], bool]
+"""Whether a document was forgotten, so that no connector publishes it, now."""
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Told what is read (``log``, or a source's id) and how many documents of how many (0: unknown)."""
 
@@ -119,6 +122,7 @@ def compare_sources(
     publish: Publish,
     on_progress: Progress = lambda what, done, whole: None,
     wait: Callable[[float], object] = time.sleep,
+    kept_out: KeptOut = lambda key: False,
 ) -> list[SourceReport]:
     """Hold the log against sources, document by document.
 
@@ -129,6 +133,7 @@ def compare_sources(
         publish: what a connector would publish.
         on_progress: told after every page and document; what it raises ends the comparison.
         wait: for so many seconds, before each second look.
+        kept_out: what the log must not have, whatever its source says.
 
     Raises:
         Transient: the broker does not answer, or there is no room for the temporary file; call again.
@@ -137,7 +142,7 @@ def compare_sources(
     with closing(temporary_file(_TABLES)) as file, room():
         log = _Log(file, broker, topic, [source.id for source in sources], on_progress)
         log.read()
-        return [_Comparison(file, log, source, publish, on_progress, wait).report() for source in sources]
+        return [_Comparison(file, log, source, publish, on_progress, wait, kept_out).report() for source in sources]
 
 
 class _Log:
@@ -216,7 +221,9 @@ class _Comparison:
         publish: Publish,
         on_progress: Progress,
         wait: Callable[[float], object],
+        kept_out: KeptOut,
     ) -> None:
+        self._kept_out = kept_out
         self._file = file
         self._log = log
         self._source = source
@@ -273,6 +280,8 @@ class _Comparison:
     def _judged(self, path: str, *, counted: bool = False) -> _Doubt | None:
         """What differs about a document now; nothing if it cannot be read."""
         key = DocumentKey(self._source.id, path)
+        if self._kept_out(key):
+            return None if self._log.get(key) is None else _Doubt("forgotten, but in the log", "")
         try:
             fetched: Fetched | Skipped | Poison | None = self._source.fetch(path)
         except SourceUnavailable:

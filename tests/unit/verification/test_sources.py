@@ -227,3 +227,25 @@ def test_a_record_that_nobody_can_read_equals_no_document(documents: Documents, 
     )
     with pytest.raises(NewerSchema):
         compare(documents, source)
+
+
+def test_what_was_forgotten_is_not_missed_and_must_not_be_in_the_log(
+    documents: Documents, source: MemorySource
+) -> None:
+    """Given a document that is kept out though its source has it, then its absence is right and its presence is not."""
+    source.put("new", "not yet published")
+
+    def found_without(*paths: str) -> dict[str, tuple[str, ...]]:
+        (report,) = compare_sources(
+            documents.broker,
+            documents.names.documents(0),
+            [source],
+            publish,
+            wait=lambda _: None,
+            kept_out=lambda key: key.path in paths,
+        )
+        return found(report)
+
+    assert found_without() == {"missing from the log": ("notes:new",)}
+    assert found_without("new") == {}
+    assert found_without("new", "d3") == {"forgotten, but in the log": ("notes:d3",)}
