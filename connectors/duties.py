@@ -120,21 +120,23 @@ class Duties:
                 return request
         return None
 
-    def step(self, request: Request, state: State, publisher: TransactionalPublisher, deadline: Deadline) -> bool:
+    def step(self, request: Request, state: State, publisher: TransactionalPublisher, deadline: Deadline) -> None:
         """Go on with a request by one transaction, or by a look at a part of the log.
 
-        Returns:
-            False if it was done already: an answer was lost, and others may have reversed it since.
+        Args:
+            request: the one that :meth:`next` says now: what is done must not be done once more, for
+                it may have been reversed since.
+            state: of the source.
+            publisher: of its transactional id.
+            deadline: of the transaction.
 
         Raises:
             Fenced: another process is the writer now.
             Transient: call :meth:`restart`, and again with a new publisher and the state read anew.
         """
-        if _progress(state, request).complete:
-            return False
         step = self._step(request, state)
         if step is None:
-            return True
+            return
         marks: dict[str, bytes | None] = {}
 
         def then(written: Sequence[Written]) -> list[NewRecord]:
@@ -147,7 +149,6 @@ class Duties:
         else:
             written = publisher.publish(then(()), deadline)
         state.put(step.entries, written, marks)
-        return True
 
     def published(self, paths: Iterable[str]) -> None:
         """Take note of what the source's writer publishes meanwhile: its deletes are new ones."""

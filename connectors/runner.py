@@ -397,12 +397,11 @@ class Runner:
         # Only now: who took over meanwhile may have done it, and more that was asked after it.
         request = self._duties.next(self._state, kinds)
         if request is None:
+            self._scan_wanted = True  # and have lifted what was forgotten
             return
         assert self._publisher is not None  # just taken over
         try:
-            deadline = Deadline.after(self._limits.publish_seconds)
-            if not self._duties.step(request, self._state, self._publisher, deadline):
-                self._scan_wanted = True  # whoever wrote meanwhile may have lifted it
+            self._duties.step(request, self._state, self._publisher, Deadline.after(self._limits.publish_seconds))
         except Transient:
             self._leave()
             raise

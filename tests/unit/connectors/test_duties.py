@@ -446,7 +446,7 @@ def _late(self: Runner) -> bool:
     request = self._duties.next(self._state) if self.scanned.is_set() else None
     if request is not None:
         self._flush()
-        self._serve(request)
+        self._serve(("forget", "lift", "gc"))
     return request is not None
 
 
