@@ -116,12 +116,12 @@ def test_nothing_that_a_document_says_reaches_a_terminal_a_log_or_a_metric(made:
         exposition = metrics.read().decode()
     assert harmless(exposition)
     assert set(re.findall(r'="([^"]*(?:needle|owned|docs:|\.md)[^"]*)"', exposition)) == set()
+    assert up.stop() == 0
     state = made.folder / ".vectide"
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
     for path in state.rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
         assert path.is_dir() or b"t0ken" not in path.read_bytes(), path
-    assert up.stop() == 0
     lines = [line for log in made.folder.glob("up-*.log") for line in log.read_text().split("\n") if line]
     assert len(lines) > 10
     for line in lines:
