@@ -148,6 +148,8 @@ class Duties:
         else:
             written = publisher.publish(then(()), deadline)
         state.put(step.entries, written, marks)
+        if request.kind == "forget":
+            state.scrub()
         self.published(step.entries)  # a gc that is under way must not collect what was just written
         return True
 

@@ -118,6 +118,19 @@ def test_its_state_has_no_digest_and_an_older_vectide_waits(documents: Documents
     assert digest.encode() not in last.value
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["document", "source"])
+def test_no_file_of_its_cache_has_the_digest(documents: Documents, asked: Asked, tmp_path: Path, whole: bool) -> None:
+    source = MemorySource("m")
+    source.put("secret", "text")
+    with running(source, documents, tmp_path, requests=asked) as one:
+        one.wait_scanned()
+        digest = state_of(documents).get("secret").digest.encode()  # type: ignore[union-attr]
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert any(digest in path.read_bytes() for path in files)
+        wait_done(documents, asked.add("forget", *([] if whole else ["secret"])))
+        wait_until(lambda: not any(digest in path.read_bytes() for path in files))
+
+
 def test_lifted_it_is_published_again(documents: Documents, asked: Asked) -> None:
     source = MemorySource("m")
     source.put("secret", "text")
