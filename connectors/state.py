@@ -161,6 +161,7 @@ class State:
         with self._transaction() as file:
             file.executemany(_ADVANCE, list(ends.items()))
             file.execute("UPDATE origin SET at = ?", (self._clock(),))
+        self.scrub()  # a command may have had something forgotten
         return start is not None
 
     def record(self, path: str, known: Known | None) -> NewRecord:
@@ -230,6 +231,18 @@ class State:
                     )
             for name, value in (marks or {}).items():
                 _put_mark(file, _bytes(name), value)
+
+    def scrub(self) -> None:
+        """Leave nothing of what was removed in the write-ahead file; while somebody reads it, the next
+        call does.
+
+        Raises:
+            Transient: the cache cannot be written; call again.
+        """
+        try:
+            self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.OperationalError as error:
+            raise Transient(f"the cache of connector state of source {self._source!r}: {error}") from None
 
     def note(self, path: str, known: Known, revision: str) -> None:
         """Take note of a new revision of the same content."""

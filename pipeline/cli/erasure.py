@@ -48,6 +48,7 @@ _NOT_LOOKED_AT: Final = (
     "backups and snapshots of the log, of the store and of the source",
     "files of Kafka's brokers and of a Qdrant server: segments hold what was deleted until they are written anew",
     "logs of processes, which hold keys and, of what failed, quoted causes",
+    "workers that are stopped or cut off: what they go on with is below the delete, and a later look finds it swept",
     "copies and renames of a document in its source, which are documents of their own",
 )
 _CLOSE_SECONDS: Final = 5.0

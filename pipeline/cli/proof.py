@@ -114,6 +114,9 @@ def _letters(parts: Parts, wanted: Wanted) -> Place:
     found, life = traces.letters(parts, wanted), parts.broker.lifetime(topic)
     if found.standing:
         return Place("dead letters", topic, "pending", found.lying, note=f"{len(found.standing)} are not resolved")
+    if found.unread:
+        note = f"{found.unread} letters cannot be read: nobody knows whose they are"
+        return Place("dead letters", topic, "waiting", found.lying, note=note)
     if not found.lying:
         return Place("dead letters", topic, "gone")
     dates = [

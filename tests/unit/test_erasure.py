@@ -455,6 +455,15 @@ def test_a_letter_above_the_delete_is_not_ended_with_it(place: Place) -> None:
         assert not traces.letters(place.parts, Wanted([SECRET])).standing
 
 
+def test_a_letter_that_cannot_be_read_keeps_a_receipt_open(place: Place) -> None:
+    with place.up():
+        record = NewRecord(place.names.dead_letters, b"g/embed/t/0/7", b"{")
+        place.parts.broker.publisher("t").publish([record], Deadline.after(5))
+        found = place.forget("docs:secret.md")
+    (letters,) = [one for one in found["places"] if one["place"] == "dead letters"]
+    assert (letters["state"], letters["note"][:24], found["latest"]) == ("waiting", "1 letters cannot be read", None)
+
+
 class Killed(BaseException):
     pass
 

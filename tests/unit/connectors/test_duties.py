@@ -118,6 +118,19 @@ def test_its_state_has_no_digest_and_an_older_vectide_waits(documents: Documents
     assert digest.encode() not in last.value
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["document", "source"])
+def test_no_file_of_its_cache_has_the_digest(documents: Documents, asked: Asked, tmp_path: Path, whole: bool) -> None:
+    source = MemorySource("m")
+    source.put("secret", "text")
+    with running(source, documents, tmp_path, requests=asked) as one:
+        one.wait_scanned()
+        digest = state_of(documents).get("secret").digest.encode()  # type: ignore[union-attr]
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert any(digest in path.read_bytes() for path in files)
+        wait_done(documents, asked.add("forget", *([] if whole else ["secret"])))
+        wait_until(lambda: not any(digest in path.read_bytes() for path in files))
+
+
 def test_lifted_it_is_published_again(documents: Documents, asked: Asked) -> None:
     source = MemorySource("m")
     source.put("secret", "text")
@@ -572,6 +585,35 @@ def test_a_take_over_does_first_what_was_asked_before(documents: Documents, aske
     taken_over(documents, second, asked)
     assert [done_of(documents, one) is not None for one in (first, second, third)] == [True, True, False]
     assert state_of(documents).get("a") is None
+
+
+def test_a_gc_comes_after_what_is_forgotten_and_a_command_does_only_its_own_kind(aged: Documents, asked: Asked) -> None:
+    with_deletes(aged)
+    compact(aged)
+    collecting, forget = gc_of(aged, asked), asked.add("forget", "alive")
+    duties = Duties("m", aged.broker, aged.names.documents(0), asked)
+    assert duties.next(state_of(aged)) == forget
+    assert taken_over(aged, forget, asked) is not None
+    assert done_of(aged, collecting) is None, "nobody asked this command for a gc"
+    assert duties.next(state_of(aged)) == collecting
+    later = asked.add("forget", "b")
+    collecting = gc_of(aged, asked)
+    assert taken_over(aged, collecting, asked) is not None
+    assert done_of(aged, later) is None
+
+
+def test_what_is_forgotten_while_a_gc_looks_is_not_collected(aged: Documents, asked: Asked) -> None:
+    with_deletes(aged)
+    compact(aged)
+    collecting = gc_of(aged, asked)
+    publisher = aged.broker.transactional_publisher(aged.names.connector("m"))
+    state = state_of(aged)
+    duties = Duties("m", aged.broker, aged.names.documents(0), asked)
+    while duties._collecting is None or duties._collecting[1]._pass < 2:
+        duties.step(collecting, state, publisher, Deadline.after(10))
+    duties.step(asked.add("forget", "a"), state, publisher, Deadline.after(10))
+    duties.step(collecting, state, publisher, Deadline.after(10))
+    assert collected(aged) == {"b"}
 
 
 # ------------------------------------------------------------------------------------------ marks
