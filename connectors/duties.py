@@ -108,12 +108,13 @@ class Duties:
         self._collecting: tuple[Request, OldDeletes] | None = None
 
     def next(self, state: State, kinds: Collection[str] = ("forget", "lift", "gc")) -> Request | None:
-        """The first request that is not done; None: there is nothing to do.
+        """The first request that is not done, a gc after all others: it can take long. None: there is
+        nothing to do.
 
         Raises:
             BrokerUnavailable, NewerSchema: ``control`` cannot be read now.
         """
-        for request in self._requests():
+        for request in sorted(self._requests(), key=lambda one: one.kind == "gc"):
             if request.source != self._source or request.closed or request.kind not in kinds:
                 continue
             if not _progress(state, request).complete:
@@ -123,10 +124,19 @@ class Duties:
     def step(self, request: Request, state: State, publisher: TransactionalPublisher, deadline: Deadline) -> None:
         """Go on with a request by one transaction, or by a look at a part of the log.
 
+        Args:
+            request: the one that :meth:`next` says now: what is done must not be done once more, for
+                it may have been reversed since.
+            state: of the source.
+            publisher: of its transactional id.
+            deadline: of the transaction.
+
         Raises:
             Fenced: another process is the writer now.
             Transient: call :meth:`restart`, and again with a new publisher and the state read anew.
         """
+        if _progress(state, request).complete:
+            return
         step = self._step(request, state)
         if step is None:
             return
@@ -142,6 +152,9 @@ class Duties:
         else:
             written = publisher.publish(then(()), deadline)
         state.put(step.entries, written, marks)
+        if request.kind == "forget":
+            state.scrub()
+        self.published(step.entries)  # a gc that is under way must not collect what was just written
 
     def published(self, paths: Iterable[str]) -> None:
         """Take note of what the source's writer publishes meanwhile: its deletes are new ones."""
@@ -240,7 +253,7 @@ def carry_out(
     seconds: float,
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
-    """All requests up to one, at once, for who has taken over a source that nobody runs.
+    """All requests up to one, a gc or all others, at once, for who has taken over a source that nobody runs.
 
     Args:
         duties: of the source.
@@ -255,7 +268,8 @@ def carry_out(
         Transient: no answer; what is done stands in the state.
     """
     try:
-        while (request := duties.next(state)) is not None and request.number <= last.number and not stopped():
+        kinds = ("gc",) if last.kind == "gc" else ("forget", "lift")
+        while (request := duties.next(state, kinds)) is not None and request.number <= last.number and not stopped():
             duties.step(request, state, publisher, Deadline.after(seconds))
     finally:
         duties.restart()

@@ -61,6 +61,7 @@ CREATE TABLE marks (name BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
 #: Forgotten documents are looked at by nobody.
 _KEPT: Final = "forgotten = ''"
+_FORGOTTEN: Final = "SELECT 1 FROM documents WHERE path = ? AND forgotten <> ''"
 _ADVANCE: Final = "INSERT INTO positions VALUES (?, ?) ON CONFLICT DO UPDATE SET next = max(next, excluded.next)"
 
 
@@ -160,6 +161,7 @@ class State:
         with self._transaction() as file:
             file.executemany(_ADVANCE, list(ends.items()))
             file.execute("UPDATE origin SET at = ?", (self._clock(),))
+        self.scrub()  # a command may have had something forgotten
         return start is not None
 
     def record(self, path: str, known: Known | None) -> NewRecord:
@@ -211,12 +213,15 @@ class State:
         Args:
             entries: by path; None: there is nothing any more.
             written: where the records of these went. Nobody else writes this source's keys, so
-                everything before them is known, and a restart reads on behind them.
+                everything before them is known, and a restart reads on behind them. Without any,
+                what is forgotten stays as it is: only the topic ends that.
             marks: by name; None: removed.
         """
         with self._transaction() as file:
             file.executemany(_ADVANCE, [(one.partition, one.offset + 1) for one in written])
             for path, known in entries.items():
+                if not written and file.execute(_FORGOTTEN, (_bytes(path),)).fetchone() is not None:
+                    continue
                 if known is None:
                     file.execute("DELETE FROM documents WHERE path = ?", (_bytes(path),))
                 else:
@@ -226,6 +231,18 @@ class State:
                     )
             for name, value in (marks or {}).items():
                 _put_mark(file, _bytes(name), value)
+
+    def scrub(self) -> None:
+        """Leave nothing of what was removed in the write-ahead file; while somebody reads it, the next
+        call does.
+
+        Raises:
+            Transient: the cache cannot be written; call again.
+        """
+        try:
+            self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.OperationalError as error:
+            raise Transient(f"the cache of connector state of source {self._source!r}: {error}") from None
 
     def note(self, path: str, known: Known, revision: str) -> None:
         """Take note of a new revision of the same content."""

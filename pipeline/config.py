@@ -333,7 +333,7 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ, **overr
             tree = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}", "give the right file with --config") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: {error}", "fix the TOML syntax there") from None
     for name, value in sorted(environment.items()):
         if name.startswith(PREFIX) and not name.startswith(_NOT_KEYS):
@@ -373,7 +373,7 @@ def _with_secret_files(config: Config) -> Config:
         if path is not None:
             try:
                 value = SecretStr(path.read_text(encoding="utf-8").strip())
-            except (OSError, UnicodeDecodeError) as error:
+            except (OSError, ValueError) as error:  # the latter of what is no text, and of a path that cannot be one
                 why = error.strerror if isinstance(error, OSError) else "not a text"
                 raise ConfigError(f"{name}: {path}: {why}", "mount the secret there") from None
             if not value.get_secret_value():
@@ -406,7 +406,7 @@ def _from_text(keys: list[str], text: str) -> Any:
     if text.startswith(("[", "{")) and _takes_tables(keys):
         try:
             return tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{PREFIX}{'__'.join(keys).upper()}: {error}", "write the value as in TOML") from None
     return text
 

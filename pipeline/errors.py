@@ -23,6 +23,7 @@
         ├── FingerprintMismatch   vectors of another model or chunking
         ├── ForeignCollection     a collection that vectide did not make
         ├── CollectionMissing     a collection that should be there is not
+        ├── RequestRefused        the store knows no such request, or a limit of its forbids it
         ├── StateInUse            a second process on the same embedded state
         └── Refused               what was asked for must not be done as things are
             └── GateRefused         a generation is not proven good enough to be searched
@@ -163,6 +164,10 @@ class CollectionMissing(Fatal):
     """A collection that should be there is not. Searchers resolve the live generation anew."""
 
     exit_code = 5
+
+
+class RequestRefused(Fatal):
+    """The store does not know a request, or a limit of its (strict mode) forbids it."""
 
 
 class StateInUse(Fatal):

@@ -34,6 +34,8 @@ def extract(data: bytes, path: str) -> Extracted | None:
     text, encoding = found
     try:
         extracted = format_.extract(text, path)
+    except Poison:
+        raise
     except Exception as error:  # a library's error on one file is about that file
         raise Poison("extraction_failed", f"{format_.name}: {type(error).__name__}: {error}") from error
     metadata = {**extracted.metadata, "extractor": f"{format_.name}/{format_.version}"}

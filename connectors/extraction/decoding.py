@@ -22,6 +22,11 @@ _CONTROLS: Final = bytes(set(range(32)) - {7, 8, 9, 10, 11, 12, 13, 27}) + b"\x7
 _CONTROL_PERCENT: Final = 2
 _DECLARED: Final = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([A-Za-z0-9_.:-]+)""", re.IGNORECASE)
 _DECLARED_WITHIN: Final = 2048
+#: What pages are written in, by the names of Python's codecs. Others are no encodings of pages: UTF-7 and
+#: the escapes of Python make surrogates out of ASCII, punycode and idna are for names of hosts.
+_OF_PAGES: Final = re.compile(
+    r"ascii|utf-8(-sig)?|(iso8859|cp|koi8|mac|gb|big5|euc|iso2022|shift)[-_0-9a-z]*|hz|johab|ptcp154|tis-620"
+)
 
 #: Not worth opening; whatever else is binary shows it in its first bytes.
 _BINARY_SUFFIXES: Final = frozenset(
@@ -163,8 +168,7 @@ def _declared(data: bytes) -> str | None:
         found = codecs.lookup(match.group(1).decode("ascii"))
     except LookupError:
         return None
-    # Python's codecs of bytes to bytes (base64, zip) are no encodings of text.
-    return found.name if getattr(found, "_is_text_encoding", True) and not found.name.startswith("utf-16") else None
+    return found.name if _OF_PAGES.fullmatch(found.name) else None
 
 
 def _without_nul(text: str) -> str:

@@ -13,7 +13,7 @@ from connectors.extraction.html import html_to_markdown
 from pipeline.identity import Metadata, MetadataValue
 
 _FENCE: Final = re.compile(r" {0,3}(`{3,}|~{3,})")
-_ATX: Final = re.compile(r" {0,3}#{1,6}[ \t]+(.+?)(?:[ \t]+#+)?[ \t]*$")
+_ATX: Final = re.compile(r" {0,3}#{1,6}[ \t]+(.*)")
 _UNDERLINE: Final = re.compile(r" {0,3}(=+|-+)[ \t]*$")
 _ADORNMENT: Final = re.compile(r"([=\-`:.'\"~^_*+#<>])\1{2,}[ \t]*$")
 _MARKUP: Final = re.compile(
@@ -22,6 +22,8 @@ _MARKUP: Final = re.compile(
 #: A title stands at the top; what lies further down is a section's.
 _TITLE_LINES: Final = 100
 _TITLE_LENGTH: Final = 200
+#: With its markup; what is longer is no title, and would take the square of its length to read.
+_MARKED_LENGTH: Final = 4_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +181,16 @@ def _markdown_title(text: str) -> str:
             heading = _ATX.match(line)
             below = index + 1 < len(lines) and line.strip() and _UNDERLINE.match(lines[index + 1])
             if heading or (below and _alone(lines, index)):
-                return _MARKUP.sub(lambda match: match.group(1) or "", heading.group(1) if heading else line)
+                title = _unclosed(heading.group(1)) if heading else line
+                return _MARKUP.sub(lambda match: match.group(1) or "", title[:_MARKED_LENGTH])
     return ""
+
+
+def _unclosed(title: str) -> str:
+    """A heading's text without the number signs that may close it."""
+    title = title.rstrip(" \t")
+    opened = title.rstrip("#")
+    return opened.rstrip(" \t") if opened[-1:] in (" ", "\t") else title
 
 
 def _alone(lines: list[str], index: int) -> bool:

@@ -29,14 +29,14 @@ def front_matter(text: str) -> dict[str, MetadataValue]:
         return {}
     try:
         found = yaml.safe_load(match.group(1))
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return {}
-    if not isinstance(found, dict):
+        items = list(found.items())[:_FIELDS] if isinstance(found, dict) else []
+        given = [(name, _value(value)) for name, value in items if isinstance(name, str)]
+    except Exception:  # PyYAML trips over `!!int ""`, `!!bool x` and the like with errors of every kind
         return {}
     fields: dict[str, MetadataValue] = {}
+    # An anchor can stand for much, and be named often: then it is more than the block could say.
     room = _CHARACTERS
-    for name, given in list(found.items())[:_FIELDS]:
-        value = _value(given) if isinstance(name, str) else None
+    for name, value in given:
         if value is None or (size := _size(value)) > room:
             continue
         room -= size

@@ -8,6 +8,8 @@ from typing import Final, NamedTuple
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
+from connectors.extraction.nesting import refuse_hostile
+
 _SKIPPED: Final = frozenset(
     {
         "button",
@@ -80,7 +82,12 @@ class Page(NamedTuple):
 
 
 def html_to_markdown(html: str) -> Page:
-    """The main text of a page: that of its one ``main`` or ``article``, or of the whole body."""
+    """The main text of a page: that of its one ``main`` or ``article``, or of the whole body.
+
+    Raises:
+        Poison: the page would keep the parser busy for minutes.
+    """
+    refuse_hostile(html)
     tree = LexborHTMLParser(html)
     root = tree.body
     for selector in ("main", "article"):

@@ -203,10 +203,15 @@ class KafkaBroker:
         settings = self._settings(topic)
         policy = settings["cleanup.policy"]
         compacts, deletes = "compact" in policy, "delete" in policy
+        # A record goes with its segment, when the last one in it is old enough. Kafka closes a segment of
+        # a compacted topic as early as the compaction's limit asks for.
+        closed = [_seconds(settings["segment.ms"]), _seconds(settings["max.compaction.lag.ms"]) if compacts else None]
+        limits = [_seconds(settings["retention.ms"]), min((one for one in closed if one is not None), default=None)]
+        records = None if None in limits else sum(one for one in limits if one is not None)
         return Lifetime(
             superseded=_seconds(settings["max.compaction.lag.ms"]) if compacts else None,
             nulls=_seconds(settings["delete.retention.ms"]) if compacts else None,
-            records=_seconds(settings["retention.ms"]) if deletes else None,
+            records=records if deletes else None,
         )
 
     def purge(self, topics: Sequence[str]) -> bool:

@@ -6,6 +6,7 @@ folder: its address, and an instance id that its answer must repeat, for a port 
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import urllib.error
@@ -26,6 +27,7 @@ from pipeline.observe.http import Route
 #: A first search may load a model behind the endpoint.
 _ASK_SECONDS: Final = 60.0
 _KNOCK_SECONDS: Final = 3.0
+_KNOCK_BYTES: Final = 4096
 
 Ask = Callable[[str, str, Mapping[str, Any]], Any]
 """Method, path, arguments; the JSON answer."""
@@ -67,8 +69,8 @@ def running(state: Path) -> str | None:
         described = json.loads((state / "endpoint.json").read_text())
         url, instance = str(described["url"]), str(described["instance"])
         # Without the token: another program may have the port by now.
-        answer = _post(url, "GET", "/instance", {}, None, _KNOCK_SECONDS)
-    except (OSError, ValueError, KeyError, TypeError, VectideError):
+        answer = _post(url, "GET", "/instance", {}, None, _KNOCK_SECONDS, _KNOCK_BYTES)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, VectideError):
         return None
     return url if answer == {"instance": instance} else None
 
@@ -129,6 +131,7 @@ def _post(
     arguments: Mapping[str, Any],
     token: str | None,
     seconds: float = _ASK_SECONDS,
+    most: int = -1,
 ) -> Any:
     if not url.startswith("http://"):
         raise ValueError(f"{url} is not what vectide writes")
@@ -138,11 +141,12 @@ def _post(
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a proxy
     try:
         with opener.open(request, timeout=seconds) as answer:
-            return json.load(answer)
+            return json.loads(answer.read(most))
     except urllib.error.HTTPError as error:
         raise _raised(url, error) from None
-    except OSError as error:
-        raise _Silent(f"{url} does not answer: {error}") from None
+    except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
+        # The latter of another program that has the port by now: whatever it speaks, it is not vectide.
+        raise _Silent(f"{url} does not answer: {type(error).__name__} {error}") from None
 
 
 class _Silent(Transient):
@@ -153,5 +157,5 @@ def _raised(url: str, error: urllib.error.HTTPError) -> VectideError:
     try:
         described = json.load(error)
         return as_error(int(described["code"]), str(described["error"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, OSError, http.client.HTTPException):
         return Transient(f"{url}: status {error.code}")

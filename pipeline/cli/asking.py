@@ -21,7 +21,7 @@ from pipeline.cli.tasks import Task
 from pipeline.deadline import Deadline
 from pipeline.errors import Fatal, Fenced, Poison
 from pipeline.generations import operator, requests
-from pipeline.generations.control import Generation
+from pipeline.generations.control import ControlState, Generation
 from pipeline.records import Done, Request, RequestKind
 from pipeline.stages.reports import read_reports
 
@@ -82,9 +82,18 @@ class Asking:
             Refused: it must not be asked as things are.
         """
         self._task.at("asking", 0, 0)
-        state = operator.operate(self._parts.broker, self._parts.names, lambda now: requests.ask(now, wanted))
-        found = (requests.joined(state, one) for one in wanted)
-        return [one for one in found if one is not None]
+        found: list[Request] = []
+
+        def decide(now: ControlState) -> Sequence[Request]:
+            # What is joined is decided on this very state: who asks later may reverse it.
+            new = requests.ask(now, wanted)
+            by_id = {one.id: one for one in new}
+            each = (by_id.get(one.id) or requests.joined(now, one) for one in wanted)
+            found[:] = [one for one in each if one is not None]
+            return new
+
+        operator.operate(self._parts.broker, self._parts.names, decide)
+        return found
 
     def carried_out(self, asked: Sequence[Request]) -> dict[str, Done]:
         """Wait for the sources' writers, or be it where there is none; those that are done by the deadline."""
@@ -141,7 +150,8 @@ class Asking:
                 passed[partition] = bounds[partition].end
             at = broker.committed(names.group("embed", generation.id), chunks)
         except Fatal:
-            return set()  # retired since: nothing of it is left
+            # Without its topics: retired since, and nothing of it is left, or not begun by any worker.
+            return behind if any(one.id == generation.id for one in self._control.again().followed) else set()
         return behind | {partition for partition, end in passed.items() if at.get(partition, 0) < end}
 
     # --------------------------------------------------------------------------- private

@@ -32,6 +32,11 @@ class Room:
     topic_bytes: int = 0
 
 
+def is_generation(id: str) -> bool:
+    """Whether a name is one that we give to generations."""
+    return _GENERATION.fullmatch(id) is not None
+
+
 def owners(parts: Parts) -> dict[str, list[str]]:
     """By generation, the names that are there of its collection, its chunks topic and its groups.
 
@@ -40,7 +45,7 @@ def owners(parts: Parts) -> dict[str, list[str]]:
     """
     names, found = parts.names, dict[str, list[str]]()
     for kind, name, id in _owned(parts, names):
-        if _GENERATION.fullmatch(id):
+        if is_generation(id):
             found.setdefault(id, []).append(f"{kind} {name}")
     return found
 

@@ -25,7 +25,7 @@ from pipeline.cli.tasks import Task, Tasks
 from pipeline.cli.traces import Wanted, key_of
 from pipeline.codec import is_delete
 from pipeline.deadline import Deadline
-from pipeline.errors import CollectionMissing, ConfigError, Refused
+from pipeline.errors import BrokerUnavailable, CollectionMissing, ConfigError, ForeignCollection, Refused
 from pipeline.generations import requests
 from pipeline.generations.control import FOLLOWED, ControlState
 from pipeline.identity import DocumentKey, version_of
@@ -48,9 +48,12 @@ _NOT_LOOKED_AT: Final = (
     "backups and snapshots of the log, of the store and of the source",
     "files of Kafka's brokers and of a Qdrant server: segments hold what was deleted until they are written anew",
     "logs of processes, which hold keys and, of what failed, quoted causes",
+    "workers that are stopped or cut off: what they go on with is below the delete, and a later look finds it swept",
     "copies and renames of a document in its source, which are documents of their own",
 )
 _CLOSE_SECONDS: Final = 5.0
+_PURGE_POLL_SECONDS: Final = 1.0
+_ANEW: Final = "written anew"
 #: Tombstones of one round through the store protocol.
 _TOMBSTONES: Final = 256
 
@@ -142,13 +145,14 @@ class Forgetting:
         if done:
             self._tombstones(asked, done)
         behind = self._passed(done) if len(done) == len(asked) else []
-        self._resolve(asked)
+        self._resolve(asked, done)
         self._trim(state, asked)
         files = self._purged()
         self._task.at("looking", 0, 0)
         places = self._connectors(asked, done)
         for request in asked:
-            places += proof.look(self._parts, self._control.again(), _wanted(request), files)
+            places += proof.look(self._parts, self._control.again(), _wanted(request))
+        places += files
         if not self._asking.working() and all(place.state == "gone" for place in places if place.place in _READ):
             # Nobody has an older version in work, and there is none left that anybody could read.
             behind = [replace(place, state="gone", note="none runs, and nothing is left to read") for place in behind]
@@ -189,7 +193,11 @@ class Forgetting:
             missing = [id for id in again if id not in state.requests]
             if missing:
                 raise Refused(f"control does not know request {missing[0]}", "it was lifted since, and gc removed it")
-            return [state.requests[id] for id in again]
+            found = [state.requests[id] for id in again]
+            other = next((one for one in found if one.kind != kind), None)
+            if other is not None:
+                raise Refused(f"request {other.id} is a {other.kind} and no {kind}", "give keys, or a source")
+            return found
         return self._asking.asked(list(self._wanted(kind)))
 
     def _wanted(self, kind: RequestKind) -> Iterator[Request]:
@@ -282,14 +290,25 @@ class Forgetting:
             for id, partitions in behind.items()
         ]
 
-    def _resolve(self, asked: Sequence[Request]) -> None:
-        """End the dead letters of these documents."""
+    def _resolve(self, asked: Sequence[Request], done: Mapping[str, Done]) -> None:
+        """End the dead letters of these documents; not those of what was let in again."""
         publisher = None
+        suppressed = requests.suppressed(self._control.again())
+        epoch = self._parts.config.pipeline.epoch
         for request in asked:
-            found = traces.letters(self._parts, _wanted(request))
-            if found.standing:
+            if request.id not in done:
+                continue
+            # A whole source that stays out has no living document, and no bounds by document.
+            offsets = zip(request.paths, done[request.id].offsets, strict=False)
+            deletes = {DocumentKey(request.source, path): version_of(epoch, offset) for path, (_, offset) in offsets}
+            ended = []
+            for id, letter in traces.letters(self._parts, _wanted(request)).standing.items():
+                key = DocumentKey.from_bytes(letter.record_key or b"")
+                if suppressed.by(key) and letter.version <= deletes.get(key, letter.version):
+                    ended.append(id)
+            if ended:
                 publisher = publisher or self._parts.broker.publisher("forget")
-                dead_letters.resolve(publisher, self._parts.names, list(found.standing))
+                dead_letters.resolve(publisher, self._parts.names, ended)
         if publisher is not None:
             publisher.close(Deadline.after(_CLOSE_SECONDS))
 
@@ -303,24 +322,40 @@ class Forgetting:
             known = state.generations.get(id)
             clearing.trim(self._parts, id, over=known is not None and known.state not in FOLLOWED)
 
-    def _purged(self) -> dict[str, str | None]:
-        """Of what has files here: why they were not written anew, None where they were."""
-        parts, names = self._parts, self._parts.names
+    def _purged(self) -> list[Place]:
+        """What has files here, and whether they were written anew."""
+        parts = self._parts
         self._task.at("purging files", 0, 0)
-        found: dict[str, str | None] = {}
-        if parts.broker.purge([self._topic, names.connector_state, names.dead_letters]):
-            found["log"] = None
-        for name in parts.store.names(names.root):
+        found = list(self._purged_log())
+        for name in parts.store.names(parts.names.root):
             try:
                 collection = parts.store.open(name)
                 points = collection.count_chunks() + sum(collection.count_heads().values())
                 if parts.config.store == "embedded" and points > PURGED_POINTS and not self._given.get("purge"):
-                    found[name] = f"{points} points: --purge writes its files anew, and holds up writers meanwhile"
+                    note = f"{points} points: --purge writes its files anew, and holds up writers meanwhile"
+                    found.append(Place("files", name, "waiting", note=note))
                 elif parts.store.purge(name):
-                    found[name] = None
+                    found.append(Place("files", name, "gone", note=_ANEW))
             except CollectionMissing:
                 continue
+            except ForeignCollection as error:
+                # Ours, if its name is a generation's: then what it says of itself was changed.
+                ours = clearing.is_generation(name.removeprefix(parts.names.root))
+                found.append(Place("files", name, "pending" if ours else "gone", int(ours), note=error.what))
         return found
+
+    def _purged_log(self) -> Iterator[Place]:
+        names = self._parts.names
+        while True:
+            try:
+                if self._parts.broker.purge([self._topic, names.connector_state, names.dead_letters]):
+                    yield Place("files", "log", "gone", note=_ANEW)
+                return
+            except BrokerUnavailable as error:
+                if self._asking.over:
+                    yield Place("files", "log", "pending", 1, note=str(error))
+                    return
+                time.sleep(_PURGE_POLL_SECONDS)
 
     # -------------------------------------------------------------------------- telling
 
@@ -330,7 +365,7 @@ class Forgetting:
         state = self._control.again()
         found: list[Place] = []
         for request in asked:
-            found += proof.look(self._parts, state, _wanted(request), {})
+            found += proof.look(self._parts, state, _wanted(request))
         return {(place.place, place.name): place.found for place in _merged(found)}
 
     def _connectors(self, asked: Sequence[Request], done: Mapping[str, Done]) -> list[Place]:

@@ -50,14 +50,15 @@ def _generations(found: Mapping[str, Any]) -> list[str]:
     for one in found["generations"]:
         head = one["head"]
         name = f"{one['generation']:<14}{one['state'] or 'unknown to control'}: "
+        verified = f", verified {_at(one['verified'])}" if one["verified"] else ""
         if head is None:
-            lines.append(f"{name}no head, {one['chunks']} chunks")
+            lines.append(f"{name}no head, {one['chunks']} chunks{verified}")
             continue
         reason = f" ({head['reason']})" if head["reason"] else ""
         old = "" if head["content_version"] in (head["version"], -1) else f", text of version {head['content_version']}"
         lines.append(
             f"{name}{head['state']}{reason}, version {head['version']}, attempt {head['attempt']}{old}, "
-            f"lists {head['chunks']} chunks of {head['tokens']} tokens, {one['chunks']} are there"
+            f"lists {head['chunks']} chunks of {head['tokens']} tokens, {one['chunks']} are there{verified}"
         )
     return lines
 

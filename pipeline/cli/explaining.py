@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +19,7 @@ from pipeline.points import Head
 from pipeline.ports import Record
 from pipeline.records import DocumentDeleted, Request
 from pipeline.stages.dead_letters import describe
+from pipeline.verification.published import Verified, last_verified
 
 #: Versions that are shown, the newest ones: a log that is not compacted can hold many thousands.
 _VERSIONS: Final = 200
@@ -34,7 +35,8 @@ def explained(parts: Parts, state: ControlState, key: DocumentKey) -> dict[str, 
     wanted = Wanted([key])
     topic = parts.names.documents(parts.config.pipeline.epoch)
     versions = [_version(parts, record) for record in traces.records(parts, topic, wanted)]
-    generations = list(_generations(parts, state, key, wanted))
+    verified = last_verified(parts.broker, parts.names)
+    generations = list(_generations(parts, state, key, verified))
     letters = [describe(letter) for letter in traces.letters(parts, wanted).standing.values()]
     kept_out = requests.suppressed(state).by(key)
     published = _published(parts, wanted)
@@ -90,7 +92,9 @@ def _version(parts: Parts, record: Record) -> dict[str, Any]:
     }
 
 
-def _generations(parts: Parts, state: ControlState, key: DocumentKey, wanted: Wanted) -> Iterator[dict[str, Any]]:
+def _generations(
+    parts: Parts, state: ControlState, key: DocumentKey, verified: Mapping[str, Verified]
+) -> Iterator[dict[str, Any]]:
     """What each collection has of it, followed or not."""
     for collection in traces.collections(parts):
         id = collection.spec.generation
@@ -105,6 +109,7 @@ def _generations(parts: Parts, state: ControlState, key: DocumentKey, wanted: Wa
             "state": None if known is None else known.state,
             "head": None if head is None else _head(head),
             "chunks": chunks,
+            "verified": verified[id].at if id in verified else None,
         }
 
 

@@ -37,6 +37,7 @@ from pipeline.errors import (
 from pipeline.generations import operator, transitions
 from pipeline.generations.control import FOLLOWED, UNDER_WAY, ControlState, Generation
 from pipeline.ports import Collection as StoredCollection
+from pipeline.ports import Publisher
 from pipeline.records import STAGES, Stage
 from pipeline.specs import GenerationSpec
 from pipeline.stages.chunk import ChunkStage
@@ -60,6 +61,8 @@ _RETRY_SECONDS: Final = 15.0
 _BUILDING_DRAIN_SECONDS: Final = 2.0
 #: Beyond the drain: the last commit and leaving the group.
 _END_SECONDS: Final = 15.0
+#: For a publisher to let go of its connections: what it was given has been published.
+_CLOSE_SECONDS: Final = 2.0
 
 
 class Line:
@@ -80,6 +83,7 @@ class Line:
         self.workers: dict[Stage, Worker] = {}
         self.crew = Crew(threading.Event())
         self._parts = parts
+        self._publishers: list[Publisher] = []
         self.follow(generation)
         parts.broker.ensure_topics([chunks_topic(parts.names, self.spec.id, parts.config.pipeline)])
         made: dict[Stage, ChunkStage | EmbedStage] = {}
@@ -128,13 +132,22 @@ class Line:
     def end(self) -> bool:
         """Drain, commit and leave the groups; False if that took too long."""
         drain = _BUILDING_DRAIN_SECONDS if self.building else self._parts.config.work.drain_seconds
-        return self.crew.end(Deadline.after(drain + _END_SECONDS))
+        ended = self.crew.end(Deadline.after(drain + _END_SECONDS))
+        if ended:  # else a thread may still publish
+            for publisher in self._publishers:
+                publisher.close(Deadline.after(_CLOSE_SECONDS))
+        return ended
 
     def _worker(self, stage: Stage, made: ChunkStage | EmbedStage) -> Worker:
         parts, names, id = self._parts, self._parts.names, self.spec.id
         topic = names.documents(parts.config.pipeline.epoch) if stage == "chunk" else names.chunks(id)
         consumer = parts.broker.consumer(names.group(stage, id), [topic], stage)
         return Worker(consumer, made, self._limits(), parts.health, parts.metrics, generation=id)
+
+    def _publisher(self, client: str) -> Publisher:
+        """One that ends with this line: a process may see many generations come and go."""
+        self._publishers.append(self._parts.broker.publisher(client))
+        return self._publishers[-1]
 
     def _chunk_stage(self) -> ChunkStage:
         parts, config, names, spec = self._parts, self._parts.config, self._parts.names, self.spec
@@ -146,7 +159,7 @@ class Line:
             )
         return ChunkStage(
             parts.broker,
-            parts.broker.publisher("chunk"),
+            self._publisher("chunk"),
             names,
             spec,
             config.pipeline.epoch,
@@ -165,7 +178,7 @@ class Line:
         return EmbedStage(
             collection,
             lambda items: embed_all(embedder, items, embed.batch_tokens, embed.batch_items, observe),
-            parts.broker.publisher("embed"),
+            self._publisher("embed"),
             names,
             EmbedLimits(
                 documents=embed.gather_documents,

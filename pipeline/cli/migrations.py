@@ -243,13 +243,13 @@ class Migrations:
         except CollectionMissing:
             raise Transient(f"no worker has begun to build generation {target.id}") from None
         report = self._report(target, live, collection, served, given, task)
-        found = report.as_json()
+        found, kept = report.as_json(), report.as_json(drawn=False)
         if report.ok:
-            self._operate(lambda now: transitions.pass_gate(now, target.id, target.transitions, time.time(), found))
+            self._operate(lambda now: transitions.pass_gate(now, target.id, target.transitions, time.time(), kept))
         elif not report.not_yet:
             self._operate(
                 lambda now: transitions.refuse_gate(
-                    now, target.id, target.transitions, time.time(), "; ".join(report.why), found
+                    now, target.id, target.transitions, time.time(), "; ".join(report.why), kept
                 )
             )
         # What it wrote itself is one more; whoever came between is found by it.

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from pipeline.chunking.tokens import HuggingFaceTokenizer, WordTokenizer
 from pipeline.config import Config, ModelConfig
@@ -95,7 +95,7 @@ def model_spec(config: ModelConfig, tokenizer: Tokenizer) -> ModelSpec:
             dimension, tokens, prompts = 256, _WORDLLAMA_TOKENS, {}
         else:
             dimension, tokens = _dimension(files.folder), _max_tokens(files.folder)
-            prompts = _json(files.folder / "config_sentence_transformers.json").get("prompts", {})
+            prompts = _prompts(files.folder / "config_sentence_transformers.json")
     if config.max_tokens is not None and config.max_tokens > tokens and config.provider != "hashing":
         raise ConfigError(
             f"model.max_tokens = {config.max_tokens} is over the {tokens} that {name} was made for",
@@ -241,16 +241,17 @@ def _package_folder(name: str) -> Path:
 
 
 def _dimension(folder: Path) -> int:
-    dense = sorted(folder.glob("*_Dense/config.json"))
+    dense, pooling = sorted(folder.glob("*_Dense/config.json")), sorted(folder.glob("*_Pooling/config.json"))
     if dense:
-        return int(_json(dense[-1])["out_features"])
-    for pooling in sorted(folder.glob("*_Pooling/config.json")):
-        described = _json(pooling)
-        return int(described.get("word_embedding_dimension") or described["embedding_dimension"])
-    hidden = _json(folder / "config.json").get("hidden_size")
-    if not isinstance(hidden, int):
+        found = _json(dense[-1]).get("out_features")
+    elif pooling:
+        described = _json(pooling[0])
+        found = described.get("word_embedding_dimension") or described.get("embedding_dimension")
+    else:
+        found = _json(folder / "config.json").get("hidden_size")
+    if not _size(found):
         raise ConfigError(f"{folder}: no file says the model's dimension", "is it a sentence-transformers model?")
-    return hidden
+    return found
 
 
 def _max_tokens(folder: Path) -> int:
@@ -259,10 +260,21 @@ def _max_tokens(folder: Path) -> int:
         _json(folder / "tokenizer_config.json").get("model_max_length"),
         _json(folder / "config.json").get("max_position_embeddings"),
     ]
-    known = [int(limit) for limit in limits if isinstance(limit, int) and limit < 1_000_000]
+    known = [limit for limit in limits if _size(limit)]
     if not known:
         raise ConfigError(f"{folder}: no file says the model's sequence limit", "set model.max_tokens")
     return known[0]
+
+
+def _size(value: Any) -> TypeGuard[int]:
+    """True for what can be a number of tokens or dimensions: "no limit" is written as one of 30 digits."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1_000_000
+
+
+def _prompts(path: Path) -> dict[str, str]:
+    found = _json(path).get("prompts")
+    texts = found.items() if isinstance(found, dict) else ()
+    return {name: text for name, text in texts if isinstance(text, str)}
 
 
 def _prompt(configured: str | None, prompts: Mapping[str, str], *names: str) -> str:
@@ -274,6 +286,6 @@ def _prompt(configured: str | None, prompts: Mapping[str, str], *names: str) -> 
 def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from pipeline.errors import ConfigError
 from pipeline.points import Vectors
 from pipeline.ports import Tokenizer
 from pipeline.specs import ModelSpec
@@ -18,15 +19,24 @@ _BATCH_TOKENS: Final = 16_384
 
 
 class WordLlamaEmbedder:
-    """The Embedder port over a table of float32 [vocabulary, dimension]."""
+    """The Embedder port over a table of float32 [vocabulary, dimension].
+
+    Raises:
+        ConfigError: the files are not a table and its tokenizer.
+    """
 
     def __init__(self, spec: ModelSpec, tokenizer: Tokenizer, weights: Path, tokenizer_file: Path) -> None:
         from safetensors.numpy import load_file
         from tokenizers import Tokenizer as Tokenizers
 
-        tables = load_file(weights)
-        self._table = next(iter(tables.values())).astype(np.float32)[:, : spec.dimension]
-        self._ids = Tokenizers.from_file(str(tokenizer_file))
+        try:
+            table = next(iter(load_file(weights).values()))
+            self._table = table[:, : spec.dimension].astype(np.float32)
+            self._ids = Tokenizers.from_file(str(tokenizer_file))
+        except Exception as error:  # whatever the libraries make of a file that is not what it should be
+            raise ConfigError(f"{weights}: no table of vectors: {error}", "install its package again") from None
+        if self._table.shape[1] != spec.dimension or len(self._table) < self._ids.get_vocab_size():
+            raise ConfigError(f"{weights}: a table of {table.shape} is too small", "install its package again")
         self._ids.no_padding()
         self._ids.enable_truncation(spec.max_tokens)
         self._spec = spec

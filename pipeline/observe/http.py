@@ -15,6 +15,7 @@ import errno
 import hmac
 import ipaddress
 import json
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
@@ -28,6 +29,8 @@ from pipeline.observe.metrics import Metrics
 
 _BACKLOG: Final = 64
 _PROBES: Final = ("/livez", "/readyz", "/startupz", "/metrics")
+log = logging.getLogger(__name__)
+
 #: Answers hold texts of documents: nobody keeps them, and nobody takes them for a page.
 _HEADERS: Final = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")]
 
@@ -142,6 +145,9 @@ class HttpServer:
             return _error("400 Bad Request", f"{type(error).__name__}: {error}")
         except VectideError as error:
             return _error(_STATUS.get(exit_code(error), "500 Internal Server Error"), str(error), exit_code(error))
+        except Exception as error:  # ours to mend; whoever asked learns that it is not theirs
+            log.exception("a request failed", extra={"path": path})
+            return _error("500 Internal Server Error", f"{type(error).__name__}, see the log of this process", 1)
 
 
 def _listening(host: str, port: int) -> socket.socket:

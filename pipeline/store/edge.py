@@ -55,6 +55,9 @@ _COPIED: Final = 500
 #: For readers to end, and for them to wait until they may go on.
 _SHUT_SECONDS: Final = 30.0
 
+#: Where collections lie while they are removed; none is called so.
+_DROPPED: Final = "dropped"
+
 
 class EdgeStore:
     """The Store port over a directory; one process.
@@ -69,6 +72,7 @@ class EdgeStore:
         except OSError as error:
             raise Fatal(f"state folder {directory}: {error.strerror}", "give a writable folder with --state") from None
         self._directory = directory
+        shutil.rmtree(directory / _DROPPED, ignore_errors=True)  # a drop that was cut off
         self._lock = threading.RLock()
         self._open: dict[str, tuple[PointCollection, EdgeEngine]] = {}
 
@@ -141,11 +145,7 @@ class EdgeStore:
             opened = self._open.pop(name, None)
             if opened is not None:
                 opened[1].drop()
-            folder = self._directory / name
-            if folder.exists():
-                # First what says that it is a collection: a crash leaves rubbish, never half of one.
-                (folder / "collection.json").unlink(missing_ok=True)
-                shutil.rmtree(folder)
+            self._remove(name)
             aliases = self._aliases()
             self._write_json("aliases.json", {alias: target for alias, target in aliases.items() if target != name})
 
@@ -175,6 +175,21 @@ class EdgeStore:
             for _, engine in self._open.values():
                 engine.close()
             self._open.clear()
+
+    def _remove(self, name: str) -> None:
+        """Out of the way in one step: a crash leaves what the next start removes, never half of a collection."""
+        folder, dropped = self._directory / name, self._directory / _DROPPED
+        try:
+            dropped.mkdir(exist_ok=True)
+            shutil.rmtree(dropped / name, ignore_errors=True)
+            folder.rename(dropped / name)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreUnavailable(f"{folder} cannot be removed: {error.strerror}") from None
+        shutil.rmtree(dropped, ignore_errors=True)
+        if dropped.exists():
+            raise StoreUnavailable(f"{dropped} cannot be removed: remove it by hand, or start again")
 
     def _make(self, spec: CollectionSpec, folder: Path) -> None:
         if folder.exists():

@@ -51,7 +51,9 @@ class Found:
     place: tuple[int, int] | None = None
     """Partition and offset of its last record below the ends; None: the log has none there."""
     contents: frozenset[str] = frozenset()
-    """Content hashes whose stored text or vector is wrong."""
+    """Content hashes whose stored text, vector or values are wrong: the log's, or of an older version that is still
+    listed the stored ones.
+    """
 
     @property
     def name(self) -> str:

@@ -34,6 +34,7 @@ from pipeline.verification.findings import Findings, Found, Kind
 from pipeline.verification.judging import Seen, wrong_chunks
 from pipeline.verification.log import key_of, pages_of
 from pipeline.verification.vectors import VectorCheck, wrong_text
+from pipeline.verification.verdict import Pause
 
 #: How often what looks wrong is looked at again, and seconds before each look.
 LOOKS: Final = 3
@@ -88,6 +89,7 @@ def full(
     only: Container[str] | None = None,
     on_progress: OnProgress = lambda done, whole: None,
     wait: Callable[[float], object] = time.sleep,
+    pause: Pause = lambda done: None,
 ) -> Full:
     """Look at every point of the documents that the log has below ``ends``; nothing is written.
 
@@ -104,6 +106,7 @@ def full(
         only: these documents, by their ids; None: all.
         on_progress: told after every page.
         wait: for so many seconds, before each second look.
+        pause: between pages.
 
     Raises:
         Transient: the broker, the store or the model does not answer, or there is no room for the
@@ -113,7 +116,20 @@ def full(
     """
     with Findings() as found:
         return _Full(
-            broker, topic, epoch, collection, ends, chunk, check, checkpoint, findings, found, only, on_progress, wait
+            broker,
+            topic,
+            epoch,
+            collection,
+            ends,
+            chunk,
+            check,
+            checkpoint,
+            findings,
+            found,
+            only,
+            on_progress,
+            wait,
+            pause,
         ).run()
 
 
@@ -149,6 +165,7 @@ class _Full:
         only: Container[str] | None,
         on_progress: OnProgress,
         wait: Callable[[float], object],
+        pause: Pause,
     ) -> None:
         self._broker = broker
         self._topic = topic
@@ -164,6 +181,7 @@ class _Full:
         self._only = only
         self._on_progress = on_progress
         self._wait = wait
+        self._pause = pause
         self._saved = time.monotonic()
 
     def run(self) -> Full:
@@ -175,6 +193,7 @@ class _Full:
                 self._page([record for record in records if record.offset < self._ends[record.partition]])
                 for record in records:
                     point.reached[record.partition] = record.offset + 1
+                self._pause(len(records))
                 self._on_progress(min(whole, point.documents + point.chunks), whole)
                 if time.monotonic() - self._saved >= _SAVE_SECONDS:
                     point.save()
@@ -258,6 +277,7 @@ class _Full:
         while docs:
             page, after = self._collection.scan_chunks(after, _POINTS, docs, vectors=True)
             chunks += len(page)
+            self._pause(len(page))
             judged = {one.id: one for one in page if looks[one.doc].see(one)}
             checked = self._check.checked(list(judged.values()))
             unchecked += len(checked.unchecked)
@@ -278,6 +298,7 @@ class _Look:
         self._covered = covered
         self._wrong: _Wrong = {}
         self._seen: list[Seen] = []
+        self._contents: dict[str, str] = {}
         self._listed = {chunk.id for chunk in head.chunks}
         ids = point_ids(document)
         # Of a failed version the list is an older one's, whose text may be gone from the log.
@@ -291,24 +312,24 @@ class _Look:
         if chunk.id not in self._listed:
             return False
         span = self._spans.get(chunk.id)
-        if chunk.filter_hash == self.head.filter_hash and not _same(chunk.filters, self.head.filters):
+        content = self._contents[chunk.id] = chunk.content_hash if span is None else span.content_hash
+        if chunk.filter_hash == self.head.filter_hash and not same_values(chunk.filters, self.head.filters):
             # Values that are not those of their hash: no align mends them, so the chunk is written again.
-            self._note("wrong metadata", *(() if span is None else (span.content_hash,)))
+            self._note("wrong metadata", content)
         if span is None:
             if wrong_text(chunk, self.head):
-                self._note("wrong text")
+                self._note("wrong text", content)
         elif (chunk.text, chunk.content_hash) != (embedded_text(self._document, span), span.content_hash):
-            self._note("wrong text", span.content_hash)
+            self._note("wrong text", content)
         return True
 
     def wrong_vector(self, id: str) -> None:
         """Its vector is not what its text makes."""
-        span = self._spans.get(id)
-        self._note("wrong vector", *(() if span is None else (span.content_hash,)))
+        self._note("wrong vector", self._contents[id])
 
     def end(self) -> _Wrong:
         """What was found, once all of the document's chunks were seen."""
-        for kind in wrong_chunks(self.head, self._seen, self._covered):
+        for kind in wrong_chunks(self.head, self._seen, self._covered, replayed=True):
             self._note(kind)
         return self._wrong
 
@@ -328,7 +349,7 @@ class _Look:
                 self._note("wrong metadata")
         # What no digest covers: values that are not those of their hash, and when it happened.
         told = {**fields.values, "event time": document.provenance.event_time}
-        if not _same({**head.filters, "event time": head.event_time}, told):
+        if not same_values({**head.filters, "event time": head.event_time}, told):
             self._note("wrong metadata")
         if document.state == "chunked" and head.state == "incomplete":
             wanted = [one for place, one in enumerate(listed(document, ids)) if place not in head.missing]
@@ -336,7 +357,7 @@ class _Look:
                 self._note("wrong list")
 
 
-def _same(stored: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
+def same_values(stored: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
     """Equal, but for the last bit of a number: an engine reads some of its own decimals one off."""
     return stored.keys() == told.keys() and all(
         math.isclose(one, told[name], rel_tol=1e-12)

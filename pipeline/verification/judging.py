@@ -39,7 +39,7 @@ class Reach(NamedTuple):
 
 
 def wrong_with(
-    known: Known | None, head: Head | None, chunks: Sequence[Seen], reach: Reach, superseded: bool
+    known: Known | None, head: Head | None, chunks: Sequence[Seen], reach: Reach, superseded: bool, replayed: bool
 ) -> frozenset[Kind]:
     """Everything that is wrong with a document; empty if nothing is.
 
@@ -52,6 +52,7 @@ def wrong_with(
         reach: how far the log of the document's partition goes.
         superseded: the log has a newer version beyond the ends, in favour of which compaction may
             have taken any that are below.
+        replayed: versions may be running again just now.
     """
     kind = wrong_head(known, head, reach, superseded)
     if kind is not None:
@@ -61,7 +62,7 @@ def wrong_with(
         return frozenset() if left or not _settled(chunks, reach.covered) else frozenset({"orphan"})
     if head.version >= reach.covered:
         return frozenset()
-    return wrong_chunks(head, chunks, reach.covered)
+    return wrong_chunks(head, chunks, reach.covered, replayed)
 
 
 def wrong_head(known: Known | None, head: Head | None, reach: Reach, superseded: bool) -> Kind | None:
@@ -89,8 +90,15 @@ def wrong_head(known: Known | None, head: Head | None, reach: Reach, superseded:
     return None if differs is None else _OF_DEVIATION[differs]
 
 
-def wrong_chunks(head: Head, chunks: Sequence[Seen], covered: int) -> frozenset[Kind]:
-    """What is wrong with the chunks of a head that is right."""
+def wrong_chunks(head: Head, chunks: Sequence[Seen], covered: int, replayed: bool) -> frozenset[Kind]:
+    """What is wrong with the chunks of a head that is right.
+
+    Args:
+        head: of the document.
+        chunks: all of it.
+        covered: the first version that the verification does not answer for.
+        replayed: the version may be running again just now: chunks above its head are on their way in.
+    """
     found: set[Kind] = set()
     listed = {chunk.id for chunk in head.chunks}
     if not listed <= {chunk.id for chunk in chunks}:
@@ -99,6 +107,8 @@ def wrong_chunks(head: Head, chunks: Sequence[Seen], covered: int) -> frozenset[
     # What is of a version beyond the ends is on its way in: its head comes after it.
     for chunk in _settled(chunks, covered):
         if chunk.id not in listed:
+            if replayed and version_in(chunk.stamp) == head.version and chunk.stamp > head.stamp:
+                continue
             found.add("duplicate" if chunk.content_hash in texts else "orphan")
         elif chunk.filter_hash != head.filter_hash:
             found.add("wrong metadata")

@@ -26,8 +26,10 @@ from pipeline.ports import Broker, Collection, Record
 from pipeline.records import ChunkedDocument, Provenance
 from pipeline.sync import Distrust, Embed, ToEmbed, sweep_headless, synchronise
 from pipeline.sync import repair as settle
+from pipeline.sync.filters import filter_fields
 from pipeline.sync.reading import embedded_text
 from pipeline.verification.findings import EXAMPLES, Findings, Found, Kind
+from pipeline.verification.full import same_values
 from pipeline.verification.log import key_of, pages_of
 from pipeline.verification.temporary import room, temporary_file
 from pipeline.verification.verdict import OnProgress, Pause
@@ -102,7 +104,7 @@ def repair(
         return Repaired()
     file = temporary_file(_TABLE)
     with closing(file):
-        log = _Log(file, broker, topic, ends, findings)
+        log = _Log(file, broker, topic, ends, findings, on_progress, pause)
         log.look()
         work = _Repair(epoch, collection, chunk, embed, siblings, findings, log, on_progress, pause)
         work.clear()
@@ -116,13 +118,22 @@ class _Log:
     """Where the last record of each document that was found is now."""
 
     def __init__(
-        self, file: sqlite3.Connection, broker: Broker, topic: str, ends: Mapping[int, int], findings: Findings
+        self,
+        file: sqlite3.Connection,
+        broker: Broker,
+        topic: str,
+        ends: Mapping[int, int],
+        findings: Findings,
+        on_progress: OnProgress,
+        pause: Pause,
     ) -> None:
         self._file = file
         self._broker = broker
         self._topic = topic
         self._ends = ends
         self._findings = findings
+        self._on_progress = on_progress
+        self._pause = pause
         earliest = findings.earliest()
         self._start = {partition: min(end, earliest.get(partition, end)) for partition, end in ends.items()}
 
@@ -171,7 +182,13 @@ class _Log:
                         yield record
 
     def _pages(self) -> Generator[list[Record]]:
-        return pages_of(self._broker, self._topic, self._start)
+        done, whole = 0, sum(end - self._start[partition] for partition, end in self._ends.items())
+        with closing(pages_of(self._broker, self._topic, self._start)) as pages:
+            for records in pages:
+                yield records
+                done += len(records)
+                self._on_progress("log", min(done, whole), whole)
+                self._pause(len(records))
 
 
 class _Repair:
@@ -265,7 +282,7 @@ class _Repair:
 
     def _run(self, documents: Sequence[ChunkedDocument], found: Mapping[str, Sequence[Found]]) -> None:
         """Through the whole protocol, and count what came of it."""
-        distrusted = self._distrusted([document.key.doc for document in documents], found)
+        distrusted = self._distrusted(documents, found)
         vectors, failed = self._made(documents, distrusted)
         refused = {doc: why for doc, contents in distrusted.items() for why in map(failed.get, contents) if why}
         for doc, why in refused.items():
@@ -281,11 +298,19 @@ class _Repair:
             donor_seconds=0.0,
             distrusted=distrusted,
         )
+        results = {}
         for outcome in outcomes:
             self.done.embedded += outcome.embedded
+            doc = outcome.document.key.doc
             if outcome.poison is not None:
-                self._leave(found[outcome.document.key.doc][0], str(outcome.poison))
-        self._count({one.document.key.doc: one.result for one in outcomes if one.poison is None})
+                self._leave(found[doc][0], str(outcome.poison))
+            elif _contents(found[doc]) - _own(outcome.document):
+                self._leave(
+                    found[doc][0], "it serves chunks of an older version, whose text the log need not have any more"
+                )
+            else:
+                results[doc] = str(outcome.result)
+        self._count(results)
         self._pause(len(documents))
 
     def _made(
@@ -307,19 +332,31 @@ class _Repair:
         vectors, failed = self._embed(others) if others else ({}, {})
         return {**made, **vectors}, failed
 
-    def _distrusted(self, docs: Sequence[str], found: Mapping[str, Sequence[Found]]) -> dict[str, frozenset[str]]:
-        """Documents that must run again although their heads are right, with what of them is not believed:
-        wrong vectors, or nothing where a chunk is above the head, out of reach of step 5, or where metadata
-        can be wrong in what no digest covers.
+    def _distrusted(
+        self, documents: Sequence[ChunkedDocument], found: Mapping[str, Sequence[Found]]
+    ) -> dict[str, frozenset[str]]:
+        """Documents that must run again although no digest of their heads says so, with what of them is not believed:
+        wrong vectors, or nothing where a chunk is above the head, out of reach of step 5, or where the head's values
+        are not those of their hash. Each spends an attempt, of which there are few: none without need.
         """
-        heads = self._collection.heads(docs)
+        heads = self._collection.heads([document.key.doc for document in documents])
         distrusted = {}
-        for doc in docs:
-            contents = frozenset[str]().union(*(one.contents for one in found[doc]))
-            above = doc in heads and max(one.stamp for one in found[doc]) > heads[doc].stamp
-            if contents or above or "wrong metadata" in _kinds(found[doc]):
+        for document in documents:
+            doc = document.key.doc
+            contents = _contents(found[doc]) & _own(document)
+            head = heads.get(doc)
+            above = head is not None and max(one.stamp for one in found[doc]) > head.stamp
+            if contents or above or (head is not None and self._other_values(head, document)):
                 distrusted[doc] = contents
         return distrusted
+
+    def _other_values(self, head: Head, document: ChunkedDocument) -> bool:
+        told = filter_fields(document, self._collection.spec.filter_fields).values
+        return (
+            head.version == document.version
+            and document.state != "deleted"
+            and not (same_values(head.filters, told) and head.event_time == document.provenance.event_time)
+        )
 
     # -------------------------------------------------------------------------- private
 
@@ -339,6 +376,15 @@ def _by_document(page: Sequence[Found]) -> dict[str, list[Found]]:
     for one in page:
         found.setdefault(one.doc, []).append(one)
     return found
+
+
+def _contents(wrong: Sequence[Found]) -> frozenset[str]:
+    return frozenset[str]().union(*(one.contents for one in wrong))
+
+
+def _own(document: ChunkedDocument) -> frozenset[str]:
+    """The content hashes that a version has itself."""
+    return frozenset(span.content_hash for span in document.chunks)
 
 
 def _kinds(wrong: Sequence[Found]) -> set[Kind]:

@@ -161,6 +161,40 @@ def test_a_drop_that_was_cut_off_leaves_no_collection(tmp_path: Path) -> None:
     again.close()
 
 
+@pytest.mark.parametrize("done", ["nothing", "a part"])
+def test_a_drop_that_was_killed_leaves_no_text_after_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: str
+) -> None:
+    """Given a kill while the folder is removed, then it is no collection, and the next start removes the rest."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(path: Path, **given: object) -> None:
+        if path.exists():
+            described = next(iter(path.rglob("collection.json")), None)
+            if done == "a part" and described is not None:
+                described.unlink()
+            raise Killed
+
+    store = EdgeStore(tmp_path)
+    store.create(SPEC).upsert_chunks([chunk("gone", SECRET, stamp(1), at=(0, 1, 0))], {})
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.store.edge.shutil.rmtree", kill)
+        with pytest.raises(Killed):
+            store.drop(SPEC.name)
+    assert store.names("") == []
+    store.close()
+    assert _files_with(tmp_path, SECRET)
+    again = EdgeStore(tmp_path)
+    assert _files_with(tmp_path, SECRET) == []
+    assert again.create(SPEC).count_chunks() == 0
+    again.drop(SPEC.name)
+    again.drop(SPEC.name)
+    assert again.names("") == []
+    again.close()
+
+
 @pytest.mark.parametrize("described", ["{", "[]", "{}", json.dumps({"made_by": "another"}), "null"])
 def test_a_foreign_folder_is_refused(tmp_path: Path, described: str) -> None:
     folder = tmp_path / SPEC.name

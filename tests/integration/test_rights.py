@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from pipeline.ports import Broker, NewRecord, TopicSpec
 from pipeline.records import DeadLetter, Origin
 from tests.support.commands import run
 from tests.support.deployment import Deployment
+from tests.support.kafka import _free_ports
 from tests.support.qdrant_server import Handler
 from tests.support.secure_kafka import Decision, SecureKafka
 from tests.support.stores import loopback
@@ -122,9 +125,9 @@ class Roles:
         assert done.code == code, f"{role}: {arguments}: {done.shown}"
         return done.out
 
-    def start(self, role: Role, *arguments: str) -> None:
-        """A long-lived command; its ready line has come."""
-        self.made.begin(*arguments, VECTIDE_CONFIG=f"{role}.toml")
+    def start(self, role: Role, *arguments: str, **environment: str) -> None:
+        """A long-lived command."""
+        self.made.begin(*arguments, VECTIDE_CONFIG=f"{role}.toml", **environment)
 
     def stop(self, command: str) -> None:
         """End what runs of a command."""
@@ -191,11 +194,13 @@ def test_a_pipeline_needs_exactly_these_rights(
     roles.until(lambda: roles.status()["lag"] >= 6)  # and it says how old what waits is
     roles.start("chunk", "work", "chunk")
     roles.start("embed", "work", "embed")
-    roles.start("search", "serve")
+    (port,) = _free_ports(1)
+    roles.start("search", "serve", VECTIDE_HTTP__PORT=str(port))
     roles.quiet(6)
     assert json.loads(roles.ask("search", "search", "tide", "--json"))["hits"]
     _fail_records(server, names, live)
     roles.quiet(6, dead_letters=3)
+    _look_around(f"http://127.0.0.1:{port}")
     roles.ask("operator", "dead-letters", "replay", "--all", code=1)
     roles.ask("operator", "dead-letters", "drop", "--all")
     # Another generation, live and undone
@@ -315,6 +320,25 @@ def _fail_records(server: SecureKafka, names: Names, generation: str) -> None:
     ]
     broker.publisher("test").publish(broken, Deadline.after(10))
     broker.close()
+
+
+def _look_around(url: str) -> None:
+    """Who may search may look at dead letters, and has no way to change anything."""
+
+    def ask(path: str, **body: object) -> tuple[int, dict[str, Any]]:
+        request = urllib.request.Request(url + path, json.dumps(body).encode(), method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    status, found = ask("/dead-letters", action="list")
+    assert (status, len(found["dead_letters"])) == (200, 3)
+    assert [ask("/dead-letters", action=action)[0] for action in ("drop", "replay", "")] == [409] * 3
+    assert ask("/search", query="tide")[0] == 200
+    for path in ("/migrate", "/erasure", "/verify", "/dead-letters/", "/instance"):
+        assert ask(path, action="status")[0] == 404, path
 
 
 def _write(broker: Broker, topic: str) -> object:

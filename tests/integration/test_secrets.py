@@ -8,13 +8,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from pydantic import BaseModel, SecretStr
 
 from pipeline.broker.kafka import KafkaBroker
 from pipeline.broker.reading import to_the_end
-from pipeline.config import KafkaConfig
+from pipeline.config import Config, KafkaConfig
 from tests.support.commands import run
 from tests.support.deployment import Deployment
 from tests.support.kafka import _free_ports
@@ -22,12 +23,18 @@ from tests.support.secure_kafka import SecureKafka
 from tests.support.stores import loopback
 
 CANARY = "c4nary"
-#: Every secret of the configuration, as a file names them and as the environment does.
-SECRETS = {
-    "kafka": ("sasl_password", "ssl_key_password"),
-    "qdrant": ("api_key",),
-    "http": ("token",),
-}
+
+
+def secrets() -> list[tuple[str, str]]:
+    """Every secret of the configuration, by section and name."""
+    found = [("", name) for name, field in Config.model_fields.items() if SecretStr in get_args(field.annotation)]
+    for section, field in Config.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            inner = field.annotation.model_fields.items()
+            found += [(section, name) for name, one in inner if SecretStr in get_args(one.annotation)]
+    return found
+
+
 COMMANDS = [
     ("status",), ("status", "--json"), ("topics", "apply"), ("search", "x"), ("dead-letters", "list"),
     ("migrate", "status"), ("migrate", "start", "--model", "hashing"),
@@ -36,6 +43,7 @@ COMMANDS = [
 BASE = """
 broker = "kafka"
 store = "qdrant"
+receipt_key = "c4nary-receipt"
 [pipeline]
 prefix = "{prefix}"
 partitions = 2
@@ -93,13 +101,13 @@ def configured(folder: Path, text: str, **parts: str) -> Path:
 def test_the_configuration_is_shown_without_them(folder: Path) -> None:
     """From the file, from files that it names, from the environment, and those of a connector and a library."""
     configured(folder, BASE, prefix="p", kafka=AWAY, qdrant="http://127.0.0.1:1")
-    for section, names in SECRETS.items():
-        for name in names:
-            (folder / name).write_text(f"c4nary-{name}-file\n")
-            variable = f"VECTIDE_{section}__{name}".upper()
-            for environment in ({variable: f"c4nary-{name}"}, {f"{variable}_FILE": str(folder / name)}):
-                for format in ((), ("--json",)):
-                    assert "**********" in shown(folder, "config", "check", *format, code=0, **environment)
+    assert {("", "receipt_key"), ("kafka", "sasl_password"), ("http", "token")} < set(secrets())
+    for section, name in secrets():
+        (folder / name).write_text(f"c4nary-{name}-file\n")
+        variable = "VECTIDE_" + (f"{section}__{name}" if section else name).upper()
+        for environment in ({variable: f"c4nary-{name}"}, {f"{variable}_FILE": str(folder / name)}):
+            for format in ((), ("--json",)):
+                assert "**********" in shown(folder, "config", "check", *format, code=0, **environment)
 
 
 MISTAKES = [

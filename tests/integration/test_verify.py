@@ -228,6 +228,7 @@ def test_a_source_that_differs_from_the_log_is_named_and_left_to_its_connector(m
     (source,) = report["sources"]
     assert {kind: one["examples"] for kind, one in source["findings"].items()} == {
         "missing from the log": ["docs:new.md"],
+        "forgotten, and in the log": [],
         "stale in the log": ["docs:d0.md"],
         "deleted at the source": ["docs:d1.md"],
     }

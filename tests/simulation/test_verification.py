@@ -102,8 +102,8 @@ def _at_rest(schedule: Schedule) -> bool:
     return schedule.group.committed == len(schedule.world.log) and all(one is None or one.dead for one in actors)
 
 
-def _no_newer_record_counts(known: Any, head: Any, chunks: Any, covered: int, superseded: bool) -> Any:
-    return _wrong_with(known, head, chunks, covered, superseded=False)
+def _no_newer_record_counts(known: Any, head: Any, chunks: Any, reach: Any, superseded: bool, replayed: bool) -> Any:
+    return _wrong_with(known, head, chunks, reach, superseded=False, replayed=replayed)
 
 
 def _the_same_stamp(head: Any) -> int:

@@ -35,7 +35,7 @@ from tests.support.stores import REAL
 
 ROOT = Path(__file__).parents[2]
 SESSION_SECONDS = 6.0
-#: The workers whose memory is watched: they are not killed after the first quarter.
+#: The workers whose memory is watched: they are not killed after the first third or so.
 STEADY = ("chunk-0", "embed-0", "serve")
 
 _CONFIGURATION = """

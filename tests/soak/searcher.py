@@ -59,22 +59,31 @@ class Searches:
     def ask(self, marker: int, group: str | None = None) -> dict[str, Any]:
         """An answer. Raises Failed."""
         body = {"query": asked(marker), "top": _TOP, **({"filter": [f"group={group}"]} if group else {})}
+        kept = self._connection is not None
         try:
-            if self._connection is None:
-                url = urlsplit(self._service.url)
-                if url.hostname is None:
-                    raise Failed("not started")
-                self._connection = http.client.HTTPConnection(url.hostname, url.port, timeout=_ASK_SECONDS)
-            self._connection.request("POST", "/search", json.dumps(body), {"Content-Type": "application/json"})
-            answer = self._connection.getresponse()
-            text = answer.read()
+            status, text = self._asked(body)
+        except (ConnectionError, http.client.BadStatusLine) as error:
+            self.close()
+            if not kept:
+                raise Failed(f"{type(error).__name__}: {error}") from None
+            return self.ask(marker, group)  # the service was another one, or had closed what was long idle
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise Failed(f"{type(error).__name__}: {error}") from None
-        if answer.status != 200:
-            raise Failed(f"{answer.status}: {text[:300].decode(errors='replace')}")
+        if status != 200:
+            raise Failed(f"{status}: {text[:300].decode(errors='replace')}")
         found: dict[str, Any] = json.loads(text)
         return found
+
+    def _asked(self, body: dict[str, Any]) -> tuple[int, bytes]:
+        if self._connection is None:
+            url = urlsplit(self._service.url)
+            if url.hostname is None:
+                raise Failed("not started")
+            self._connection = http.client.HTTPConnection(url.hostname, url.port, timeout=_ASK_SECONDS)
+        self._connection.request("POST", "/search", json.dumps(body), {"Content-Type": "application/json"})
+        answer = self._connection.getresponse()
+        return answer.status, answer.read()
 
     def close(self) -> None:
         """The next question makes a new one."""

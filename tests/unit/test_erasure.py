@@ -12,23 +12,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.topics import chunks_topic
 from pipeline.cli import clearing, proof, traces
-from pipeline.cli.assembly import Parts, apply_topics, collection_of
+from pipeline.cli.asking import Asking
+from pipeline.cli.assembly import Models, Parts, apply_topics, collection_of
 from pipeline.cli.collecting import Collecting
 from pipeline.cli.erasure import Erasure, Forgetting
 from pipeline.cli.explaining import explained
 from pipeline.cli.index import Index
+from pipeline.cli.main import cli
+from pipeline.cli.migrate import gate_lines
+from pipeline.cli.migrations import Migrations
 from pipeline.cli.tasks import raised
 from pipeline.cli.traces import Wanted
 from pipeline.codec import encode_dead_letter
 from pipeline.config import Config, EmbedConfig, ModelConfig, PipelineConfig, SourceConfig, WorkConfig
 from pipeline.deadline import Deadline
 from pipeline.embedding.generation import generation_spec
-from pipeline.errors import ConfigError, Refused, Transient
+from pipeline.errors import BrokerUnavailable, ConfigError, ForeignCollection, Refused, Transient
 from pipeline.generations import operator, requests, transitions
+from pipeline.generations.control import Generation
+from pipeline.generations.gate import Report
+from pipeline.generations.known_items import known_items
+from pipeline.generations.quality import unlabelled
 from pipeline.identity import DocumentKey
 from pipeline.naming import Names
 from pipeline.ports import NewRecord
@@ -103,6 +112,10 @@ class Place:
         asked = {"keys": list(keys), **given} if keys else given
         return Forgetting(parts or self.parts, self.control(), sources, Told(), {"wait": 20.0, **asked}).forget()  # type: ignore[arg-type]
 
+    def lift(self, **given: Any) -> dict[str, Any]:
+        sources = (lambda: self.index.sources) if self.index is not None else tuple  # type: ignore[union-attr]
+        return Forgetting(self.parts, self.control(), sources, Told(), {"wait": 20.0, **given}).lift()  # type: ignore[arg-type]
+
     def gc(self, parts: Parts | None = None, **given: Any) -> Collecting:
         sources = (lambda: self.index.sources) if self.index is not None else tuple  # type: ignore[union-attr]
         return Collecting(parts or self.parts, self.control(), sources, Told(), {"older_days": 0, **given})  # type: ignore[arg-type]
@@ -116,12 +129,12 @@ class Place:
                     found.add(head.key.path)
         return found
 
-    def bury(self, generation: str, key: DocumentKey, offset: int) -> str:
+    def bury(self, generation: str, key: DocumentKey, offset: int, version: int = 0) -> str:
         letter = DeadLetter(
             generation,
             "embed",
             Origin(self.names.chunks(generation), 0, offset),
-            0,
+            version,
             "embedding_failed",
             "it failed",
             1,
@@ -302,6 +315,153 @@ def test_a_worker_that_is_behind_is_waited_for_and_then_said(place: Place) -> No
         operator.operate(broker, names, lambda state: transitions.pause(state, spec.id, time.time(), paused=False))
         done = place.forget(requests=[one["id"] for one in found["requests"]])
         assert done["state"] == "gone", done
+
+
+def test_the_history_of_a_gate_keeps_no_text_that_was_drawn_from_a_document(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a gate that refuses for what it does not find again, then only its answer has the sentence."""
+    place.write("secret.md", "# Secret\n\nThe patient Jane Roe has a rare illness indeed.\n")
+    spec = generation_spec(CONFIG.model_copy(update={"model": ModelConfig(provider="hashing", name="h", dimension=64)}))
+    broker, names = place.parts.broker, place.names
+    with place.up():
+        items = known_items(place.parts.store.open(names.collection(live_of(place).id)), 10, 1)
+        operator.operate(broker, names, lambda state: transitions.start(state, spec, time.time()))
+        place.until(lambda: names.collection(spec.id) in place.parts.store.names(names.root))
+
+        def examine(self: Migrations, target: Generation, *given: object) -> Report:
+            quality = unlabelled(items, lambda q, n: [one.key for one in items if one.query == q], lambda q, n: [])
+            return Report(target.id, target.transitions, ("worse",), quality=quality)
+
+        monkeypatch.setattr(Migrations, "_examine", examine)
+        migrations = Migrations(place.parts, place.control(), Models(place.parts.config))
+        task = migrations.ask({"action": "gate"})
+        while task["running"]:
+            time.sleep(0.01)
+            task = migrations.ask({"action": "task", "id": task["id"]})
+        found = raised(task)
+        assert "Jane Roe" in json.dumps(found), "the answer shows it"
+        (kept,) = [one for one in place.control().again().history if one.reason.startswith("gate")]
+        assert kept.details["quality"]["worst"][0]["relevant"]
+        assert "Jane Roe" not in json.dumps(kept.details)
+        assert any("docs:" in line for line in gate_lines(kept.details))
+        where = {one["place"]: one["state"] for one in place.forget("docs:secret.md")["places"]}
+        assert where["control"] == "gone"
+        # As a build before this wrote it:
+        target = place.control().again().generations[spec.id]
+        operator.operate(
+            broker,
+            names,
+            lambda state: transitions.refuse_gate(state, spec.id, target.transitions, time.time(), "worse", found),
+        )
+        again = place.forget("docs:secret.md")
+        where = {one["place"]: one["state"] for one in again["places"]}
+        assert (where["control"], again["state"]) == ("pending", "pending")
+        assert "Jane Roe" not in json.dumps(again)
+
+
+def test_what_was_reversed_since_is_carried_out_once_more(place: Place) -> None:
+    """Given a forget whose command was killed before it saw it done, and a lift, then forgetting deletes again."""
+    with place.up():
+        asking = Asking(place.parts, place.control(), lambda: ["docs"], Told(), Deadline.after(20))  # type: ignore[arg-type]
+        asking.asked([asking.request("forget", "docs", ["secret.md"])])
+        place.until(lambda: place.paths() == {"kept.md"})
+        place.lift(keys=["docs:secret.md"])
+        place.until(lambda: "secret.md" in place.paths())
+        found = place.forget("docs:secret.md")
+        assert (found["state"], found["kept_out"]) == ("gone", True)
+        assert place.paths() == {"kept.md"}
+
+
+def test_a_lift_of_a_receipt_is_refused_and_so_are_requests_of_another_kind(place: Place) -> None:
+    with place.up():
+        ids = [one["id"] for one in place.forget("docs:secret.md")["requests"]]
+        with pytest.raises(Refused, match="is a forget and no lift"):
+            place.lift(requests=ids)
+        assert place.lift(keys=["docs:secret.md"])["lifted"] == 1
+    said = CliRunner().invoke(cli, ["forget", "--lift", "--receipt", "r.json"])
+    assert "--lift takes no receipt" in str(said.exception), said
+
+
+def test_files_that_cannot_be_purged_now_are_pending_and_what_is_not_ours_is_left(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a log that somebody reads, and a foreign collection under our prefix, then the receipt says both."""
+    foreign, broken = place.names.root + "mine", place.names.root + "g0123456789ab"
+    real_names, real_open = place.parts.store.names, place.parts.store.open
+
+    def opened(name: str) -> Any:
+        if name in (foreign, broken):
+            raise ForeignCollection("it is not ours", "leave it")
+        return real_open(name)
+
+    def busy(topics: object) -> bool:
+        raise BrokerUnavailable("it is read")
+
+    with place.up():
+        monkeypatch.setattr(place.parts.store, "names", lambda prefix: [*real_names(prefix), foreign, broken])
+        monkeypatch.setattr(place.parts.store, "open", opened)
+        monkeypatch.setattr(place.parts.broker, "purge", busy)
+        found = place.forget("docs:secret.md", wait=2.0)
+        monkeypatch.undo()
+    files = {one["name"]: one for one in found["places"] if one["place"] == "files"}
+    assert (files["log"]["state"], files["log"]["note"], found["state"]) == ("pending", "it is read", "pending")
+    assert [files[name]["state"] for name in (foreign, broken)] == ["gone", "pending"]
+    assert files[foreign]["note"] == "it is not ours"
+
+
+def test_a_generation_that_no_worker_has_begun_is_behind(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a log that keeps what was superseded, as Kafka's does, and a new generation without a topic."""
+    spec = generation_spec(CONFIG.model_copy(update={"model": ModelConfig(provider="hashing", name="h", dimension=64)}))
+    with place.up():
+        pass
+    operator.operate(place.parts.broker, place.names, lambda state: transitions.start(state, spec, time.time()))
+    monkeypatch.setattr(place.parts.broker, "purge", lambda topics: False)
+    found = place.forget("docs:secret.md", wait=1.0)
+    workers = {one["name"]: one["state"] for one in found["places"] if one["place"] == "workers"}
+    assert workers[f"of generation {spec.id}"] == "pending"
+    assert found["state"] == "pending"
+    (documents,) = [one for one in found["places"] if one["place"] == "documents topic"]
+    assert "unless a generation is begun" in documents["note"]
+
+
+def test_letters_of_what_was_let_in_again_stay(place: Place) -> None:
+    """Given a forgotten document that is back with a failed version, then its receipt ends no letter of it."""
+    with place.up():
+        ids = [one["id"] for one in place.forget("docs:secret.md")["requests"]]
+        place.bury(live_of(place).id, SECRET, 7)
+        place.forget(requests=ids)
+        assert not traces.letters(place.parts, Wanted([SECRET])).standing, "while it is kept out, they go"
+        place.lift(keys=["docs:secret.md"])
+        place.until(lambda: "secret.md" in place.paths())
+        place.bury(live_of(place).id, SECRET, 8)
+        place.forget(requests=ids, wait=0.5)
+        assert len(traces.letters(place.parts, Wanted([SECRET])).standing) == 1
+
+
+def test_a_letter_above_the_delete_is_not_ended_with_it(place: Place) -> None:
+    """Given a document that was let in, failed, and was forgotten again, then the older receipt leaves its letter."""
+    with place.up():
+        first = place.forget("docs:secret.md")
+        place.lift(keys=["docs:secret.md"])
+        place.until(lambda: "secret.md" in place.paths())
+        version = first["requests"][0]["documents"][0]["version"] + 1
+        id = place.bury(live_of(place).id, SECRET, 8, version)
+        asking = Asking(place.parts, place.control(), lambda: ["docs"], Told(), Deadline.after(20))  # type: ignore[arg-type]
+        asking.carried_out(asking.asked([asking.request("forget", "docs", ["secret.md"])]))
+        place.forget(requests=[one["id"] for one in first["requests"]], wait=0.5)
+        assert set(traces.letters(place.parts, Wanted([SECRET])).standing) == {id}
+        place.forget("docs:secret.md")
+        assert not traces.letters(place.parts, Wanted([SECRET])).standing
+
+
+def test_a_letter_that_cannot_be_read_keeps_a_receipt_open(place: Place) -> None:
+    with place.up():
+        record = NewRecord(place.names.dead_letters, b"g/embed/t/0/7", b"{")
+        place.parts.broker.publisher("t").publish([record], Deadline.after(5))
+        found = place.forget("docs:secret.md")
+    (letters,) = [one for one in found["places"] if one["place"] == "dead letters"]
+    assert (letters["state"], letters["note"][:24], found["latest"]) == ("waiting", "1 letters cannot be read", None)
 
 
 class Killed(BaseException):

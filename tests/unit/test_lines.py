@@ -20,7 +20,7 @@ from pipeline.generations import operator, transitions
 from pipeline.generations.control import Generation
 from pipeline.identity import DocumentKey
 from pipeline.naming import Names
-from pipeline.ports import Embedder, NewRecord, TransactionalPublisher
+from pipeline.ports import Embedder, NewRecord, Publisher, TransactionalPublisher
 from pipeline.records import DocumentChanged, Provenance
 from pipeline.specs import GenerationSpec
 from pipeline.store.memory import MemoryStore
@@ -112,6 +112,27 @@ def test_a_second_generation_is_built_beside_the_live_one_and_left_when_it_is_ov
     bench.turn_until(lambda: not bench.parts.store.names(bench.parts.names.collection(id)))
     assert bench.parts.names.chunks(id) not in bench.parts.broker.topics(bench.parts.names.root)
     assert bench.documents(bench.live.id) == 21
+
+
+def test_a_line_that_ends_closes_its_publishers(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a thread and a connection to Kafka, and a process may see a hundred generations."""
+    opened: list[Publisher] = []
+    closed: list[Publisher] = []
+    publisher = bench.parts.broker.publisher
+
+    def counted(client: str) -> Publisher:
+        made = publisher(client)
+        opened.append(made)
+        monkeypatch.setattr(made, "close", lambda deadline: closed.append(made))
+        return made
+
+    monkeypatch.setattr(bench.parts.broker, "publisher", counted)
+    id = bench.start()
+    bench.turn_until(lambda: id in bench.lines._lines)
+    assert len(opened) == 2
+    assert closed == []
+    bench.operate(lambda state: transitions.abort(state, id, time.time()))
+    bench.turn_until(lambda: closed == opened)
 
 
 def test_something_fatal_while_building_fails_that_generation_only(bench: Bench) -> None:

@@ -12,7 +12,16 @@ from pipeline.cli import receipts
 from pipeline.errors import ConfigError, Fatal
 
 KEY, OTHER = b"a secret", b"another"
-CONTENT = {"format": "vectide-receipt", "version": 1, "state": "gone", "places": [{"name": "größe ☃", "found": 0}]}
+PLACE = {"place": "files", "name": "größe ☃", "state": "gone", "note": "", "found": 0, "until": None}
+CONTENT: dict[str, Any] = {
+    "format": "vectide-receipt",
+    "version": 1,
+    "state": "gone",
+    "latest": None,
+    "kept_out": True,
+    "requests": [{"id": "r", "deletes": 1}],
+    "places": [PLACE],
+}
 
 
 @pytest.mark.parametrize("key", [None, KEY])
@@ -74,6 +83,44 @@ def test_what_is_no_receipt_is_named(tmp_path: Path, text: str) -> None:
         receipts.read(tmp_path / "none")
     with pytest.raises(ConfigError, match="No such file"):
         receipts.write(tmp_path / "no" / "r.json", {})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": "1"},
+        {"version": None},
+        {"state": 1},
+        {"requests": [{}]},
+        {"requests": ["r"]},
+        {"places": [{**PLACE, "until": 1}]},
+        {"places": 1},
+        {"signature": "x"},
+    ],
+)
+def test_a_receipt_that_lacks_something_is_none(tmp_path: Path, change: dict[str, Any]) -> None:
+    file = tmp_path / "r.json"
+    file.write_text(json.dumps({**receipts.signed(CONTENT, KEY), **change}))
+    with pytest.raises(ConfigError, match="is no receipt"):
+        receipts.read(file)
+
+
+def test_what_two_readers_read_in_two_ways_is_no_receipt(tmp_path: Path) -> None:
+    file = tmp_path / "r.json"
+    text = json.dumps(receipts.signed(CONTENT, KEY))
+    for other in ("[" * 200_000, text.replace('{"format"', '{"state": "pending", "format"', 1)):
+        file.write_text(other)
+        with pytest.raises(ConfigError, match="is no receipt"):
+            receipts.read(file)
+
+
+@pytest.mark.parametrize("digest", ["é", "\ud800", ""])
+def test_a_digest_that_is_no_digest_is_wrong(tmp_path: Path, digest: str) -> None:
+    receipt = receipts.signed(CONTENT, KEY)
+    with pytest.raises(Fatal, match="was changed"):
+        receipts.check({**receipt, "signature": {"sha256": digest}}, KEY)
+    with pytest.raises(Fatal, match="another key"):
+        receipts.check({**receipt, "signature": {**receipt["signature"], "hmac_sha256": digest}}, KEY)
 
 
 def test_one_of_a_later_version_asks_for_an_upgrade(tmp_path: Path) -> None:

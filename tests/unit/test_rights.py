@@ -27,13 +27,12 @@ def test_rights_are_of_one_pipeline_s_own_names(tmp_path: Path) -> None:
 
 
 def test_only_a_source_s_connector_and_operators_write_documents() -> None:
-    writers = {
-        role for role in ROLES for one in rights(role, NAMES, 0) if one.covers("Topic", NAMES.documents(0), "Write")
-    }
-    assert writers == {"connector", "operator"}
-    assert {
-        role for role in ROLES for one in rights(role, NAMES, 0) if one.covers("Topic", NAMES.control, "Write")
-    } == {"operator"}
+    def writers(topic: str) -> set[str]:
+        return {role for role in ROLES for one in rights(role, NAMES, 0) if one.covers("Topic", topic, "Write")}
+
+    assert writers(NAMES.documents(0)) == writers(NAMES.connector_state) == {"connector", "operator"}
+    assert writers(NAMES.control) == {"operator"}
+    assert writers(NAMES.chunks("g1")) == {"chunk", "operator"}
     ids = [one.name for one in rights("connector", NAMES, 0, ["a", "b"]) if one.kind == "TransactionalId"]
     assert ids == [NAMES.connector("a"), NAMES.connector("b")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def report(**changes: Any) -> dict[str, Any]:
         "documents": 3, "points": 20, "points_read": 4, "requests": 7,
         "seconds": 1.25, "findings": none, "unexplained": 0, "ok": True, "unserved": {"count": 0, "examples": []},
         "sample": None, "full": None, "sources": None, "repaired": None, "again": None, "ahead": 0, "equal": True,
+        "unreached": False,
     }  # fmt: skip
     return {**found, **changes}
 
@@ -85,6 +87,23 @@ def test_a_log_that_has_lost_records_is_said_to_have() -> None:
     assert "the log has lost records" in told(findings=findings(ahead=1), ok=False, equal=False, ahead=1)[-1]
 
 
+@pytest.mark.parametrize(("ok", "code", "says"), [(True, 7, "no source could be looked at"), (False, 11, "different")])
+def test_sources_that_cannot_be_reached_hide_nothing(
+    ok: bool, code: int, says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Given no source that can be looked at, then what is known of the collection is said, and the exit code is of
+    the worse.
+    """
+    away = {"source": "away", "ok": False, "unreached": "not mounted"}
+    found = report(sources=[away], unreached=True, equal=False, ok=ok)
+    monkeypatch.setattr("pipeline.cli.verify.awaited", lambda *asked: {})
+    monkeypatch.setattr("pipeline.cli.verify.raised", lambda task: found)
+    monkeypatch.setattr("pipeline.cli.verify.reached", lambda config: nullcontext(lambda *asked: {}))
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli, ["verify", "--source"])
+    assert (result.exit_code, says in result.output) == (code, True), result.output
+
+
 def test_everything_else_is_said_where_it_was_looked_at() -> None:
     lines = told(
         unserved={"count": 1, "examples": [{"key": "s:a", "state": "omitted", "reason": "9 MB"}]},
@@ -99,7 +118,8 @@ def test_everything_else_is_said_where_it_was_looked_at() -> None:
             },
         ],
         repaired={"documents": {"complete": 2}, "embedded": 1, "left": ["s:c: gone"]},
-        again={"findings": findings(), "ok": True, "sample": {"statement": "none of 5 others", "wrong": 0}},
+        again={"findings": findings(), "ok": True, "unexplained": 5,
+              "sample": {"statement": "none of 5 others", "wrong": 0}},
     )  # fmt: skip
     text = "\n".join(lines)
     for part in (
@@ -119,6 +139,6 @@ def test_everything_else_is_said_where_it_was_looked_at() -> None:
         "2 complete; 1 chunks embedded",
         "left: s:c: gone",
         "verified again none",
-        "after the repair",
+        "after the repair, but for 5 counts that no document explains",
     ):
         assert part in text, part

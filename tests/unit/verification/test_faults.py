@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.errors import RequestRefused
 from pipeline.points import StoredChunk
 from pipeline.verification import Verdict
 from pipeline.verification.checkpoint import Checkpoint, Of
@@ -44,6 +45,21 @@ def test_a_fault_is_found_as_what_it_is_and_mended(index: Index, fault: Fault) -
     with index.verify() as verdict:
         assert (list(verdict.findings), verdict.unexplained) == ([], 0)
     untouched.check(expected)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_store_that_counts_no_cells_is_read_whole(index: Index, fault: Fault) -> None:
+    """Given a tally that strict mode refuses, then the same is found by reading every point."""
+
+    def refused(of: Any) -> Any:
+        raise RequestRefused("limit is too high")
+
+    random_ = random.Random(SEED)
+    expected = fault(index, document(random_.randrange(WHOLE)), random_)
+    index.collection.tally = refused  # type: ignore[method-assign]
+    with index.verify() as verdict:
+        assert {(one.name, one.kind) for one in verdict.findings} == expected
+        assert (verdict.unexplained, verdict.points_read > verdict.points) == (0, True)
 
 
 class Check:

@@ -83,8 +83,12 @@ def named(found: list[Found]) -> dict[str, set[str]]:
 
 def test_everything_of_a_sound_collection_is_looked_at_once(corpus: Corpus) -> None:
     waits: list[float] = []
+    paused: list[int] = []
     told: list[tuple[int, int]] = []
-    shown, found = look(corpus, wait=waits.append, on_progress=lambda *numbers: told.append(numbers))
+    shown, found = look(
+        corpus, wait=waits.append, on_progress=lambda *numbers: told.append(numbers), pause=paused.append
+    )
+    assert sum(paused) == corpus.collection.count_chunks() + DOCUMENTS + 3, "chunks, and records of the log"
     points = corpus.collection.count_chunks() + sum(corpus.collection.count_heads().values())
     assert found == []
     assert shown == Full(DOCUMENTS + 1, corpus.collection.count_chunks(), resumed=False, more=0)
@@ -349,6 +353,37 @@ def test_a_text_that_the_model_cannot_take_here_is_no_finding_and_nothing_is_men
             lambda items: embed_all(small, items, None, 64),
         )  # fmt: skip
     assert repaired.documents == {"left": 1}
+    assert contents(corpus.collection) == before
+
+
+@pytest.mark.parametrize("plant", [text, filters, swap], ids=["text", "values", "vector"])
+def test_what_no_replay_can_mend_is_left_and_spends_no_attempt(corpus: Corpus, plant: Callable[[Corpus], None]) -> None:
+    """Given a version that failed, which serves an older one's chunks, when one of these is wrong, then a repair says
+    that it leaves it, as often as it is asked.
+    """
+
+    class Unable(HashingEmbedder):
+        def embed_documents(self, texts: Any) -> Any:
+            if any("will fail" in text for text in texts):
+                raise Poison("oom", "no memory here")
+            return super().embed_documents(texts)
+
+    unable = Unable(corpus.spec.model, TOKENIZER)
+    corpus.put("d3", "This one will fail.")
+    corpus.follow(unable)
+    assert corpus.head(D3).state == "failed"
+    plant(corpus)
+    before = contents(corpus.collection)
+    for _ in range(2):
+        with Findings() as findings:
+            run(corpus, findings, check=VectorCheck(unable, None, 64))
+            assert {one.doc for one in findings} == {D3.doc}
+            repaired = repair(
+                corpus.broker, TOPIC, 0, corpus.collection, corpus.ends(), findings, chunker(SPEC, TOKENIZER),
+                lambda items: embed_all(unable, items, None, 64),
+            )  # fmt: skip
+        assert repaired.documents == {"left": 1}
+        assert "serves chunks of an older version" in repaired.left[0]
     assert contents(corpus.collection) == before
 
 

@@ -239,8 +239,10 @@ def test_batches_of_any_size_do_the_same(index: Index, together: int, monkeypatc
     told: list[tuple[str, int, int]] = []
     done = mend(index, pause=pauses.append, on_progress=lambda *step: told.append(step))
     assert done["documents"] == {"complete": 5, "unchanged": 3}
-    assert told[-1] == ("repairs", 8, 8)
-    assert max(pauses) == together
+    assert [one for one in told if one[0] == "repairs"][-1] == ("repairs", 8, 8)
+    assert ("log", 12, 12) in told
+    assert 12 in pauses
+    assert max(one for one in pauses if one != 12) == together
     assert kinds(index) == set()
 
 
@@ -256,6 +258,25 @@ def test_what_is_whole_is_not_embedded(index: Index) -> None:
 
     assert mend(index, embed=model)["embedded"] == 1
     assert asked == ["first of d2"], "the others' vectors are in the store"
+
+
+def test_one_that_is_stopped_reads_no_log_to_its_end(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a log of which nearly nothing is repaired, then the process that ends need not wait for all of it."""
+    monkeypatch.setattr("pipeline.verification.log._PAGE", 2)
+    for key in KEYS[1:]:
+        for number in range(4):
+            index.put(key, f"edit {number}")
+    index.follow()
+    index.drop_chunk(KEYS[0])
+    pages: list[int] = []
+
+    def stop(done: int) -> None:
+        pages.append(done)
+        raise StoreUnavailable("stopped")
+
+    with index.verify() as verdict, pytest.raises(StoreUnavailable, match="stopped"):
+        index.repair(verdict.findings, pause=stop)
+    assert len(pages) == 1
 
 
 class _Killed:

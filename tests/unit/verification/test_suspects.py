@@ -157,7 +157,7 @@ def _deviation_without(*kinds: str) -> Any:
 
 
 def _chunks_without(*kinds: str) -> Any:
-    return lambda head, chunks, covered: _wrong_chunks(head, chunks, covered) - set(kinds)
+    return lambda head, chunks, covered, replayed: _wrong_chunks(head, chunks, covered, replayed) - set(kinds)
 
 
 def _only_both(self: Any, of: Any, first: Any, second: Any, *, both: bool) -> None:
