@@ -54,7 +54,7 @@ class HuggingFaceTokenizer:
         """Tokens of each text.
 
         Raises:
-            Poison: a text has lone surrogates.
+            Poison: a text has lone surrogates, or the definition has no token for a part of it.
         """
         counts = [0] * len(texts)
         owners: list[int] = []
@@ -75,13 +75,15 @@ class HuggingFaceTokenizer:
         """The span of each token in code points.
 
         Raises:
-            Poison: the text has lone surrogates.
+            Poison: the text has lone surrogates, or the definition has no token for a part of it.
         """
         for start, end in _pieces(text):
             try:
                 encoding = self._tokenizer.encode(text[start:end], add_special_tokens=False)
             except UnicodeEncodeError as error:
                 raise _not_unicode(error) from None
+            except Exception as error:
+                raise _unreadable(error) from None
             for a, b in encoding.offsets:
                 if b > a:
                     yield start + a, start + b
@@ -91,6 +93,8 @@ class HuggingFaceTokenizer:
             encodings = self._tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
         except UnicodeEncodeError as error:
             raise _not_unicode(error) from None
+        except Exception as error:
+            raise _unreadable(error) from None
         for owner, encoding in zip(owners, encodings, strict=True):
             counts[owner] += len(encoding)
 
@@ -128,6 +132,11 @@ def _pieces(text: str) -> Iterator[tuple[int, int]]:
         start = end
     if start < len(text):
         yield start, len(text)
+
+
+def _unreadable(error: Exception) -> Poison:
+    """The library raises nothing more exact than Exception."""
+    return Poison("chunking_failed", f"the model's tokenizer cannot read the text: {error}")
 
 
 def _not_unicode(error: UnicodeEncodeError) -> Poison:

@@ -54,7 +54,12 @@ def resolve(config: ModelConfig) -> ModelFiles:
             raise ConfigError(f"model.name = {config.name!r}: no wordllama weights in {root}", "pip install wordllama")
         return ModelFiles("wordllama-l2-supercat-256", root, (tables[0],), tokenizers[0])
     folder = _folder(config)
-    weights = tuple(sorted({path for pattern in _WEIGHTS for path in folder.glob(f"**/{pattern}") if path.is_file()}))
+    try:
+        weights = tuple(
+            sorted({path for pattern in _WEIGHTS for path in folder.glob(f"**/{pattern}") if path.is_file()})
+        )
+    except OSError as error:
+        raise ConfigError(f"model.name = {config.name!r}: {error}", "give a folder that can be read") from None
     if not any(path.suffix in (".safetensors", ".bin") for path in weights):
         raise ConfigError(
             f"model.name = {config.name!r}: {folder} has no weights", "give a folder with model.safetensors"
@@ -156,8 +161,8 @@ def located(spec: GenerationSpec, config: Config) -> ModelConfig:
 
 def place_of(config: ModelConfig) -> str:
     """Where a configured model's weights are, as another process can find them."""
-    folder = Path(config.name).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else config.name
+    folder = _local(config.name)
+    return config.name if folder is None else str(folder.resolve())
 
 
 def _as_spec(spec: ModelSpec, config: ModelConfig, name: str) -> ModelConfig:
@@ -207,8 +212,8 @@ def weights_sha256(files: ModelFiles) -> str:
 def _folder(config: ModelConfig) -> Path:
     if config.name.startswith("package:"):
         return _package_folder(config.name.removeprefix("package:"))
-    folder = Path(config.name).expanduser()
-    if folder.is_dir():
+    folder = _local(config.name)
+    if folder is not None:
         return folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -222,13 +227,23 @@ def _folder(config: ModelConfig) -> Path:
         ) from None
 
 
+def _local(name: str) -> Path | None:
+    """The folder of this name; None if there is none, and of what cannot be the name of one."""
+    try:
+        folder = Path(name).expanduser()
+        return folder if folder.is_dir() else None
+    except (OSError, RuntimeError):  # too long; of a user who is not here
+        return None
+
+
 def _offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes")
 
 
 def _package_folder(name: str) -> Path:
     package, _, inside = name.partition("/")
-    found = importlib.util.find_spec(package)  # finds the folder; imports nothing of it
+    # Finds the folder, and imports nothing of it.
+    found = importlib.util.find_spec(package) if package.isidentifier() else None
     if found is None or not found.submodule_search_locations:
         raise ConfigError(
             f"model.name: package {package!r} is not installed",

@@ -35,8 +35,12 @@ class WordLlamaEmbedder:
             self._ids = Tokenizers.from_file(str(tokenizer_file))
         except Exception as error:  # whatever the libraries make of a file that is not what it should be
             raise ConfigError(f"{weights}: no table of vectors: {error}", "install its package again") from None
-        if self._table.shape[1] != spec.dimension or len(self._table) < self._ids.get_vocab_size():
-            raise ConfigError(f"{weights}: a table of {table.shape} is too small", "install its package again")
+        rows = self._ids.get_vocab_size()
+        if self._table.shape[1:] != (spec.dimension,) or len(self._table) < rows:
+            raise ConfigError(
+                f"{weights}: a table of {table.shape}, not of {rows} rows of {spec.dimension}",
+                "install its package again",
+            )
         self._ids.no_padding()
         self._ids.enable_truncation(spec.max_tokens)
         self._spec = spec

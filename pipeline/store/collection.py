@@ -340,7 +340,7 @@ def spec_of(name: str, metadata: Mapping[str, Any] | None) -> CollectionSpec:
         )
     try:
         return msgspec.convert({**metadata, "name": name}, CollectionSpec)
-    except (msgspec.ValidationError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # the former of msgspec, and of a text that is no Unicode
         raise ForeignCollection(
             f"collection {name} has metadata that cannot be read: {error}", "was it changed by another program?"
         ) from None

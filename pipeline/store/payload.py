@@ -219,7 +219,7 @@ def _ours(what: str, payload: Payload) -> Iterator[None]:
     try:
         yield
     except (*UNREADABLE, ValueError, TypeError, IndexError, MalformedRecord) as error:
-        doc = payload.get("doc")
+        doc = payload.get("doc") if isinstance(payload, Mapping) else None
         of = f" of document {doc}" if isinstance(doc, str) else ""
         raise ForeignCollection(
             f"a {what}{of} cannot be read: {type(error).__name__} {error}", "was it written by another program?"
