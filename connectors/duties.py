@@ -149,6 +149,10 @@ class Duties:
         else:
             written = publisher.publish(then(()), deadline)
         state.put(step.entries, written, marks)
+        done = _progress(state, request)
+        if done.complete:
+            fields = {"request": request.id, "kind": request.kind, "source": request.source, "count": done.count}
+            log.info("request done", extra=fields)
 
     def published(self, paths: Iterable[str]) -> None:
         """Take note of what the source's writer publishes meanwhile: its deletes are new ones."""
