@@ -155,6 +155,10 @@ class Duties:
         if request.kind == "forget":
             state.scrub()
         self.published(step.entries)  # a gc that is under way must not collect what was just written
+        done = _progress(state, request)
+        if done.complete:
+            fields = {"request": request.id, "kind": request.kind, "source": request.source, "count": done.count}
+            log.info("request done", extra=fields)
 
     def published(self, paths: Iterable[str]) -> None:
         """Take note of what the source's writer publishes meanwhile: its deletes are new ones."""
