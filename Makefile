@@ -10,7 +10,7 @@ BROKERS ?= 1
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install check kafka demo test lint bench soak simulate docs clean
+.PHONY: help install check kafka demo test lint audit bench soak simulate docs clean
 
 help:
 	@echo "make install  check this machine, make .venv, install pinned dependencies"
@@ -20,6 +20,7 @@ help:
 	@echo "make soak     real parts under attack, MINUTES=$(MINUTES) [SEED=n] [BROKERS=3] [MUTANT=name]; docs/reliability.md"
 	@echo "make simulate the simulation of the store protocol, SCHEDULES=$(SCHEDULES)"
 	@echo "make lint     lint, types and import directions only"
+	@echo "make audit    known vulnerabilities of what is locked; needs pip-audit and a network"
 
 check:
 	@$(PYTHON) tests/support/machine.py
@@ -47,8 +48,14 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+audit: install
+	@audit=$$(command -v $(BIN)/pip-audit || command -v pip-audit) || \
+		{ echo "vectide: pip-audit is missing, so nothing was audited: pipx install pip-audit (docs/security.md)" >&2; exit 1; }; \
+	"$$audit" --requirement requirements.lock --no-deps --disable-pip
+
+# Two at a time, a file to each: a file's tests share what they start.
 test: install kafka lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 bench: install kafka
 	$(BIN)/python -m tests.bench

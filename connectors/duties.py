@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import msgspec
@@ -40,6 +40,7 @@ _STALL_SECONDS: Final = 30.0
 #: For transactions that were open when a gc began to look; what hangs for longer is left for another gc.
 _SETTLE_SECONDS: Final = 25.0
 _SETTLE_POLL_SECONDS: Final = 0.1
+_PASSES: Final = 2
 
 
 def done_name(request: str) -> str:
@@ -104,15 +105,16 @@ class Duties:
         self._topic = topic
         self._requests = requests
         self._clock = clock
-        self._collecting: _Collecting | None = None
+        self._collecting: tuple[Request, OldDeletes] | None = None
 
     def next(self, state: State, kinds: Collection[str] = ("forget", "lift", "gc")) -> Request | None:
-        """The first request that is not done; None: there is nothing to do.
+        """The first request that is not done, a gc after all others: it can take long. None: there is
+        nothing to do.
 
         Raises:
             BrokerUnavailable, NewerSchema: ``control`` cannot be read now.
         """
-        for request in self._requests():
+        for request in sorted(self._requests(), key=lambda one: one.kind == "gc"):
             if request.source != self._source or request.closed or request.kind not in kinds:
                 continue
             if not _progress(state, request).complete:
@@ -122,10 +124,19 @@ class Duties:
     def step(self, request: Request, state: State, publisher: TransactionalPublisher, deadline: Deadline) -> None:
         """Go on with a request by one transaction, or by a look at a part of the log.
 
+        Args:
+            request: the one that :meth:`next` says now: what is done must not be done once more, for
+                it may have been reversed since.
+            state: of the source.
+            publisher: of its transactional id.
+            deadline: of the transaction.
+
         Raises:
             Fenced: another process is the writer now.
             Transient: call :meth:`restart`, and again with a new publisher and the state read anew.
         """
+        if _progress(state, request).complete:
+            return
         step = self._step(request, state)
         if step is None:
             return
@@ -141,16 +152,23 @@ class Duties:
         else:
             written = publisher.publish(then(()), deadline)
         state.put(step.entries, written, marks)
+        if request.kind == "forget":
+            state.scrub()
+        self.published(step.entries)  # a gc that is under way must not collect what was just written
+        done = _progress(state, request)
+        if done.complete:
+            fields = {"request": request.id, "kind": request.kind, "source": request.source, "count": done.count}
+            log.info("request done", extra=fields)
 
     def published(self, paths: Iterable[str]) -> None:
         """Take note of what the source's writer publishes meanwhile: its deletes are new ones."""
         if self._collecting is not None:
-            self._collecting.published(paths)
+            self._collecting[1].published(DocumentKey(self._source, path).to_bytes() for path in paths)
 
     def restart(self) -> None:
         """Somebody else may have written: what was seen of the log is of no use any more."""
         if self._collecting is not None:
-            self._collecting.close()
+            self._collecting[1].close()
             self._collecting = None
 
     def _step(self, request: Request, state: State) -> _Step | None:
@@ -199,45 +217,53 @@ class Duties:
         return _Step([], dict.fromkeys(paths), marks)
 
     def _collect(self, request: Request, state: State) -> _Step | None:
-        if self._collecting is None or self._collecting.request != request:
+        if self._collecting is None or self._collecting[0] != request:
             self.restart()
-            self._collecting = _Collecting(request, self._broker, self._topic)
-        if self._collecting.look():
+            old = OldDeletes(self._broker, self._topic, request.before, request.older, self._source)
+            self._collecting = request, old
+        old = self._collecting[1]
+        if old.look():
             return None
-        nulls, last = self._collecting.take(state, _BATCH)
-        left = self._collecting.left
+        taken = old.take(_BATCH)
+        keys = [key for key in taken if not self._published(state, key)]
 
         def marks(written: Sequence[Written]) -> Mapping[str, bytes | None]:
-            done = _more(_progress(state, request), written)
-            return {done_name(request.id): encode_done(replace(done, at=self._clock(), complete=last, left=left))}
+            done = replace(_more(_progress(state, request), written), at=self._clock(), complete=not taken)
+            needless = {} if taken else self._needless(state)
+            return {**needless, done_name(request.id): encode_done(replace(done, left=old.left))}
 
-        return _Step([NewRecord(self._topic, key, None) for key in nulls], {}, marks)
+        return _Step([NewRecord(self._topic, key, None) for key in keys], {}, marks)
+
+    def _published(self, state: State, key: bytes) -> bool:
+        known = state.get(DocumentKey.from_bytes(key).path)
+        return known is not None and known.published
+
+    def _needless(self, state: State) -> dict[str, bytes | None]:
+        """Marks of requests that control has forgotten."""
+        names = {done_name(request.id) for request in self._requests()}
+        return {name: None for name in state.mark_names() if name.startswith(done_name("")) and name not in names}
 
     def _deletes(self, paths: Sequence[str]) -> list[NewRecord]:
         provenance = Provenance(self._clock(), traceparent())
-        events = (DocumentDeleted(DocumentKey(self._source, path), provenance) for path in paths)
+        events = (DocumentDeleted(DocumentKey(self._source, path), provenance, erased=True) for path in paths)
         return [NewRecord(self._topic, *encode_event(event)) for event in events]
 
 
 def carry_out(
-    request: Request,
+    duties: Duties,
     state: State,
-    broker: Broker,
-    topic: str,
     publisher: TransactionalPublisher,
-    source: str,
+    last: Request,
     seconds: float,
     stopped: Callable[[], bool] = lambda: False,
-) -> Done | None:
-    """All of a request at once, for who has taken over a source that nobody runs; None: stopped.
+) -> None:
+    """All requests up to one, a gc or all others, at once, for who has taken over a source that nobody runs.
 
     Args:
-        request: to the source.
+        duties: of the source.
         state: of the source, read after the take-over.
-        broker: has the topics.
-        topic: of the documents.
         publisher: of the source's transactional id.
-        source: its id.
+        last: the request after which to stop.
         seconds: for each transaction.
         stopped: asked between two.
 
@@ -245,15 +271,12 @@ def carry_out(
         Fenced: the source is run again, or another command has taken it over.
         Transient: no answer; what is done stands in the state.
     """
-    duties = Duties(source, broker, topic, lambda: [request])
     try:
-        while duties.next(state) is not None:
-            if stopped():
-                return None
+        kinds = ("gc",) if last.kind == "gc" else ("forget", "lift")
+        while (request := duties.next(state, kinds)) is not None and request.number <= last.number and not stopped():
             duties.step(request, state, publisher, Deadline.after(seconds))
     finally:
         duties.restart()
-    return _progress(state, request)
 
 
 class _Step(NamedTuple):
@@ -265,96 +288,112 @@ class _Step(NamedTuple):
     """The marks, from where the events went."""
 
 
-@dataclass
-class _Collecting:
-    """Old deletes of one source of which the log has nothing else: their nulls can do no harm.
+class OldDeletes:
+    """Old deletes of which the log has nothing else: nulls in their place can do no harm.
 
     The log is read twice, a page at a time: for the deletes, then for what else there is of their
-    documents. Nobody else writes these keys meanwhile, and what this writer publishes is told.
+    documents. Whoever writes nulls for them must be the one writer of their keys, and say what it
+    publishes meanwhile.
+
+    Args:
+        broker: has the topic.
+        topic: of the documents.
+        before: by partition, what every generation has committed.
+        older: only what was appended before this moment.
+        source: only its documents; None: those of all.
     """
 
-    request: Request
-    broker: Broker
-    topic: str
-    left: int = 0
-    """Deletes that were too many to remember."""
-    _found: dict[bytes, tuple[int, int]] = field(default_factory=dict)
-    _published: set[bytes] = field(default_factory=set)
-    _written: dict[int, OffsetRange] | None = None
-    _settled: Deadline = field(default_factory=lambda: Deadline.after(_SETTLE_SECONDS))
-    _hanging: frozenset[int] = frozenset()
-    _pass: int = 0
-    _pages: Generator[list[Record]] | None = None
+    def __init__(
+        self, broker: Broker, topic: str, before: Mapping[int, int], older: float, source: str | None = None
+    ) -> None:
+        self.left = 0
+        """Deletes that were too many to remember."""
+        self._broker = broker
+        self._topic = topic
+        self._before = before
+        self._older = older
+        self._prefix = b"" if source is None else DocumentKey(source, "").to_bytes()
+        self._found: dict[bytes, int] = {}
+        self._published: set[bytes] = set()
+        self._written: dict[int, OffsetRange] | None = None
+        self._settled = Deadline.after(_SETTLE_SECONDS)
+        self._hanging: frozenset[int] = frozenset()
+        self._pass = 0
+        self._pages: Generator[list[Record]] | None = None
 
     def look(self) -> bool:
-        """Read a page; False once everything is read."""
-        if self._pass == 2:
+        """Read a page; False once everything is read.
+
+        Raises:
+            BrokerUnavailable: no answer; begin anew.
+        """
+        if self._pass == _PASSES:
             return False
         if not self._readable():
             time.sleep(_SETTLE_POLL_SECONDS)
             return True
         if self._pages is None:
-            self._pages = to_the_end(self.broker.reader(self.topic), self.topic, _PAGE, _STALL_SECONDS)
+            self._pages = to_the_end(self._broker.reader(self._topic), self._topic, _PAGE, _STALL_SECONDS)
         page = next(self._pages, None)
         if page is None:
             self._pages = None
             self._pass += 1
             return True
-        prefix = DocumentKey(self.request.source, "").to_bytes()
         for record in page:
-            if record.key is not None and record.key.startswith(prefix):
+            if record.key is not None and record.key.startswith(self._prefix):
                 (self._first if self._pass == 0 else self._second)(record, record.key)
         return True
 
-    def take(self, state: State, most: int) -> tuple[list[bytes], bool]:
-        """Keys to write nulls for, and whether these are the last."""
+    def take(self, most: int) -> list[bytes]:
+        """Keys of some of them, which are then no longer here; none: there are no more."""
         keys: list[bytes] = []
-        prefix = len(DocumentKey(self.request.source, "").to_bytes())
         while self._found and len(keys) < most:
             key, _ = self._found.popitem()
-            known = state.get(key[prefix:].decode("utf-8", "surrogateescape"))
-            if key not in self._published and (known is None or not known.published):
+            if key not in self._published:
                 keys.append(key)
-        return keys, not self._found
+        return keys
 
-    def published(self, paths: Iterable[str]) -> None:
-        self._published.update(DocumentKey(self.request.source, path).to_bytes() for path in paths)
+    def published(self, keys: Iterable[bytes]) -> None:
+        """Take note of documents that were published since the look began."""
+        self._published.update(keys)
 
     def close(self) -> None:
+        """Stop reading."""
         if self._pages is not None:
             self._pages.close()
             self._pages = None
 
     def _readable(self) -> bool:
-        """True once all that this source had written can be read: behind another source's open
-        transaction it cannot.
-        """
+        """True once all that was written can be read: behind an open transaction it cannot."""
         if self._written is None:
-            self._written = self.broker.offsets(self.topic, uncommitted=True)
+            self._written = self._broker.offsets(self._topic, uncommitted=True)
         elif self._pages is not None or self._pass:
             return True
-        ends = self.broker.offsets(self.topic)
+        ends = self._broker.offsets(self._topic)
         hanging = frozenset(partition for partition, one in self._written.items() if ends[partition].end < one.end)
         if self._settled.expired:
             self._hanging = hanging
         return not hanging or self._settled.expired
 
     def _first(self, record: Record, key: bytes) -> None:
-        request = self.request
         if record.partition in self._hanging:
             return
-        old = record.offset < request.before.get(record.partition, 0) and record.timestamp < request.older
+        old = record.offset < self._before.get(record.partition, 0) and record.timestamp < self._older
         if not (old and is_delete(record)):
             self._found.pop(key, None)
         elif key in self._found or len(self._found) < _CANDIDATES:
-            self._found[key] = (record.partition, record.offset)
+            self._found[key] = record.offset
         else:
             self.left += 1
 
     def _second(self, record: Record, key: bytes) -> None:
-        # An older version that compaction has not taken yet: who reads it must find the delete, however
+        if key not in self._found:
+            return
+        newer = record.offset > self._found[key]
+        # An older text that compaction has not taken yet: who reads it must find the delete, however
         # much later. A newer record: this delete is not the last word.
-        if key in self._found and self._found[key] != (record.partition, record.offset):
+        text = record.offset < self._found[key] and record.value is not None and not is_delete(record)
+        if newer or text:
             del self._found[key]
 
 

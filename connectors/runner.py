@@ -317,6 +317,8 @@ class Runner:
         if known is not None and known.published:
             self._delete(look.path, known, look)
             self._flush()
+            if self._forgotten(look.path):
+                return  # by another writer, while that was held up
         new = known is None or known.published
         if new:
             self._metrics.source_skipped.labels(bounded(skipped.reason, SKIPPED)).inc()
@@ -386,20 +388,25 @@ class Runner:
         if request is None:
             return False
         self._flush()  # what was seen before is published before
-        self._until_done("broker", lambda: self._serve(request))
-        if request.kind == "lift":
-            self._scan_wanted = True
+        self._until_done("broker", lambda: self._serve(kinds))
         return True
 
-    def _serve(self, request: Request) -> None:
+    def _serve(self, kinds: Collection[str]) -> None:
         if self._publisher is None:
             self._take_over()
+        # Only now: who took over meanwhile may have done it, and more that was asked after it.
+        request = self._duties.next(self._state, kinds)
+        if request is None:
+            self._scan_wanted = True  # and have lifted what was forgotten
+            return
         assert self._publisher is not None  # just taken over
         try:
             self._duties.step(request, self._state, self._publisher, Deadline.after(self._limits.publish_seconds))
         except Transient:
             self._leave()
             raise
+        if request.kind == "lift":
+            self._scan_wanted = True
 
     # ---------------------------------------------------------------------- publishing
 

@@ -61,6 +61,7 @@ CREATE TABLE marks (name BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
 #: Forgotten documents are looked at by nobody.
 _KEPT: Final = "forgotten = ''"
+_FORGOTTEN: Final = "SELECT 1 FROM documents WHERE path = ? AND forgotten <> ''"
 _ADVANCE: Final = "INSERT INTO positions VALUES (?, ?) ON CONFLICT DO UPDATE SET next = max(next, excluded.next)"
 
 
@@ -83,12 +84,20 @@ class Known:
         return bool(self.digest)
 
 
-class _Entry(msgspec.Struct):
+class _Entry(msgspec.Struct, omit_defaults=True):
     schema: int
     revision: str
     digest: str
     facts: str
     forgotten: str = ""
+
+
+def says_published(value: bytes | None) -> bool:
+    """Whether an entry of ``connector-state`` says that its document is published, with a digest of it."""
+    try:
+        return value is not None and bool(msgspec.json.decode(value)["digest"])
+    except (msgspec.MsgspecError, KeyError, TypeError):
+        return True  # something was, nobody knows what
 
 
 def mark_key(source: str, name: str) -> bytes:
@@ -152,6 +161,7 @@ class State:
         with self._transaction() as file:
             file.executemany(_ADVANCE, list(ends.items()))
             file.execute("UPDATE origin SET at = ?", (self._clock(),))
+        self.scrub()  # a command may have had something forgotten
         return start is not None
 
     def record(self, path: str, known: Known | None) -> NewRecord:
@@ -181,6 +191,11 @@ class State:
         row = self._file.execute("SELECT value FROM marks WHERE name = ?", (_bytes(name),)).fetchone()
         return None if row is None else bytes(row[0])
 
+    def mark_names(self) -> list[str]:
+        """The names of all marks."""
+        rows = self._file.execute("SELECT name FROM marks ORDER BY name").fetchall()
+        return [bytes(name).decode("utf-8", "surrogateescape") for (name,) in rows]
+
     def published(self, limit: int) -> list[str]:
         """Some of the paths that are published, in order."""
         rows = self._file.execute("SELECT path FROM documents WHERE digest <> '' ORDER BY path LIMIT ?", (limit,))
@@ -198,12 +213,15 @@ class State:
         Args:
             entries: by path; None: there is nothing any more.
             written: where the records of these went. Nobody else writes this source's keys, so
-                everything before them is known, and a restart reads on behind them.
+                everything before them is known, and a restart reads on behind them. Without any,
+                what is forgotten stays as it is: only the topic ends that.
             marks: by name; None: removed.
         """
         with self._transaction() as file:
             file.executemany(_ADVANCE, [(one.partition, one.offset + 1) for one in written])
             for path, known in entries.items():
+                if not written and file.execute(_FORGOTTEN, (_bytes(path),)).fetchone() is not None:
+                    continue
                 if known is None:
                     file.execute("DELETE FROM documents WHERE path = ?", (_bytes(path),))
                 else:
@@ -213,6 +231,18 @@ class State:
                     )
             for name, value in (marks or {}).items():
                 _put_mark(file, _bytes(name), value)
+
+    def scrub(self) -> None:
+        """Leave nothing of what was removed in the write-ahead file; while somebody reads it, the next
+        call does.
+
+        Raises:
+            Transient: the cache cannot be written; call again.
+        """
+        try:
+            self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.OperationalError as error:
+            raise Transient(f"the cache of connector state of source {self._source!r}: {error}") from None
 
     def note(self, path: str, known: Known, revision: str) -> None:
         """Take note of a new revision of the same content."""

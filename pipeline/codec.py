@@ -35,6 +35,7 @@ EVENT_TIME: Final = "vectide-event-time"
 GENERATION: Final = "vectide-generation"
 VERSION: Final = "vectide-version"
 TRAFFIC: Final = "vectide-traffic"
+ERASED: Final = "vectide-erased"
 TRACEPARENT: Final = "traceparent"
 
 #: The newest schema of each kind that this version writes and understands.
@@ -101,6 +102,7 @@ class _Chunked(msgspec.Struct, omit_defaults=True):
     media_type: str = ""
     reason: str = ""
     replay: bool = False
+    erased: bool = False
 
 
 class _DeadLetter(msgspec.Struct):
@@ -148,7 +150,10 @@ def encode_event(event: DocumentEvent) -> Encoded:
                 size=event.size,
             )
         )
-    return Encoded(event.key.to_bytes(), value, _headers(kind, event.provenance))
+    headers = _headers(kind, event.provenance)
+    if isinstance(event, DocumentDeleted) and event.erased:
+        headers += ((ERASED, b"1"),)
+    return Encoded(event.key.to_bytes(), value, headers)
 
 
 def decode_event(record: Record) -> DocumentEvent | None:
@@ -163,7 +168,7 @@ def decode_event(record: Record) -> DocumentEvent | None:
     kind, headers = _open(record, "changed", "deleted")
     key = _key(record)
     if kind == "deleted":
-        return DocumentDeleted(key, _provenance(record, headers))
+        return DocumentDeleted(key, _provenance(record, headers), ERASED in headers)
     wire = _decode(_changed_v1.decode, record)
     return DocumentChanged(
         key=key,
@@ -216,6 +221,7 @@ def encode_chunked(document: ChunkedDocument) -> Encoded:
         media_type=document.media_type,
         reason=document.reason,
         replay=document.replay,
+        erased=document.erased,
     )
     headers = (
         *_headers("chunked", document.provenance),
@@ -264,6 +270,7 @@ def decode_chunked(record: Record) -> ChunkedDocument:
         media_type=wire.media_type,
         reason=wire.reason,
         replay=wire.replay,
+        erased=wire.erased,
     )
 
 

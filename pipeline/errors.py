@@ -16,12 +16,14 @@
     │   └── BadVector             NaN, wrong dimension or wrong norm
     └── Fatal                   stop the process; the text says what to do
         ├── ConfigError           the configuration, a command-line argument or the environment
+        ├── NotAllowed            Kafka or the store refuses this to whoever the process is there
         ├── Fenced                another process has taken over this writer's identity
         ├── LogDiverged           the log was replaced, truncated or its offsets were reused
         ├── TopicMismatch         a topic has settings that would lose data
         ├── FingerprintMismatch   vectors of another model or chunking
         ├── ForeignCollection     a collection that vectide did not make
         ├── CollectionMissing     a collection that should be there is not
+        ├── RequestRefused        the store knows no such request, or a limit of its forbids it
         ├── StateInUse            a second process on the same embedded state
         └── Refused               what was asked for must not be done as things are
             └── GateRefused         a generation is not proven good enough to be searched
@@ -124,6 +126,10 @@ class ConfigError(Fatal):
     exit_code = 2
 
 
+class NotAllowed(Fatal):
+    """Whoever this process is to Kafka or to the store lacks the right for what it asked."""
+
+
 class Fenced(Fatal):
     """Another process has taken over this writer's transactional id."""
 
@@ -158,6 +164,10 @@ class CollectionMissing(Fatal):
     """A collection that should be there is not. Searchers resolve the live generation anew."""
 
     exit_code = 5
+
+
+class RequestRefused(Fatal):
+    """The store does not know a request, or a limit of its (strict mode) forbids it."""
 
 
 class StateInUse(Fatal):

@@ -445,7 +445,12 @@ class Collection(Protocol):
         ...
 
     def tally(self, of: Tallied) -> Counts:
-        """How many points there are in each cell, exactly."""
+        """How many points there are in each cell. A point that a server just moves may count twice: what differs is
+        to be asked once more.
+
+        Raises:
+            RequestRefused: the store has no such request, or does not allow it.
+        """
         ...
 
     def in_cells(

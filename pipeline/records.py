@@ -45,6 +45,8 @@ class DocumentDeleted:
 
     key: DocumentKey
     provenance: Provenance
+    erased: bool = False
+    """It was asked to be forgotten: its chunks are no donors of vectors, not for a moment."""
 
 
 DocumentEvent: TypeAlias = DocumentChanged | DocumentDeleted
@@ -86,6 +88,8 @@ class ChunkedDocument:
     """Why it failed or was omitted."""
     replay: bool = False
     """A dead letter sent round again: run at the head's attempt + 1, at this very version."""
+    erased: bool = False
+    """Of a delete: see :class:`DocumentDeleted`."""
 
 
 Stage: TypeAlias = Literal["chunk", "embed"]

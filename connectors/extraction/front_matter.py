@@ -15,6 +15,9 @@ _BLOCK: Final = re.compile(r"---[ \t]*\r?\n(.*?)^(?:---|\.\.\.)[ \t]*$", re.DOTA
 #: A block beyond this is not front matter but a document that begins with a rule.
 _LIMIT: Final = 16_384
 _FIELDS: Final = 64
+#: Of all values: no more than the block itself says, unless it says the same thing again and again by
+#: YAML's aliases, with which 16 kB can stand for 20 MB.
+_CHARACTERS: Final = 2 * _LIMIT
 
 
 def front_matter(text: str) -> dict[str, MetadataValue]:
@@ -26,19 +29,19 @@ def front_matter(text: str) -> dict[str, MetadataValue]:
         return {}
     try:
         found = yaml.safe_load(match.group(1))
-        if not isinstance(found, dict):
-            return {}
-        fields = {name: _value(value) for name, value in list(found.items())[:_FIELDS] if isinstance(name, str)}
+        items = list(found.items())[:_FIELDS] if isinstance(found, dict) else []
+        given = [(name, _value(value)) for name, value in items if isinstance(name, str)]
     except Exception:  # PyYAML trips over `!!int ""`, `!!bool x` and the like with errors of every kind
         return {}
+    fields: dict[str, MetadataValue] = {}
     # An anchor can stand for much, and be named often: then it is more than the block could say.
-    if sum(_length(value) for value in fields.values()) > 2 * _LIMIT:
-        return {}
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _length(value: MetadataValue | None) -> int:
-    return sum(map(len, value)) if isinstance(value, list) else len(str(value))
+    room = _CHARACTERS
+    for name, value in given:
+        if value is None or (size := _size(value)) > room:
+            continue
+        room -= size
+        fields[name] = value
+    return fields
 
 
 def _value(value: Any) -> MetadataValue | None:
@@ -46,12 +49,27 @@ def _value(value: Any) -> MetadataValue | None:
         case bool() | str():
             return value
         case int():
-            return value if -(1 << 63) <= value < 1 << 63 else str(value)
+            return _whole(value)
         case float():
             return value if math.isfinite(value) else None
         case dt.date() | dt.datetime():
             return value.isoformat()
         case list():
-            return [str(item) for item in value if isinstance(item, str | int | float)]
+            items = (_whole(item) if type(item) is int else item for item in value)
+            return [str(item) for item in items if isinstance(item, str | int | float)]
         case _:
             return None
+
+
+def _whole(number: int) -> int | str | None:
+    """A store keeps integers in 64 bits; Python does not write those of thousands of digits."""
+    if -(1 << 63) <= number < 1 << 63:
+        return number
+    try:
+        return str(number)
+    except ValueError:
+        return None
+
+
+def _size(value: MetadataValue) -> int:
+    return sum(map(len, value)) if isinstance(value, list) else len(str(value))

@@ -357,7 +357,7 @@ class EmbeddedLog:
         """Compact topics now, and overwrite what was removed, in the write-ahead files too.
 
         Raises:
-            BrokerUnavailable: the disk is full or fails; call again.
+            BrokerUnavailable: the disk is full or fails, or another process reads the files; call again.
         """
         for name in names:
             with self.changed:
@@ -479,10 +479,16 @@ def _transaction(file: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         raise
 
 
+#: For another connection's lock.
+_BUSY_SECONDS: Final = 5
+#: The same, while the whole log waits for it.
+_SCRUB_MILLISECONDS: Final = 200
+
+
 def _open(directory: Path | None, name: str, synchronous: str) -> sqlite3.Connection:
     where = ":memory:" if directory is None else str(directory / name)
     try:
-        file = sqlite3.connect(where, timeout=5, isolation_level=None, check_same_thread=False)
+        file = sqlite3.connect(where, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         file.execute("PRAGMA auto_vacuum = INCREMENTAL")
         file.execute("PRAGMA journal_mode = WAL")
         file.execute(f"PRAGMA synchronous = {synchronous}")
@@ -497,12 +503,22 @@ def _open(directory: Path | None, name: str, synchronous: str) -> sqlite3.Connec
 
 
 def _scrub(file: sqlite3.Connection) -> None:
-    """Leave no byte of what was deleted, in the write-ahead file either."""
+    """Leave no byte of what was deleted, in the write-ahead file either.
+
+    Raises:
+        BrokerUnavailable: somebody else reads the file, as a backup does.
+    """
     (version,) = file.execute("PRAGMA user_version").fetchone()
     if version != _SCRUBBED:
         file.execute("VACUUM")  # once: what was deleted before deletes wrote zeros
         file.execute(f"PRAGMA user_version = {_SCRUBBED}")
-    file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    file.execute(f"PRAGMA busy_timeout = {_SCRUB_MILLISECONDS}")
+    try:
+        (busy, _, _) = file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    finally:
+        file.execute(f"PRAGMA busy_timeout = {1000 * _BUSY_SECONDS}")
+    if busy:
+        raise BrokerUnavailable("the embedded log's files are read by another process; what was deleted is still there")
 
 
 @contextmanager

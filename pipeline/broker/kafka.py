@@ -16,6 +16,7 @@ from kafka import KafkaAdminClient
 from kafka import TopicPartition as KafkaPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import (
+    GroupAuthorizationFailedError,
     GroupIdNotFoundError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
@@ -27,7 +28,7 @@ from pipeline.broker.kafka_consumer import KafkaGroupConsumer, KafkaReader
 from pipeline.broker.kafka_errors import translated
 from pipeline.broker.kafka_producer import KafkaPublisher, KafkaTransactionalPublisher
 from pipeline.config import KafkaConfig
-from pipeline.errors import BrokerUnavailable, Fatal, TopicMismatch
+from pipeline.errors import BrokerUnavailable, Fatal, NotAllowed, TopicMismatch
 from pipeline.ports import (
     Consumer,
     Lifetime,
@@ -106,8 +107,9 @@ class KafkaBroker:
     def ensure_topics(self, specs: Sequence[TopicSpec]) -> list[str]:
         """Create what is missing; check what is there."""
         with self._asking("create topics") as admin:
-            brokers = len(admin.describe_cluster()["brokers"])
             present = {topic["name"] for topic in admin.describe_topics(None)}
+            # As that answer names them: to describe the cluster needs a right that workers are not to have.
+            brokers = len(admin._manager.cluster.brokers())  # noqa: SLF001
             missing = [spec for spec in specs if spec.name not in present]
             wanted = {spec.name: self._creation(spec, brokers) for spec in missing}
             if wanted:
@@ -201,10 +203,15 @@ class KafkaBroker:
         settings = self._settings(topic)
         policy = settings["cleanup.policy"]
         compacts, deletes = "compact" in policy, "delete" in policy
+        # A record goes with its segment, when the last one in it is old enough. Kafka closes a segment of
+        # a compacted topic as early as the compaction's limit asks for.
+        closed = [_seconds(settings["segment.ms"]), _seconds(settings["max.compaction.lag.ms"]) if compacts else None]
+        limits = [_seconds(settings["retention.ms"]), min((one for one in closed if one is not None), default=None)]
+        records = None if None in limits else sum(one for one in limits if one is not None)
         return Lifetime(
             superseded=_seconds(settings["max.compaction.lag.ms"]) if compacts else None,
             nulls=_seconds(settings["delete.retention.ms"]) if compacts else None,
-            records=_seconds(settings["retention.ms"]) if deletes else None,
+            records=records if deletes else None,
         )
 
     def purge(self, topics: Sequence[str]) -> bool:
@@ -215,6 +222,8 @@ class KafkaBroker:
         """Forget a group."""
         with self._asking_coordinator(f"delete group {group}") as admin:
             outcome = admin.delete_groups([group]).get(group, "OK")
+            if outcome == GroupAuthorizationFailedError.__name__:
+                raise GroupAuthorizationFailedError(group)
             if outcome not in ("OK", "GroupIdNotFoundError"):
                 raise BrokerUnavailable(f"group {group} cannot be deleted now: {outcome}")
 
@@ -276,8 +285,13 @@ class KafkaBroker:
     def _settings(self, topic: str) -> dict[str, str]:
         with self._asking(f"ask for the settings of {topic}") as admin:
             resource = ConfigResource(ConfigResourceType.TOPIC, topic)
-            found = admin.describe_configs([resource], config_filter="all")
-        return {name: str(one["value"]) for name, one in found["topic"][topic].items()}
+            found = admin.describe_configs([resource], config_filter="all")["topic"].get(topic)
+        if not found:  # what it may not say, it leaves out
+            raise NotAllowed(
+                f"ask for the settings of {topic}: Kafka tells none",
+                "grant DescribeConfigs on it; `vectide topics rights` lists the ACLs that each role needs",
+            )
+        return {name: str(one["value"]) for name, one in found.items()}
 
     def _creation(self, spec: TopicSpec, brokers: int) -> dict[str, Any]:
         replicas = self._config.replication_factor or min(_REPLICAS, brokers)

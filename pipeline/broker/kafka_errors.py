@@ -10,7 +10,16 @@ from typing import TypeVar
 from kafka import errors
 
 from pipeline.deadline import Deadline
-from pipeline.errors import BrokerUnavailable, ConfigError, Fatal, Fenced, PartitionsLost, Poison, VectideError
+from pipeline.errors import (
+    BrokerUnavailable,
+    ConfigError,
+    Fatal,
+    Fenced,
+    NotAllowed,
+    PartitionsLost,
+    Poison,
+    VectideError,
+)
 
 T = TypeVar("T")
 
@@ -45,10 +54,12 @@ def translated(what: str, *, writing: bool = False) -> Iterator[None]:
         raise
     except _LOST as error:
         raise PartitionsLost(f"{what}: {error}") from None
-    except REFUSED as error:
-        raise Fatal(
-            f"{what}: Kafka refuses: {error}", "check kafka.sasl_*, the ACLs and the broker's version"
+    except errors.AuthorizationError as error:
+        raise NotAllowed(
+            f"{what}: Kafka refuses: {error}", "`vectide topics rights` lists the ACLs that each role needs"
         ) from None
+    except REFUSED as error:
+        raise Fatal(f"{what}: Kafka refuses: {error}", "check kafka.sasl_* and the broker's version") from None
     except errors.KafkaConfigurationError as error:
         raise ConfigError(f"{what}: {error}", "correct kafka.options") from None
     except (errors.KafkaError, OSError, TimeoutError) as error:

@@ -50,7 +50,7 @@ def chunked(event: DocumentEvent, version: int, generation: str, chunk: Chunk) -
         Poison: it cannot be cut.
     """
     if isinstance(event, DocumentDeleted):
-        return ChunkedDocument(event.key, version, generation, "deleted", event.provenance)
+        return ChunkedDocument(event.key, version, generation, "deleted", event.provenance, erased=event.erased)
     if event.text is None:
         return ChunkedDocument(
             key=event.key,

@@ -131,6 +131,18 @@ def log_identity(parts: Parts) -> LogIdentity:
     return LogIdentity(epoch, info.id)
 
 
+def same_log(parts: Parts) -> None:
+    """Refuse another log than the one that the collections were filled from; asked anew at each call.
+
+    Raises:
+        LogDiverged: the documents topic was replaced, or the epoch was changed in place.
+        Fatal: there is none.
+    """
+    identity, state = log_identity(parts), _control_state(parts)
+    if state is not None:
+        check_log(state, identity)
+
+
 class Models:
     """Loaded models, each once, ready for several threads.
 

@@ -27,7 +27,7 @@ _NO_GENERATION: Final = ""
 @configured
 def connect(connector: str, wanted: tuple[str, ...], config_file: Path | None, state: Path | None) -> None:
     """Publish the changes of every configured source of CONNECTOR (for example filesystem)."""
-    with long_lived("connect", config_file, state) as process:
+    with long_lived("connect", config_file, state, stores=False) as process:
         parts = process.parts
         chosen = _chosen(parts, connector, wanted)
         process.patience.until_done("broker", lambda: log_identity(parts))

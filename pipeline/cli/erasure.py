@@ -7,36 +7,31 @@ there is left as it is. docs/adr/0004-erasure.md has the picture.
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import replace
-from itertools import chain
-from pathlib import Path
+from functools import partial
 from typing import Any, Final
 
-from connectors.duties import carry_out, decode_done, done_name
-from connectors.state import State, mark_key
-from pipeline.broker.partitioner import partition_of
-from pipeline.broker.reading import to_the_end
-from pipeline.cli import proof, traces
+from pipeline.cli import clearing, proof, traces
+from pipeline.cli.asking import Asking
 from pipeline.cli.assembly import Followed, Parts
+from pipeline.cli.collecting import Collecting
+from pipeline.cli.explaining import explained
 from pipeline.cli.proof import Place
 from pipeline.cli.receipts import FORMAT, VERSION, moment
 from pipeline.cli.tasks import Task, Tasks
 from pipeline.cli.traces import Wanted, key_of
 from pipeline.codec import is_delete
 from pipeline.deadline import Deadline
-from pipeline.errors import CollectionMissing, ConfigError, Fatal, Fenced, Poison, Refused
-from pipeline.generations import operator, requests
-from pipeline.generations.control import FOLLOWED, ControlState, Generation
+from pipeline.errors import BrokerUnavailable, CollectionMissing, ConfigError, ForeignCollection, Refused
+from pipeline.generations import requests
+from pipeline.generations.control import FOLLOWED, ControlState
 from pipeline.identity import DocumentKey, version_of
 from pipeline.ports import Collection as StoredCollection
 from pipeline.records import ChunkedDocument, Done, Provenance, Request, RequestKind
 from pipeline.stages import dead_letters
-from pipeline.stages.reports import read_reports
 from pipeline.sync import ToEmbed, synchronise
 
 log = logging.getLogger(__name__)
@@ -46,21 +41,19 @@ MOST_KEYS: Final = 500
 #: Points of an embedded collection whose files are written anew without being asked: some 20 seconds.
 PURGED_POINTS: Final = 40_000
 
-#: Roles of processes that read the log, and places that they read from.
-_WORKING: Final = ("chunk", "embed", "up")
+#: Places that workers read from.
 _READ: Final = ("documents topic", "chunks topic", "dead letters")
 #: What no receipt covers.
 _NOT_LOOKED_AT: Final = (
     "backups and snapshots of the log, of the store and of the source",
     "files of Kafka's brokers and of a Qdrant server: segments hold what was deleted until they are written anew",
     "logs of processes, which hold keys and, of what failed, quoted causes",
+    "workers that are stopped or cut off: what they go on with is below the delete, and a later look finds it swept",
     "copies and renames of a document in its source, which are documents of their own",
 )
-_PUBLISH_SECONDS: Final = 10.0
 _CLOSE_SECONDS: Final = 5.0
-_POLL_SECONDS: Final = 0.3
-_STALL_SECONDS: Final = 30.0
-_PAGE: Final = 500
+_PURGE_POLL_SECONDS: Final = 1.0
+_ANEW: Final = "written anew"
 #: Tombstones of one round through the store protocol.
 _TOMBSTONES: Final = 256
 
@@ -81,7 +74,7 @@ class Erasure:
         self._tasks = Tasks()
 
     def ask(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """``action``: ``forget``, ``lift`` or ``task``.
+        """``action``: ``forget``, ``lift``, ``explain``, ``gc`` or ``task``.
 
         Raises:
             ConfigError: an argument is wrong.
@@ -94,9 +87,16 @@ class Erasure:
                 return self._tasks.begin(
                     action, lambda task: self._work(kind, given, task), repr(sorted(given.items()))
                 )
+            case "explain":
+                key = traces.key_of(str(arguments.get("key")))
+                return self._tasks.begin("explain", lambda task: explained(self._parts, self._control.again(), key))
+            case "gc":
+                run = partial(Collecting, self._parts, self._control, self._sources, given=dict(arguments))
+                apply = bool(arguments.get("apply"))
+                return self._tasks.begin("gc", lambda task: run(task).apply() if apply else run(task).look())
             case "task":
                 return self._tasks.asked_after(arguments)
-        raise ConfigError(f"unknown action {arguments.get('action')!r}", "forget, lift or task")
+        raise ConfigError(f"unknown action {arguments.get('action')!r}", "forget, lift, explain, gc or task")
 
     def close(self) -> None:
         """Give up what still runs."""
@@ -128,13 +128,11 @@ class Forgetting:
     ) -> None:
         self._parts = parts
         self._control = control
-        self._sources = sources
         self._task = task
         self._given = given
-        self._deadline = Deadline.after(float(given.get("wait", 60.0)))
+        deadline = Deadline.after(float(given.get("wait", 60.0)))
+        self._asking = Asking(parts, control, sources, task, deadline, take_over=bool(given.get("take_over")))
         self._topic = parts.names.documents(parts.config.pipeline.epoch)
-        self._applied: dict[str, dict[int, int]] = {}
-        """By generation, where its chunks topic ended once the chunk stage had passed the deletes."""
 
     # ------------------------------------------------------------------------ the commands
 
@@ -142,19 +140,20 @@ class Forgetting:
         """What a receipt says, unsigned."""
         asked = self._asked("forget")
         before = {} if self._given.get("requests") else self._found(asked)
-        done = self._carried_out(asked)
+        done = self._asking.carried_out(asked)
         state = self._control.again()
         if done:
             self._tombstones(asked, done)
-        behind = self._passed(asked, done) if len(done) == len(asked) else []
-        self._resolve(asked)
+        behind = self._passed(done) if len(done) == len(asked) else []
+        self._resolve(asked, done)
         self._trim(state, asked)
         files = self._purged()
         self._task.at("looking", 0, 0)
         places = self._connectors(asked, done)
         for request in asked:
-            places += proof.look(self._parts, self._control.again(), _wanted(request), files)
-        if not self._working() and all(place.state == "gone" for place in places if place.place in _READ):
+            places += proof.look(self._parts, self._control.again(), _wanted(request))
+        places += files
+        if not self._asking.working() and all(place.state == "gone" for place in places if place.place in _READ):
             # Nobody has an older version in work, and there is none left that anybody could read.
             behind = [replace(place, state="gone", note="none runs, and nothing is left to read") for place in behind]
         places += behind
@@ -177,7 +176,7 @@ class Forgetting:
     def lift(self) -> dict[str, Any]:
         """How many suppressions were lifted, and by whom."""
         asked = self._asked("lift")
-        done = self._carried_out(asked)
+        done = self._asking.carried_out(asked)
         return {
             "lifted": sum(one.count for one in done.values()),
             "pending": [request.source for request in asked if request.id not in done],
@@ -194,38 +193,28 @@ class Forgetting:
             missing = [id for id in again if id not in state.requests]
             if missing:
                 raise Refused(f"control does not know request {missing[0]}", "it was lifted since, and gc removed it")
-            return [state.requests[id] for id in again]
-        wanted = list(self._wanted(kind))
-        self._task.at("asking", 0, 0)
-        state = operator.operate(self._parts.broker, self._parts.names, lambda now: requests.ask(now, wanted))
-        found = [requests.joined(state, one) for one in wanted]
-        return [one for one in found if one is not None]
+            found = [state.requests[id] for id in again]
+            other = next((one for one in found if one.kind != kind), None)
+            if other is not None:
+                raise Refused(f"request {other.id} is a {other.kind} and no {kind}", "give keys, or a source")
+            return found
+        return self._asking.asked(list(self._wanted(kind)))
 
     def _wanted(self, kind: RequestKind) -> Iterator[Request]:
         source = self._given.get("source")
         if source is not None:
             if kind == "forget":
                 self._refuse_unknown([], str(source))
-            yield self._request(kind, str(source), ())
+            yield self._asking.request(kind, str(source))
             return
         texts = self._given.get("keys") or []
         if not isinstance(texts, list) or not texts or len(texts) > MOST_KEYS:
             raise ConfigError(f"`keys` must be 1 to {MOST_KEYS} document keys", "give the others to another command")
-        try:
-            keys = list(dict.fromkeys(key_of(str(text)) for text in texts))
-        except Fatal as error:
-            raise ConfigError(error.what, error.remedy) from None
+        keys = list(dict.fromkeys(key_of(str(text)) for text in texts))
         if kind == "forget" and not self._given.get("beforehand"):
             self._refuse_unknown(keys, None)
         for one in dict.fromkeys(key.source for key in keys):
-            yield self._request(kind, one, tuple(key.path for key in keys if key.source == one))
-
-    def _request(self, kind: RequestKind, source: str, paths: tuple[str, ...]) -> Request:
-        id = uuid.uuid4().hex[:16]
-        topic = self._parts.names.connector_state
-        bounds = self._parts.broker.offsets(topic)
-        since = bounds[partition_of(mark_key(source, done_name(id)), len(bounds))].end
-        return Request(id, kind, source, time.time(), paths=paths, since=since)
+            yield self._asking.request(kind, one, [key.path for key in keys if key.source == one])
 
     def _refuse_unknown(self, keys: Sequence[DocumentKey], source: str | None) -> None:
         """A key with a typing error must not pass for one that was forgotten."""
@@ -249,91 +238,6 @@ class Forgetting:
                 f"nothing is known of {unknown[0]}",
                 "`vectide search --json` shows keys; --beforehand keeps out what is still to come",
             )
-
-    # --------------------------------------------------------------------- carrying out
-
-    def _carried_out(self, asked: Sequence[Request]) -> dict[str, Done]:
-        """Wait for the sources' writers, or be it where there is none; those that are done by the deadline."""
-        done: dict[str, Done] = {}
-        while True:
-            for request in asked:
-                if request.id not in done and (found := self._carried(request)) is not None:
-                    done[request.id] = found
-            if len(done) == len(asked) or self._deadline.expired or self._task.stopped():
-                break
-            self._task.at("waiting for the connectors", len(done), len(asked))
-            time.sleep(_POLL_SECONDS)
-        closed = [request.id for request in asked if request.id in done and not request.closed]
-        if closed:
-            operator.operate(
-                self._parts.broker, self._parts.names, lambda now: requests.close(now, closed, time.time())
-            )
-        return done
-
-    def _carried(self, request: Request) -> Done | None:
-        found = self._done(request)
-        if found is None and (self._given.get("take_over") or not self._runs(request.source)):
-            self._task.at(f"doing it for source {request.source}", 0, 0)
-            self._take_over(request)
-            found = self._done(request)
-        return found
-
-    def _done(self, request: Request) -> Done | None:
-        """Its mark in connector-state, which came after it was asked."""
-        topic = self._parts.names.connector_state
-        key = mark_key(request.source, done_name(request.id))
-        bounds = self._parts.broker.offsets(topic)
-        where = partition_of(key, len(bounds))
-        start = {partition: one.end for partition, one in bounds.items()} | {where: request.since}
-        found: Done | None = None
-        reader = self._parts.broker.reader(topic, start)
-        with closing(to_the_end(reader, topic, _PAGE, _STALL_SECONDS)) as pages:
-            for record in chain.from_iterable(pages):
-                if record.key == key and record.value is not None:
-                    try:
-                        found = decode_done(record.value)
-                    except Poison as error:
-                        log.warning("mark not read", extra={"request": request.id, "error": str(error)})
-        return found if found is not None and found.complete else None
-
-    def _runs(self, source: str) -> bool:
-        if source in self._sources():
-            return True
-        reports = read_reports(self._parts.broker, self._parts.names)
-        return any(report.alive and source in report.sources for report in reports)
-
-    def _working(self) -> bool:
-        """Whether any worker of a stage runs."""
-        reports = read_reports(self._parts.broker, self._parts.names)
-        return any(report.alive and report.role in _WORKING for report in reports)
-
-    def _take_over(self, request: Request) -> None:
-        """Be the source's writer for a moment. A runner that starts meanwhile fences this, and does it."""
-        parts, names = self._parts, self._parts.names
-        publisher = parts.broker.transactional_publisher(names.connector(request.source))
-        try:
-            with tempfile.TemporaryDirectory(prefix="vectide-") as folder:
-                state = State(parts.broker, names.connector_state, request.source, Path(folder))
-                try:
-                    state.refresh()
-                    for one in self._control.again().asked:
-                        if one.source == request.source and not one.closed and one.number <= request.number:
-                            carry_out(
-                                one,
-                                state,
-                                parts.broker,
-                                self._topic,
-                                publisher,
-                                one.source,
-                                _PUBLISH_SECONDS,
-                                self._task.stopped,
-                            )
-                finally:
-                    state.close()
-        except Fenced:
-            log.info("the source is run again", extra={"source": request.source})
-        finally:
-            publisher.close(Deadline.after(_CLOSE_SECONDS))
 
     # --------------------------------------------------------------------- applying
 
@@ -367,50 +271,44 @@ class Forgetting:
                 if first <= record.offset <= last and is_delete(record):
                     yield DocumentKey.from_bytes(record.key or b""), version_of(epoch, record.offset)
 
-    def _passed(self, asked: Sequence[Request], done: Mapping[str, Done]) -> list[Place]:
-        """Wait until every generation's workers are past the deletes; those that are not are places."""
+    def _passed(self, done: Mapping[str, Done]) -> list[Place]:
+        """Wait until every generation's workers are past the deletes; the places that they are."""
         ends: dict[int, int] = {}
-        for request in asked:
-            for partition, (_, last) in done[request.id].ranges.items():
+        for one in done.values():
+            for partition, (_, last) in one.ranges.items():
                 ends[partition] = max(ends.get(partition, 0), last + 1)
-        while True:
-            places = [self._workers(one, ends) for one in self._control.again().followed]
-            over = self._deadline.expired or self._task.stopped() or not self._working()
-            if over or all(place.state == "gone" for place in places):
-                return places
-            waiting = next(place for place in places if place.state != "gone")
-            self._task.at(f"waiting for the {waiting.name}", 0, 0)
-            time.sleep(_POLL_SECONDS)
+        behind = self._asking.wait_passed(ends)
+        generations = self._control.again().generations
+        return [
+            Place(
+                "workers",
+                f"of generation {id}",
+                "pending" if partitions else "gone",
+                partitions,
+                note="" if not partitions else "paused" if generations[id].paused else "have not read the delete yet",
+            )
+            for id, partitions in behind.items()
+        ]
 
-    def _workers(self, generation: Generation, ends: Mapping[int, int]) -> Place:
-        """Whether a generation's workers have committed the deletes, chunk stage and embed stage."""
-        broker, names = self._parts.broker, self._parts.names
-        name, chunks = f"workers of generation {generation.id}", names.chunks(generation.id)
-        at = broker.committed(names.group("chunk", generation.id), self._topic)
-        behind = sum(at.get(partition, 0) < end for partition, end in ends.items())
-        if not behind and ends:
-            try:
-                if generation.id not in self._applied:
-                    self._applied[generation.id] = {
-                        partition: bounds.end
-                        for partition, bounds in broker.offsets(chunks).items()
-                        if partition in ends
-                    }
-                at = broker.committed(names.group("embed", generation.id), chunks)
-            except Fatal:
-                return Place("workers", name, "gone", note="retired since")
-            behind = sum(at.get(partition, 0) < end for partition, end in self._applied[generation.id].items() if end)
-        note = "paused" if behind and generation.paused else "they have not read the delete yet" if behind else ""
-        return Place("workers", name, "pending" if behind else "gone", behind, note=note)
-
-    def _resolve(self, asked: Sequence[Request]) -> None:
-        """End the dead letters of these documents."""
+    def _resolve(self, asked: Sequence[Request], done: Mapping[str, Done]) -> None:
+        """End the dead letters of these documents; not those of what was let in again."""
         publisher = None
+        suppressed = requests.suppressed(self._control.again())
+        epoch = self._parts.config.pipeline.epoch
         for request in asked:
-            found = traces.letters(self._parts, _wanted(request))
-            if found.standing:
+            if request.id not in done:
+                continue
+            # A whole source that stays out has no living document, and no bounds by document.
+            offsets = zip(request.paths, done[request.id].offsets, strict=False)
+            deletes = {DocumentKey(request.source, path): version_of(epoch, offset) for path, (_, offset) in offsets}
+            ended = []
+            for id, letter in traces.letters(self._parts, _wanted(request)).standing.items():
+                key = DocumentKey.from_bytes(letter.record_key or b"")
+                if suppressed.by(key) and letter.version <= deletes.get(key, letter.version):
+                    ended.append(id)
+            if ended:
                 publisher = publisher or self._parts.broker.publisher("forget")
-                dead_letters.resolve(publisher, self._parts.names, list(found.standing))
+                dead_letters.resolve(publisher, self._parts.names, ended)
         if publisher is not None:
             publisher.close(Deadline.after(_CLOSE_SECONDS))
 
@@ -422,32 +320,42 @@ class Forgetting:
                 continue
             id = topic.removeprefix(names.chunks(""))
             known = state.generations.get(id)
-            bounds = broker.offsets(topic)
-            if known is None or known.state in FOLLOWED:
-                before = broker.committed(names.group("embed", id), topic)
-            else:
-                before = {partition: one.end for partition, one in bounds.items()}
-            trimmed = {at: offset for at, offset in before.items() if at in bounds and offset > bounds[at].start}
-            broker.delete_records(topic, trimmed)
+            clearing.trim(self._parts, id, over=known is not None and known.state not in FOLLOWED)
 
-    def _purged(self) -> dict[str, str | None]:
-        """Of what has files here: why they were not written anew, None where they were."""
-        parts, names = self._parts, self._parts.names
+    def _purged(self) -> list[Place]:
+        """What has files here, and whether they were written anew."""
+        parts = self._parts
         self._task.at("purging files", 0, 0)
-        found: dict[str, str | None] = {}
-        if parts.broker.purge([self._topic, names.connector_state, names.dead_letters]):
-            found["log"] = None
-        for name in parts.store.names(names.root):
+        found = list(self._purged_log())
+        for name in parts.store.names(parts.names.root):
             try:
                 collection = parts.store.open(name)
                 points = collection.count_chunks() + sum(collection.count_heads().values())
                 if parts.config.store == "embedded" and points > PURGED_POINTS and not self._given.get("purge"):
-                    found[name] = f"{points} points: --purge writes its files anew, and holds up writers meanwhile"
+                    note = f"{points} points: --purge writes its files anew, and holds up writers meanwhile"
+                    found.append(Place("files", name, "waiting", note=note))
                 elif parts.store.purge(name):
-                    found[name] = None
+                    found.append(Place("files", name, "gone", note=_ANEW))
             except CollectionMissing:
                 continue
+            except ForeignCollection as error:
+                # Ours, if its name is a generation's: then what it says of itself was changed.
+                ours = clearing.is_generation(name.removeprefix(parts.names.root))
+                found.append(Place("files", name, "pending" if ours else "gone", int(ours), note=error.what))
         return found
+
+    def _purged_log(self) -> Iterator[Place]:
+        names = self._parts.names
+        while True:
+            try:
+                if self._parts.broker.purge([self._topic, names.connector_state, names.dead_letters]):
+                    yield Place("files", "log", "gone", note=_ANEW)
+                return
+            except BrokerUnavailable as error:
+                if self._asking.over:
+                    yield Place("files", "log", "pending", 1, note=str(error))
+                    return
+                time.sleep(_PURGE_POLL_SECONDS)
 
     # -------------------------------------------------------------------------- telling
 
@@ -457,7 +365,7 @@ class Forgetting:
         state = self._control.again()
         found: list[Place] = []
         for request in asked:
-            found += proof.look(self._parts, state, _wanted(request), {})
+            found += proof.look(self._parts, state, _wanted(request))
         return {(place.place, place.name): place.found for place in _merged(found)}
 
     def _connectors(self, asked: Sequence[Request], done: Mapping[str, Done]) -> list[Place]:

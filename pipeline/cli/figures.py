@@ -10,6 +10,7 @@ from pipeline.cli.assembly import Parts
 from pipeline.codec import event_time
 from pipeline.errors import CollectionMissing
 from pipeline.generations.control import ControlState
+from pipeline.generations.requests import suppressed
 from pipeline.ports import Record
 from pipeline.specs import GenerationSpec
 from pipeline.stages import dead_letters
@@ -30,6 +31,7 @@ def figures(parts: Parts, control: ControlState) -> dict[str, Any]:
     live = None if control.live is None else control.live.spec
     reports = read_reports(parts.broker, parts.names)
     lag, oldest = lag_of(parts, live)
+    kept_out = suppressed(control)
     counters = {name: int(sum(report.counters.get(name, 0) for report in reports)) for name in _COUNTERS}
     return {
         **_stored(parts, live),
@@ -38,6 +40,7 @@ def figures(parts: Parts, control: ControlState) -> dict[str, Any]:
         "oldest_unprocessed_event_age_seconds": oldest,
         "dead_letters": dead_letters.count(parts.broker, parts.names),
         **counters,
+        "kept_out": {"documents": len(kept_out.documents), "sources": sorted(kept_out.sources)},
         "generation": None if live is None else _described(live),
         "generations": {one.id: one.state for one in control.followed},
         "verified": _verified(parts, control),

@@ -59,6 +59,8 @@ def forget(
     """
     if sum((bool(keys), source is not None, receipt is not None)) != 1:
         raise ConfigError("which documents?", "give their keys, or --source ID, or --receipt FILE")
+    if lift and receipt is not None:
+        raise ConfigError("--lift takes no receipt", "give the keys that it names, or --source ID")
     config = configuration(config_file, state)
     configure_logs(config)
     given: dict[str, Any] = {"action": "lift" if lift else "forget", "wait": wait, "take_over": take_over}
@@ -166,7 +168,7 @@ def _show(made: Mapping[str, Any]) -> None:
     for place in made["places"]:
         until = f", until {place['until']}" if place["until"] else ""
         found = f"{place['found']} left" if place["state"] != "gone" else "gone"
-        note = f" ({printable(place['note'])})" if place["note"] else ""
-        click.echo(f"{place['place']:<18} {printable(place['name'])}: {found}{until}{note}")
+        note = f" ({place['note']})" if place["note"] else ""
+        click.echo(printable(f"{place['place']:<18} {place['name']}: {found}{until}{note}"))
     latest = f", the last of it by {made['latest']}" if made["latest"] else ""
-    click.echo(f"{'state':<18} {made['state']}{latest}")
+    click.echo(printable(f"{'state':<18} {made['state']}{latest}"))

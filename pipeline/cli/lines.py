@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Final
 
 from pipeline.broker.topics import chunks_topic
+from pipeline.cli import clearing
 from pipeline.cli.assembly import Followed, Models, Parts, collection_of
 from pipeline.cli.crew import Crew
 from pipeline.deadline import Deadline
@@ -24,10 +25,19 @@ from pipeline.embedding.generation import chunker
 from pipeline.embedding.models import located, tokenizer_of
 from pipeline.embedding.paced import PacedEmbedder
 from pipeline.embedding.recent import RecentVectors
-from pipeline.errors import Backpressure, CollectionMissing, ConfigError, Fatal, FingerprintMismatch, Transient
+from pipeline.errors import (
+    Backpressure,
+    CollectionMissing,
+    ConfigError,
+    Fatal,
+    FingerprintMismatch,
+    NotAllowed,
+    Transient,
+)
 from pipeline.generations import operator, transitions
 from pipeline.generations.control import FOLLOWED, UNDER_WAY, ControlState, Generation
 from pipeline.ports import Collection as StoredCollection
+from pipeline.ports import Publisher
 from pipeline.records import STAGES, Stage
 from pipeline.specs import GenerationSpec
 from pipeline.stages.chunk import ChunkStage
@@ -51,6 +61,8 @@ _RETRY_SECONDS: Final = 15.0
 _BUILDING_DRAIN_SECONDS: Final = 2.0
 #: Beyond the drain: the last commit and leaving the group.
 _END_SECONDS: Final = 15.0
+#: For a publisher to let go of its connections: what it was given has been published.
+_CLOSE_SECONDS: Final = 2.0
 
 
 class Line:
@@ -71,6 +83,7 @@ class Line:
         self.workers: dict[Stage, Worker] = {}
         self.crew = Crew(threading.Event())
         self._parts = parts
+        self._publishers: list[Publisher] = []
         self.follow(generation)
         parts.broker.ensure_topics([chunks_topic(parts.names, self.spec.id, parts.config.pipeline)])
         made: dict[Stage, ChunkStage | EmbedStage] = {}
@@ -119,13 +132,22 @@ class Line:
     def end(self) -> bool:
         """Drain, commit and leave the groups; False if that took too long."""
         drain = _BUILDING_DRAIN_SECONDS if self.building else self._parts.config.work.drain_seconds
-        return self.crew.end(Deadline.after(drain + _END_SECONDS))
+        ended = self.crew.end(Deadline.after(drain + _END_SECONDS))
+        if ended:  # else a thread may still publish
+            for publisher in self._publishers:
+                publisher.close(Deadline.after(_CLOSE_SECONDS))
+        return ended
 
     def _worker(self, stage: Stage, made: ChunkStage | EmbedStage) -> Worker:
         parts, names, id = self._parts, self._parts.names, self.spec.id
         topic = names.documents(parts.config.pipeline.epoch) if stage == "chunk" else names.chunks(id)
         consumer = parts.broker.consumer(names.group(stage, id), [topic], stage)
         return Worker(consumer, made, self._limits(), parts.health, parts.metrics, generation=id)
+
+    def _publisher(self, client: str) -> Publisher:
+        """One that ends with this line: a process may see many generations come and go."""
+        self._publishers.append(self._parts.broker.publisher(client))
+        return self._publishers[-1]
 
     def _chunk_stage(self) -> ChunkStage:
         parts, config, names, spec = self._parts, self._parts.config, self._parts.names, self.spec
@@ -137,7 +159,7 @@ class Line:
             )
         return ChunkStage(
             parts.broker,
-            parts.broker.publisher("chunk"),
+            self._publisher("chunk"),
             names,
             spec,
             config.pipeline.epoch,
@@ -156,7 +178,7 @@ class Line:
         return EmbedStage(
             collection,
             lambda items: embed_all(embedder, items, embed.batch_tokens, embed.batch_items, observe),
-            parts.broker.publisher("embed"),
+            self._publisher("embed"),
             names,
             EmbedLimits(
                 documents=embed.gather_documents,
@@ -237,6 +259,7 @@ class Lines:
         self._next_sample = 0.0
         self._next_alias = 0.0
         self._next_left = 0.0
+        self._may_remove = True
         self._over: frozenset[str] = frozenset()
         self._clean: set[str] = set()
 
@@ -397,11 +420,15 @@ class Lines:
 
     def _fail(self, generation: Generation, error: Fatal) -> None:
         log.error("generation failed", extra={"generation": generation.id, "error": str(error)})
-        operator.operate(
-            self._parts.broker,
-            self._parts.names,
-            lambda state: transitions.fail(state, generation.id, time.time(), str(error)),
-        )
+        try:
+            operator.operate(
+                self._parts.broker,
+                self._parts.names,
+                lambda state: transitions.fail(state, generation.id, time.time(), str(error)),
+            )
+        except NotAllowed:
+            # A worker need not have the right to decide; an operator sees why it is not ready.
+            self._wait_with(generation, error)
         if generation.id in self._lines:
             self._end(generation.id)
 
@@ -436,7 +463,11 @@ class Lines:
             store.build_index(collection)
 
     def _remove_left(self, state: ControlState) -> None:
-        """A line that began late may have made again what a clean-up had removed; nobody else would."""
+        """A line that began late may have made again what a clean-up had removed; nobody else would. Only
+        where the store is worked with anyway: a chunk worker needs no key for it.
+        """
+        if "embed" not in self._stages or not self._may_remove:
+            return
         over = [one for one in state.generations.values() if one.state in ("aborted", "retired")]
         now, known = time.monotonic(), self._over
         self._over = frozenset(one.id for one in over)
@@ -448,18 +479,18 @@ class Lines:
         parts, names = self._parts, self._parts.names
         there = {*parts.store.names(names.root), *parts.broker.topics(names.root)}
         for one in over:
-            collection, topic = names.collection(one.id), names.chunks(one.id)
-            groups = {"chunk": names.documents(parts.config.pipeline.epoch), "embed": topic}
-            if one.id in self._lines or (one.id in self._clean and not there & {collection, topic}):
+            own = {names.collection(one.id), names.chunks(one.id)}
+            if one.id in self._lines or (one.id in self._clean and not there & own):
                 continue
-            committed = any(parts.broker.committed(names.group(stage, one.id), groups[stage]) for stage in STAGES)
-            if not committed and not there & {collection, topic}:
-                self._clean.add(one.id)  # its groups are not asked for again
-                continue
-            for stage in STAGES:
-                parts.broker.delete_group(names.group(stage, one.id))  # refused while somebody is in it
-            parts.store.drop(collection)
-            parts.broker.delete_topics([topic])
+            try:
+                if clearing.remains(parts, one.id, there):
+                    clearing.clear(parts, one.id, Deadline.after(0.0))  # refused while somebody is in its groups
+                else:
+                    self._clean.add(one.id)  # its groups are not asked for again
+            except NotAllowed as error:
+                log.info("what is left of old generations is for an operator to remove", extra={"error": str(error)})
+                self._may_remove = False
+                return
 
     def _describe(self, state: ControlState) -> None:
         info = self._parts.metrics.generation_info

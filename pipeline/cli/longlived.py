@@ -40,7 +40,7 @@ class Process:
 
 @contextmanager
 def long_lived(
-    client: str, config_file: Path | None, state: Path | None, *, answers: bool = False
+    client: str, config_file: Path | None, state: Path | None, *, answers: bool = False, stores: bool = True
 ) -> Iterator[Process]:
     """Begin and end a long-lived process; an outage at its start is waited out, not-ready.
 
@@ -49,6 +49,7 @@ def long_lived(
         config_file: see :func:`pipeline.cli.options.configuration`.
         state: the same.
         answers: routes will be mounted that not everybody may ask.
+        stores: it works with the store; one that does not needs no key for it, nor a way to it.
 
     Raises:
         ConfigError: the pipeline is an embedded one, which admits one process; or other machines
@@ -74,7 +75,8 @@ def long_lived(
         try:
             parts = patience.until_done("broker", lambda: open_parts(config, client, health, metrics))
             ending.callback(parts.close)
-            patience.until_done("store", parts.store.check)
+            if stores:
+                patience.until_done("store", parts.store.check)
             yield Process(parts, Crew(stop), server, patience)
         except (Transient, Backpressure):
             if not stop.is_set():

@@ -49,8 +49,10 @@ _COMMANDS: Final = {
     "migrate": ("migrate", "migrate", "Change the model or the chunking: live, proven, undone in a second."),
     "verify": ("verify", "verify", "Prove that the store equals the log, and repair what does not."),
     "dead-letters": ("dead_letters", "dead_letters", "List, show, replay or drop what failed for good."),
+    "explain": ("explain", "explain", "The life of one document: log, generations, dead letters."),
     "forget": ("forget", "forget", "Delete documents everywhere, prove it, and keep them out."),
     "receipt": ("forget", "receipt", "Check the receipt of what was forgotten."),
+    "gc": ("gc", "gc", "Remove what nothing needs any more; a dry run by default."),
     "config": ("config", "config", "Check the configuration and show what is in effect."),
 }
 

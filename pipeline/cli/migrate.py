@@ -285,7 +285,8 @@ def gate_lines(found: Mapping[str, Any]) -> list[str]:
         ]
         if quality["why"]:
             lines += [
-                f"  worse: {one['measure']} {one['old']:.2f} -> {one['new']:.2f}  {printable(one['text'][:100])}"
+                f"  worse: {one['measure']} {one['old']:.2f} -> {one['new']:.2f}"
+                f"  {printable(one['text'][:100] or ', '.join(one['relevant']))}"
                 for one in quality["worst"]
             ]
     why = "passed" if found["ok"] else "refused: " + "; ".join(found["why"])

@@ -6,7 +6,6 @@ and the plan. So a command that is killed leaves nothing but a report that nobod
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +16,8 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from pipeline.chunking.documents import Chunk
-from pipeline.cli.assembly import Followed, Models, Parts
+from pipeline.cli import clearing
+from pipeline.cli.assembly import Followed, Models, Parts, same_log
 from pipeline.cli.figures import lag_of
 from pipeline.cli.planning import plan
 from pipeline.cli.tasks import Task, Tasks
@@ -26,11 +26,11 @@ from pipeline.deadline import Deadline
 from pipeline.embedding.generation import chunker, generation_spec
 from pipeline.embedding.models import located, tokenizer_of
 from pipeline.errors import (
-    BrokerUnavailable,
     CollectionMissing,
     ConfigError,
     Fatal,
     GateRefused,
+    LogDiverged,
     Refused,
     Transient,
     VectideError,
@@ -40,7 +40,6 @@ from pipeline.generations.control import UNDER_WAY, ControlState, Generation
 from pipeline.generations.known_items import known_items
 from pipeline.generations.quality import Ask, Comparison, labelled, matching, read_qrels, read_queries, unlabelled
 from pipeline.ports import Collection
-from pipeline.records import STAGES
 from pipeline.search.searcher import Searcher
 from pipeline.specs import GenerationSpec
 
@@ -48,7 +47,6 @@ log = logging.getLogger(__name__)
 
 #: Workers look at control four times a second and drain for as long as they are configured to.
 _LEAVE_SECONDS: Final = 60.0
-_LEAVE_POLL_SECONDS: Final = 0.3
 #: A command that asks over HTTP waits for a minute.
 _SWITCH_SECONDS: Final = 40.0
 _SEED: Final = 1
@@ -245,13 +243,13 @@ class Migrations:
         except CollectionMissing:
             raise Transient(f"no worker has begun to build generation {target.id}") from None
         report = self._report(target, live, collection, served, given, task)
-        found = report.as_json()
+        found, kept = report.as_json(), report.as_json(drawn=False)
         if report.ok:
-            self._operate(lambda now: transitions.pass_gate(now, target.id, target.transitions, time.time(), found))
+            self._operate(lambda now: transitions.pass_gate(now, target.id, target.transitions, time.time(), kept))
         elif not report.not_yet:
             self._operate(
                 lambda now: transitions.refuse_gate(
-                    now, target.id, target.transitions, time.time(), "; ".join(report.why), found
+                    now, target.id, target.transitions, time.time(), "; ".join(report.why), kept
                 )
             )
         # What it wrote itself is one more; whoever came between is found by it.
@@ -287,6 +285,7 @@ class Migrations:
         task: Task,
     ) -> gate.Report:
         parts = self._parts
+        same_log(parts)
         return gate.examine(
             parts.broker,
             parts.names,
@@ -372,6 +371,8 @@ class Migrations:
         try:
             ends = {partition: one.end for partition, one in parts.broker.offsets(topic).items()}
             behind = gate.caught_up(parts.broker, parts.names, generation.id, topic, ends, seconds)
+        except LogDiverged:
+            raise
         except Fatal as error:
             raise Refused(f"nothing of generation {generation.id} is there: {error}", "build it first") from None
         if behind:
@@ -407,32 +408,10 @@ class Migrations:
         return {"generation": id, **self._cleared(str(id))}
 
     def _cleared(self, id: str) -> dict[str, Any]:
-        """Remove what a generation has in Kafka and in the store; again and again until all is gone."""
-        parts, names = self._parts, self._parts.names
-        collection, topic = names.collection(id), names.chunks(id)
-        points = size = 0
-        with contextlib.suppress(CollectionMissing):  # another clean-up was faster
-            opened = parts.store.open(collection)
-            points = opened.count_chunks() + sum(opened.count_heads().values())
-            size = parts.store.size(collection)
-        self._left(id)
-        parts.store.drop(collection)
-        parts.broker.delete_topics([topic])
+        """Remove what a generation has in Kafka and in the store, once its workers have left."""
+        points, size = clearing.stored(self._parts, id)
+        clearing.clear(self._parts, id, Deadline.after(_LEAVE_SECONDS))
         return {"points": points, "bytes": size}
-
-    def _left(self, id: str) -> None:
-        """Wait until no worker is in the generation's groups, then forget the groups."""
-        deadline = Deadline.after(_LEAVE_SECONDS)
-        for stage in STAGES:
-            group = self._parts.names.group(stage, id)
-            while True:
-                try:
-                    self._parts.broker.delete_group(group)
-                    break
-                except BrokerUnavailable:
-                    if deadline.expired:
-                        raise
-                    time.sleep(_LEAVE_POLL_SECONDS)
 
     # -------------------------------------------------------------------- private
 

@@ -14,6 +14,7 @@ from pipeline.cli.verifications import told
 from pipeline.cli.verifying import Examination, Wanted
 from pipeline.embedding.paced import PacedEmbedder
 from pipeline.generations.control import FOLLOWED
+from pipeline.generations.gate import CATCHING_UP
 from pipeline.stages.pace import SMALL_TOKENS
 from pipeline.verification.patrol import Pacer, Patrol, Round, Stopped
 from pipeline.verification.published import last_verified
@@ -48,6 +49,8 @@ def patrol_of(parts: Parts, control: Followed, models: Models, lines: Lines) -> 
         def at(phase: str, done: int, whole: int) -> None:
             if stop.is_set():
                 raise Stopped("the process is ending")
+            if phase == CATCHING_UP:
+                pacer.rested()
 
         @contextmanager
         def turn() -> Iterator[None]:

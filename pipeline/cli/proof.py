@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
+from connectors.state import says_published
 from pipeline.cli import traces
 from pipeline.cli.assembly import Parts
 from pipeline.cli.receipts import moment
@@ -50,14 +51,13 @@ class Place:
         }
 
 
-def look(parts: Parts, state: ControlState, wanted: Wanted, files: Mapping[str, str | None]) -> Iterator[Place]:
+def look(parts: Parts, state: ControlState, wanted: Wanted) -> Iterator[Place]:
     """Every place, one after the other.
 
     Args:
         parts: broker and store, open.
         state: what ``control`` says.
         wanted: which documents.
-        files: what has files on this machine, and why they were not purged (None: they were).
 
     Raises:
         BrokerUnavailable, StoreUnavailable: no answer; look again.
@@ -68,8 +68,7 @@ def look(parts: Parts, state: ControlState, wanted: Wanted, files: Mapping[str, 
     yield _letters(parts, wanted)
     yield _documents(parts, wanted)
     yield _connector_state(parts, wanted)
-    for name, why in sorted(files.items()):
-        yield Place("files", name, "gone" if why is None else "waiting", 0, note=why or "written anew")
+    yield _control(parts, state, wanted)
 
 
 def standing(places: Sequence[Place]) -> tuple[Standing, float | None]:
@@ -115,6 +114,9 @@ def _letters(parts: Parts, wanted: Wanted) -> Place:
     found, life = traces.letters(parts, wanted), parts.broker.lifetime(topic)
     if found.standing:
         return Place("dead letters", topic, "pending", found.lying, note=f"{len(found.standing)} are not resolved")
+    if found.unread:
+        note = f"{found.unread} letters cannot be read: nobody knows whose they are"
+        return Place("dead letters", topic, "waiting", found.lying, note=note)
     if not found.lying:
         return Place("dead letters", topic, "gone")
     dates = [
@@ -125,7 +127,7 @@ def _letters(parts: Parts, wanted: Wanted) -> Place:
         )
         if date is not None
     ]
-    return Place("dead letters", topic, "waiting", found.lying, min(dates, default=None), "resolved")
+    return Place("dead letters", topic, "waiting", found.lying, min(dates, default=None), f"resolved; {_QUIET}")
 
 
 def _documents(parts: Parts, wanted: Wanted) -> Place:
@@ -147,31 +149,53 @@ def _documents(parts: Parts, wanted: Wanted) -> Place:
         return Place("documents topic", topic, "pending", count, note="the last record is no delete")
     lag = parts.broker.lifetime(topic).superseded
     if lag is None:
-        return Place("documents topic", topic, "waiting", count, note="no max.compaction.lag.ms: no date can be told")
+        return Place(
+            "documents topic", topic, "waiting", count, note=f"no max.compaction.lag.ms: no date can be told; {_BEGUN}"
+        )
     until = max(deleted[key] for key in texts) + lag
-    return Place("documents topic", topic, "waiting", count, until, _QUIET if until < time.time() else "")
+    overdue = f"{_OVERDUE}; " if until < time.time() else ""
+    return Place("documents topic", topic, "waiting", count, until, f"{overdue}{_BEGUN}; {_QUIET}")
 
 
 def _connector_state(parts: Parts, wanted: Wanted) -> Place:
     """A digest of the text that was published, which is no text and goes in the same way."""
     topic = parts.names.connector_state
-    values: dict[bytes, list[bytes | None]] = {}
-    last = 0.0
+    digests = 0
+    last: dict[bytes, bool] = {}
+    written = 0.0
     for record in traces.records(parts, topic, wanted):
-        values.setdefault(record.key or b"", []).append(record.value)
-        last = max(last, record.timestamp)
-    digests = sum(b'"forgotten"' not in (value or b'"forgotten"') for found in values.values() for value in found)
+        published = says_published(record.value)
+        digests += published
+        last[record.key or b""] = published
+        written = max(written, record.timestamp)
     if not digests:
         return Place("connector state", topic, "gone")
-    if any(found[-1] is not None and b'"forgotten"' not in (found[-1] or b"") for found in values.values()):
+    if any(last.values()):
         return Place("connector state", topic, "pending", digests, note="its last word is that it is published")
     lag = parts.broker.lifetime(topic).superseded
-    until = None if lag is None else last + lag
-    return Place("connector state", topic, "waiting", digests, until, "digests, no text")
+    until = None if lag is None else written + lag
+    return Place("connector state", topic, "waiting", digests, until, f"digests, no text; {_QUIET}")
 
 
-#: Kafka closes a segment when a record comes: nothing came.
-_QUIET = "overdue: a quiet partition; forget it again, which writes a record there"
+def _control(parts: Parts, state: ControlState, wanted: Wanted) -> Place:
+    """Queries of a gate that were drawn from the documents: the history has their keys only."""
+    count = 0
+    for entry in state.history:
+        quality = entry.details.get("quality")
+        if isinstance(quality, Mapping) and not quality["labelled"]:
+            count += sum(
+                bool(lost["text"]) and any(wanted.has(traces.key_of(key).to_bytes()) for key in lost["relevant"])
+                for lost in quality["worst"]
+            )
+    note = "a gate's report quotes it, which an earlier build wrote" if count else ""
+    return Place("control", parts.names.control, "pending" if count else "gone", count, note=note)
+
+
+#: Kafka closes a segment when a record comes.
+_QUIET: Final = "a quiet partition keeps it until its next record"
+_OVERDUE: Final = "overdue: nothing came; forget it again, which writes a record there"
+#: Its workers read the text before they read the delete, and their chunks topic has it until they are past.
+_BEGUN: Final = "in no index, unless a generation is begun before then"
 
 
 def _places(records: Iterator[Record]) -> Iterator[tuple[int, int]]:

@@ -18,6 +18,14 @@ FORMAT: Final = "vectide-receipt"
 VERSION: Final = 1
 
 _SIGNATURE: Final = "signature"
+_PLACE: Final[Mapping[str, Any]] = {
+    "place": str,
+    "name": str,
+    "state": str,
+    "note": str,
+    "found": int,
+    "until": str | None,
+}
 
 
 def signed(content: Mapping[str, Any], key: bytes | None) -> dict[str, Any]:
@@ -39,7 +47,7 @@ def check(receipt: Mapping[str, Any], key: bytes | None) -> str:
     content = {name: value for name, value in receipt.items() if name != _SIGNATURE}
     signature = receipt[_SIGNATURE]
     right = signed(content, key)[_SIGNATURE]
-    if not hmac.compare_digest(str(signature["sha256"]), right["sha256"]):
+    if not _same(signature["sha256"], right["sha256"]):
         raise Fatal("the receipt was changed since it was written", "get the original from where it is kept")
     theirs = signature.get("hmac_sha256")
     if key is None:
@@ -48,9 +56,25 @@ def check(receipt: Mapping[str, Any], key: bytes | None) -> str:
         raise ConfigError("the receipt is signed, and there is no key", "set VECTIDE_RECEIPT_KEY or receipt_key_file")
     if theirs is None:
         raise Fatal("the receipt is not signed, and there is a key", "anybody can have written it")
-    if not hmac.compare_digest(str(theirs), right["hmac_sha256"]):
+    if not _same(theirs, right["hmac_sha256"]):
         raise Fatal("the receipt is signed with another key, or forged", "check it with the key that signed it")
     return "signed"
+
+
+def _same(theirs: object, right: str) -> bool:
+    return hmac.compare_digest(str(theirs).encode("utf-8", "surrogatepass"), right.encode())
+
+
+def _typed(found: Mapping[str, Any], types: Mapping[str, Any]) -> bool:
+    return all(isinstance(found[name], type_) for name, type_ in types.items())
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; what is said twice means one thing to one reader and another to the next."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is given twice")
+    return found
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -60,16 +84,23 @@ def read(path: Path) -> dict[str, Any]:
         ConfigError: it is none.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        whole = found["format"] == FORMAT and isinstance(found[_SIGNATURE]["sha256"], str)
+        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        if found["format"] == FORMAT and type(found["version"]) is int and found["version"] > VERSION:
+            raise ConfigError(f"{path} is a receipt of version {found['version']}", "upgrade vectide")
+        whole = (
+            (found["format"], found["version"]) == (FORMAT, VERSION)
+            and isinstance(found[_SIGNATURE]["sha256"], str)
+            and _typed(found, {"state": str, "latest": str | None, "kept_out": bool})
+            and all(_typed(one, {"id": str, "deletes": int}) for one in found["requests"])
+            and all(_typed(one, _PLACE) for one in found["places"])
+        )
+        canonical_json(found)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", "give a receipt that `vectide forget` wrote") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole:
         raise ConfigError(f"{path} is no receipt of vectide", "give one that `vectide forget --out` wrote")
-    if found["version"] > VERSION:
-        raise ConfigError(f"{path} is a receipt of version {found['version']}", "upgrade vectide")
     return dict(found)
 
 

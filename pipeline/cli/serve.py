@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,7 +14,8 @@ from pipeline.cli.longlived import long_lived
 from pipeline.cli.operations import Operations
 from pipeline.cli.options import configured
 from pipeline.cli.process import Pulse, attend, follow, reporter
-from pipeline.errors import CollectionMissing, Transient
+from pipeline.errors import CollectionMissing, Refused, Transient
+from pipeline.observe.http import Route
 from pipeline.search.service import SearchService
 
 
@@ -27,9 +30,11 @@ def serve(config_file: Path | None, state: Path | None) -> None:
         search = search_service(parts, control, models, alone=True)
         process.patience.until_done("store", lambda: _warm(search))
         operations = Operations(parts, control, search, models)
-        for (method, path), route in operations.routes().items():
-            if path not in ("/migrate", "/verify", "/erasure"):  # who may search may not retire, repair or forget
-                process.server.mount(method, path, route)
+        # By name: what operations learn to do is not for those who may search. They may look at dead letters.
+        routes = operations.routes()
+        for method, path in (("POST", "/search"), ("GET", "/status")):
+            process.server.mount(method, path, routes[method, path])
+        process.server.mount("POST", "/dead-letters", _looked_at(routes["POST", "/dead-letters"]))
         report = reporter(parts.broker, parts.names, "serve", "", parts.health, parts.metrics)
         process.crew.start("search", lambda stop: follow(search, parts.health, stop))
         process.crew.start("pulse", Pulse([report.tick]).run)
@@ -40,6 +45,17 @@ def serve(config_file: Path | None, state: Path | None) -> None:
             report.end()
             operations.close()
             control.close()
+
+
+def _looked_at(dead_letters: Route) -> Route:
+    """Lists and shows dead letters; to resolve them is an operator's."""
+
+    def answer(arguments: Mapping[str, Any]) -> Any:
+        if arguments.get("action") not in ("list", "show"):
+            raise Refused("here dead letters are listed and shown", "replay or drop them with `vectide dead-letters`")
+        return dead_letters(arguments)
+
+    return answer
 
 
 def _warm(search: SearchService) -> None:

@@ -44,6 +44,10 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("generation", "none yet" if generation is None else f"{generation['id']} ({generation['model']})"),
     ]
     rows += [("verified", f"{id}: {_verified(one)}") for id, one in found["verified"].items()]
+    kept_out = found["kept_out"]
+    if kept_out["documents"] or kept_out["sources"]:
+        whole = "".join(f", all of {printable(source)}" for source in kept_out["sources"])
+        rows.append(("kept out", f"{kept_out['documents']} forgotten documents{whole}"))
     for worker in found["workers"]:
         state = "ready" if worker["ready"] else f"not ready: {worker['why']}"
         rows.append((f"worker {worker['role']}", f"{worker['worker']} {state}"))

@@ -12,7 +12,7 @@ from pipeline.broker.partitioner import partition_of
 from pipeline.broker.reading import to_the_end
 from pipeline.cli.assembly import Parts
 from pipeline.codec import decode_chunked, decode_dead_letter
-from pipeline.errors import CollectionMissing, Fatal, ForeignCollection, NewerSchema, Poison
+from pipeline.errors import CollectionMissing, ConfigError, ForeignCollection, NewerSchema, Poison
 from pipeline.identity import DocumentKey
 from pipeline.points import Head
 from pipeline.ports import Collection, Record
@@ -86,6 +86,8 @@ class Letters:
     """Letters with a record that can still be read, resolved or not."""
     last: float
     """When the last of these was written; 0: there is none."""
+    unread: int = 0
+    """Letters that cannot be read: nobody knows whose they are."""
 
 
 def letters(parts: Parts, wanted: Wanted) -> Letters:
@@ -97,18 +99,21 @@ def letters(parts: Parts, wanted: Wanted) -> Letters:
     topic = parts.names.dead_letters
     standing: dict[str, DeadLetter] = {}
     lying, last = 0, 0.0
+    unread: set[bytes] = set()
     with closing(to_the_end(parts.broker.reader(topic), topic, _LARGE_PAGE, _STALL_SECONDS)) as pages:
         for record in chain.from_iterable(pages):
             try:
                 letter = decode_dead_letter(record)
             except (Poison, NewerSchema):
-                continue  # not ours, or not for us to read
+                unread.add(record.key or b"")  # not ours, or not for us to read
+                continue
+            unread.discard(record.key or b"")
             if letter is None:
                 standing.pop((record.key or b"").decode(errors="replace"), None)
             elif wanted.has(letter.record_key):
                 standing[letter.id] = letter
                 lying, last = lying + 1, record.timestamp
-    return Letters(standing, lying, last)
+    return Letters(standing, lying, last, len(unread))
 
 
 def collections(parts: Parts) -> Iterator[Collection]:
@@ -160,13 +165,13 @@ def key_of(text: str) -> DocumentKey:
     """A key as people write it.
 
     Raises:
-        Fatal: it is none.
+        ConfigError: it is none.
     """
     try:
         key = DocumentKey.from_text(text)
         key.to_bytes()
     except Poison as error:
-        raise Fatal(f"{text!r} is no document key: {error.detail}", "keys are source:path") from None
+        raise ConfigError(f"{text!r} is no document key: {error.detail}", "keys are source:path") from None
     return key
 
 

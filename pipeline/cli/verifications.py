@@ -89,6 +89,10 @@ class Verifications:
 def told(parts: Parts, report: Mapping[str, Any], by: Any) -> Verified:
     """Say it to ``status``; that it cannot be said is no reason to fail."""
     looked, whole = report["sample"], report["full"]
+    findings = {kind: one["count"] for kind, one in report["findings"].items() if one["count"]}
+    if looked and looked["wrong"] and not findings:
+        # A document that was written between its chunk's look and its own: the sample is all that tells of it.
+        findings = {"wrong vector": looked["wrong"]}
     verified = Verified(
         generation=report["generation"],
         at=time.time(),
@@ -96,7 +100,7 @@ def told(parts: Parts, report: Mapping[str, Any], by: Any) -> Verified:
         by=by,
         ok=bool((report["again"] or report)["ok"]),
         documents=report["documents"],
-        findings={kind: one["count"] for kind, one in report["findings"].items() if one["count"]},
+        findings=findings,
         vectors=whole["chunks"] if whole else looked["chunks"] if looked else 0,
         repaired=sum((report["repaired"] or {"documents": {}})["documents"].values()),
     )

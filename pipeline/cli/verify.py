@@ -13,7 +13,7 @@ from pipeline.cli.access import reached
 from pipeline.cli.awaiting import awaited
 from pipeline.cli.options import as_json, configuration, configure_logs, configured, print_json
 from pipeline.cli.tasks import raised
-from pipeline.errors import ConfigError
+from pipeline.errors import UNAVAILABLE, ConfigError
 from pipeline.observe.logs import printable
 
 #: Exit codes beside those of errors.
@@ -31,7 +31,7 @@ _SHOWN: Final = 3
 @click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Embed N random chunks again.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of --sample.  [default: any; it is shown]")
 @click.option("--source", is_flag=True, help="Also hold the log against the sources that this machine can reach.")
-@click.option("--strict", is_flag=True, help="Incomplete, failed and omitted documents count as findings.")
+@click.option("--strict", is_flag=True, help="What is not wholly served, or counted and not explained, is a finding.")
 @click.option(
     "--wait",
     type=click.IntRange(min=0),
@@ -60,7 +60,8 @@ def verify(
     Counts alone show whether documents, versions, chunk lists, metadata and filter fields are right;
     texts and vectors are looked at with --sample or --full. docs/verification.md says what is proven.
 
-    Exit codes: 0 equal (after --fix: by now), 11 different, 4 the log has lost records, 7 not caught up.
+    Exit codes: 0 equal (after --fix: by now), 11 different, 4 the log has lost records, 7 not caught up, or
+    no source could be looked at.
     """
     if full and sample:
         raise ConfigError("--full and --sample exclude each other", "--full embeds every text again")
@@ -87,6 +88,8 @@ def verify(
             click.echo(line)
     if found["ahead"]:
         raise click.exceptions.Exit(_AHEAD)
+    if found["unreached"] and (found["again"] or found)["ok"]:
+        raise click.exceptions.Exit(UNAVAILABLE)
     if not found["equal"]:
         raise click.exceptions.Exit(DIFFERS)
 
@@ -108,6 +111,8 @@ def report_lines(found: Mapping[str, Any]) -> Iterator[str]:
         full = found["full"]
         resumed = ", begun by one that was killed" if full["resumed"] else ""
         yield f"every point   {full['documents']} documents, {full['chunks']} chunks embedded again{resumed}"
+        if full["unchecked"]:
+            yield f"              of {full['unchecked']} only the texts: the model cannot embed them here"
         if full["more"]:
             yield f"              {full['more']} more findings were not kept over a kill: verify again after the repair"
     for one in found["sources"] or ():
@@ -124,7 +129,7 @@ def _compared(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _kinds("findings", found["findings"])
     if found["unexplained"] and found["ok"]:
         yield f"  {found['unexplained']} counts are explained by no document: written meanwhile, or points that carry"
-        yield "  other cells than their own; --full reads every point"
+        yield "  other cells than their own (--strict calls that different)"
 
 
 def _kinds(title: str, findings: Mapping[str, Any]) -> Iterator[str]:
@@ -157,15 +162,27 @@ def _repaired(repaired: Mapping[str, Any], again: Mapping[str, Any]) -> Iterator
     for one in repaired["left"][:_SHOWN]:
         yield f"  left: {printable(one)}"
     yield from _kinds("verified again", again["findings"])
+    if again["sample"]:
+        yield f"{'':<14}{again['sample']['statement']}"
+
+
+def _remedy(found: Mapping[str, Any]) -> str:
+    again = found["again"]
+    if again and again["sample"] and again["sample"]["wrong"]:
+        return "; a sample mends only the documents that it meets: --full --fix mends them all"
+    return "" if found["repaired"] else "; --fix repairs the collection"
 
 
 def _verdict(found: Mapping[str, Any]) -> str:
+    if found["unreached"] and (found["again"] or found)["ok"]:
+        return "the collection equals the log; no source could be looked at"
     if found["ahead"]:
         return (
             "the store knows versions that the log does not have: the log has lost records; restore it, or start a "
             "new epoch and a new generation from it"
         )
     if not found["equal"]:
-        mend = "" if found["repaired"] else "; --fix repairs the collection"
-        return f"different{mend}"
-    return "the collection equals the log" + (", after the repair" if found["repaired"] else "")
+        return f"different{_remedy(found)}"
+    unexplained = (found["again"] or found)["unexplained"]
+    but = f", but for {unexplained} counts that no document explains" if unexplained else ""
+    return "the collection equals the log" + (", after the repair" if found["repaired"] else "") + but

@@ -44,7 +44,7 @@ def embed(generation: str | None, config_file: Path | None, state: Path | None) 
 
 
 def _work(stage: Stage, only: str | None, config_file: Path | None, state: Path | None) -> None:
-    with long_lived(f"work-{stage}", config_file, state) as process:
+    with long_lived(f"work-{stage}", config_file, state, stores=stage == "embed") as process:
         parts = process.parts
         known = process.patience.until_done("broker", lambda: founded(parts))
         if only is not None and only not in {one.id for one in known.followed}:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pipeline.chunking.documents import Chunk
-from pipeline.errors import Transient
+from pipeline.errors import LogDiverged, Transient
 from pipeline.generations.quality import Comparison
 from pipeline.naming import Names
 from pipeline.ports import Broker, Collection
@@ -27,6 +27,9 @@ _POLL_SECONDS: Final = 0.1
 #: A hundred million points take a server some hours.
 _INDEX_SECONDS: Final = 6 * 3600.0
 _INDEX_POLL_SECONDS: Final = 0.5
+
+#: The phase in which nothing is done.
+CATCHING_UP: Final = "catching up"
 
 OnPhase = Callable[[str, int, int], None]
 """Which part of the gate it is at, how far of how much (0 of 0: unknown)."""
@@ -56,8 +59,8 @@ class Report:
         """It may be searched."""
         return not self.why
 
-    def as_json(self) -> dict[str, Any]:
-        """For ``--json`` and the history."""
+    def as_json(self, *, drawn: bool = True) -> dict[str, Any]:
+        """For ``--json`` and the history; ``drawn``: see :meth:`Comparison.as_json`."""
         return {
             "generation": self.generation,
             "ok": self.ok,
@@ -67,7 +70,7 @@ class Report:
             "caught_up": dict(self.caught_up),
             "verification": None if self.verification is None else dict(self.verification),
             "live_unserved": self.live_unserved,
-            "quality": None if self.quality is None else self.quality.as_json(),
+            "quality": None if self.quality is None else self.quality.as_json(drawn=drawn),
         }
 
 
@@ -132,7 +135,14 @@ def examine(
         )
 
     with verify(
-        broker, topic, epoch, collection, ends, chunk, lambda step, done, whole: at(f"verifying {step}", done, whole)
+        broker,
+        topic,
+        epoch,
+        collection,
+        ends,
+        chunk,
+        lambda step, done, whole: at(f"verifying {step}", done, whole),
+        applied=lambda: applied(broker, names, target.id),
     ) as verdict:
         verification = verdict.as_json()
         why = [] if verdict.ok else [_different(verdict)]
@@ -174,6 +184,7 @@ def caught_up(
 
     Raises:
         Transient: no answer.
+        LogDiverged: more was committed than is there.
         Fatal: a topic is not there.
     """
     until = time.monotonic() + wait_seconds
@@ -183,7 +194,7 @@ def caught_up(
         # What the chunk stage made of everything below the ends is below the present ends of its topic.
         wanted = ends if stage == "chunk" else {at: one.end for at, one in broker.offsets(place).items()}
         while missing := _missing(broker, group, place, wanted):
-            on_phase("catching up", 0, missing)
+            on_phase(CATCHING_UP, 0, missing)
             if time.monotonic() > until:
                 return missing
             time.sleep(_POLL_SECONDS)
@@ -193,10 +204,29 @@ def caught_up(
 def _missing(broker: Broker, group: str, topic: str, wanted: Mapping[int, int]) -> int:
     """Records below ``wanted`` that a group has not committed; what is trimmed was committed."""
     committed = broker.committed(group, topic)
-    starts = {partition: one.start for partition, one in broker.offsets(topic).items()}
+    # After what was committed: an end only grows.
+    bounds = broker.offsets(topic)
+    for partition, one in bounds.items():
+        if committed.get(partition, 0) > one.end:
+            raise LogDiverged(
+                f"group {group} has committed offset {committed[partition]} of {topic}[{partition}], which ends at "
+                f"{one.end}: the topic has lost records",
+                "restore it, or start a new epoch and a new generation from it",
+            )
     return sum(
-        max(0, end - committed.get(partition, 0)) for partition, end in wanted.items() if starts[partition] < end
+        max(0, end - committed.get(partition, 0)) for partition, end in wanted.items() if bounds[partition].start < end
     )
+
+
+def applied(broker: Broker, names: Names, generation: str) -> dict[int, int] | None:
+    """By partition, where a generation's embed stage is; None while there are records that it has not committed.
+
+    Raises:
+        Transient: no answer.
+    """
+    topic = names.chunks(generation)
+    ends = {partition: one.end for partition, one in broker.offsets(topic).items()}
+    return None if _missing(broker, names.group("embed", generation), topic, ends) else ends
 
 
 def unserved(heads: Mapping[Any, int]) -> int:

@@ -15,7 +15,7 @@ import json
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -92,6 +92,7 @@ class Lost:
     query: str
     """Its id; of a known item, its number from 1."""
     text: str
+    """Of a known item, words of a document: shown once, and kept nowhere."""
     measure: str
     old: float
     new: float
@@ -102,7 +103,7 @@ class Lost:
     """The most relevant documents."""
 
     def as_json(self) -> dict[str, Any]:
-        """For ``--json`` and the history."""
+        """For ``--json``."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
@@ -131,8 +132,14 @@ class Comparison:
         """False: the new one is worse, or nothing could be compared."""
         return not self.why
 
-    def as_json(self) -> dict[str, Any]:
-        """For ``--json`` and the history."""
+    def as_json(self, *, drawn: bool = True) -> dict[str, Any]:
+        """For ``--json`` and the history.
+
+        Args:
+            drawn: with texts that were drawn from documents; the history must not have them, for it
+                is kept when such a document is forgotten.
+        """
+        worst = self.worst if drawn or self.labelled else tuple(replace(one, text="") for one in self.worst)
         return {
             "labelled": self.labelled,
             "ok": self.ok,
@@ -143,7 +150,7 @@ class Comparison:
             "tolerance": self.tolerance,
             "overlap": self.overlap,
             "measures": [one.as_json() for one in self.measures],
-            "worst": [one.as_json() for one in self.worst],
+            "worst": [one.as_json() for one in worst],
         }
 
 

@@ -33,12 +33,30 @@ def ask(state: ControlState, wanted: Sequence[Request]) -> Sequence[Request]:
 
 
 def joined(state: ControlState, wanted: Request) -> Request | None:
-    """The request that is as good as this one: itself, or an open one that asks for the same."""
+    """The request that is as good as this one: itself, or an open one that asks for the same and was
+    not reversed since: nobody would carry that out once more.
+    """
+    if wanted.id in state.requests:
+        return state.requests[wanted.id]
     for one in state.requests.values():
         same = (one.kind, one.source, set(one.paths)) == (wanted.kind, wanted.source, set(wanted.paths))
-        if one.id == wanted.id or (same and not one.closed):
+        if same and not one.closed and not _reversed(state, one):
             return one
     return None
+
+
+def _reversed(state: ControlState, asked: Request) -> bool:
+    """Whether the opposite was asked later for any of it."""
+    opposite = {"forget": "lift", "lift": "forget"}.get(asked.kind)
+    return any(
+        one.kind == opposite and one.number > asked.number and overlap(one, asked) for one in state.requests.values()
+    )
+
+
+def overlap(one: Request, other: Request) -> bool:
+    """Whether both are about something in common; a whole source and its single documents are not."""
+    same = one.source == other.source and bool(one.paths) == bool(other.paths)
+    return same and (not one.paths or not set(one.paths).isdisjoint(other.paths))
 
 
 def close(state: ControlState, ids: Collection[str], now: float) -> Sequence[Request]:
@@ -80,10 +98,19 @@ def suppressed(state: ControlState) -> Suppressed:
 
 
 def needless(state: ControlState, before: float) -> list[Request]:
-    """Requests that were closed before some moment and have no effect any more."""
+    """Requests that were closed before some moment and have no effect any more; a lift has one as
+    long as what it lifts is there, if only for other documents.
+    """
     effective = suppressed(state)
     kept = {one.id for one in (*effective.documents.values(), *effective.sources.values())}
-    return [one for one in state.requests.values() if 0 < one.closed < before and one.id not in kept]
+    over = [one for one in state.requests.values() if 0 < one.closed < before and one.id not in kept]
+    ids = {one.id for one in over}
+    forgets = [one for one in state.requests.values() if one.kind == "forget" and one.id not in ids]
+    return [
+        one
+        for one in over
+        if one.kind != "lift" or not any(forget.number < one.number and overlap(forget, one) for forget in forgets)
+    ]
 
 
 def refuse_while_collecting(state: ControlState) -> None:

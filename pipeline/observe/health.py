@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from pipeline.masking import without_passwords
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +36,12 @@ class Health:
     Args:
         beat_limit_seconds: a loop that has not beaten for longer is stuck. It must be longer than
             the longest legitimate turn: a commit's timeout plus an embedded store's flush.
+        clock: seconds that only grow.
     """
 
-    def __init__(self, beat_limit_seconds: float = 60.0) -> None:
+    def __init__(self, beat_limit_seconds: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = beat_limit_seconds
+        self._clock = clock
         self._lock = threading.Lock()
         self._beats: dict[str, float] = {}
         self._parts: dict[str, str] = {}
@@ -46,7 +51,7 @@ class Health:
     def beat(self, loop: str) -> None:
         """This loop has come round."""
         with self._lock:
-            self._beats[loop] = time.monotonic()
+            self._beats[loop] = self._clock()
 
     def end(self, loop: str) -> None:
         """This loop has ended on purpose and will not beat again."""
@@ -60,7 +65,7 @@ class Health:
         An outage does not count, whether it is known (not ready) or only silent (nobody could say
         where the loop is): a restart would not end it.
         """
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
             before = self._progress.get(loop)
             excused = not behind or bool(self._parts)
@@ -75,7 +80,7 @@ class Health:
             if ok:
                 self._parts.pop(part, None)
             else:
-                self._parts[part] = why
+                self._parts[part] = without_passwords(why)  # probes are for everybody
 
     def set_started(self) -> None:
         """Everything slow at the start (the model) is done."""
@@ -83,7 +88,7 @@ class Health:
 
     def livez(self) -> Verdict:
         """Not ok: restart this process."""
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
             stuck = {
                 loop: f"no beat for {now - beat:.0f} s"

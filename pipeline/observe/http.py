@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pipeline.errors import UNAVAILABLE, ConfigError, VectideError, exit_code
+from pipeline.masking import without_passwords
 from pipeline.observe.health import Health, Verdict
 from pipeline.observe.metrics import Metrics
 
@@ -169,7 +170,7 @@ def _probe(verdict: Verdict) -> _Answer:
 
 
 def _error(status: str, detail: str, code: int = 2) -> _Answer:
-    return _Answer(status, json.dumps({"error": detail, "code": code}).encode())
+    return _Answer(status, json.dumps({"error": without_passwords(detail), "code": code}).encode())
 
 
 def refuse_open(host: str, token: str | None) -> None:

@@ -347,7 +347,8 @@ class EmbedStage:
             if outcome.sweep_after is not None:
                 # Whatever this event was: its redelivery finds the tombstone in place, and the chunks
                 # are still there if the first to see it died before the sweep.
-                self._held.add(outcome.document.key.doc, taken, outcome.sweep_after)
+                seconds = 0.0 if outcome.document.erased else outcome.sweep_after
+                self._held.add(outcome.document.key.doc, taken, seconds)
             else:
                 self._finish(taken)
         for doc in batch.taken.keys() - live:

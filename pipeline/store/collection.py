@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
@@ -27,6 +28,7 @@ from pipeline.ports import CollectionSpec, Tallied
 from pipeline.store import conditions
 from pipeline.store.conditions import Filter, slices
 from pipeline.store.payload import (
+    CELLS_OF,
     Payload,
     aligned_payload,
     chunk_payload,
@@ -41,6 +43,9 @@ Mode = Literal["upsert", "insert_only", "update_only"]
 
 #: Raised when the meaning of the payload changes.
 FORMAT: Final = 2
+_FOREIGN: Final = (
+    "was it written by another program? delete the point, and `vectide verify --fix` writes what belongs there"
+)
 #: Clauses of one request; Qdrant answers 1,000 correctly in 0.1 s, strict mode may allow fewer.
 _CLAUSES: Final = 256
 _POINTS: Final = 256
@@ -72,6 +77,7 @@ class Engine(Protocol):
     def search(self, vector: Vectors, matching: Filter, limit: int) -> list[tuple[RawPoint, float]]: ...
     def count(self, matching: Filter) -> int: ...
     def facet(self, key: str, matching: Filter, limit: int) -> dict[str, int]: ...
+    def tally(self, key: str, limit: int) -> dict[int, int]: ...
     def flush(self) -> None: ...
 
 
@@ -103,7 +109,7 @@ class PointCollection:
                 found += self._engine.scroll(matching, len(ids), None, vector=False)[0]
             else:
                 found += self._engine.retrieve(ids, payload=True, vector=False)
-        return {head.doc: head for head in (head_of(point.payload, self._spec.filter_fields) for point in found)}
+        return {head.doc: head for head in map(self._head, found)}
 
     def existing(self, chunk_ids: Sequence[str]) -> set[str]:
         """Those of the ids that have a point."""
@@ -213,7 +219,7 @@ class PointCollection:
         if states is not None:
             must.append(conditions.one_of("state", states))
         points, following = self._engine.scroll({"must": must}, limit, after, vector=False)
-        return [head_of(point.payload, self._spec.filter_fields) for point in points], following
+        return [self._head(point) for point in points], following
 
     def scan_chunks(
         self, after: str | None = None, limit: int = 256, docs: Sequence[str] | None = None, vectors: bool = False
@@ -225,17 +231,17 @@ class PointCollection:
         if docs is not None:
             must.append(conditions.one_of("doc", docs))
         points, following = self._engine.scroll({"must": must}, limit, after, vector=vectors)
-        chunks = [
-            stored_chunk(point.id, point.payload, self._spec.filter_fields, vector_of(point.vector)) for point in points
-        ]
-        return chunks, following
+        return [self._chunk(point) for point in points], following
 
     def tally(self, of: Tallied) -> Counts:
-        """How many points there are in each cell."""
+        """How many points there are in each cell.
+
+        Raises:
+            RequestRefused: the store does not count so many values.
+        """
         counts = no_counts()
-        found = self._engine.facet(conditions.cell_field(of), {"must": conditions.tallied(of)}, CELLS)
-        for cell, count in found.items():
-            counts[int(cell)] = count
+        for cell, count in self._engine.tally(CELLS_OF[of], CELLS).items():
+            counts[cell] = count
         return counts
 
     def in_cells(
@@ -249,12 +255,35 @@ class PointCollection:
         """The documents of a page of points by their cells, in the order of the points' ids."""
         if not cells or (others is not None and not others):
             return [], None
-        key = conditions.cell_field(of)
-        must = [*conditions.tallied(of), conditions.one_of(key, cells)]
+        key = CELLS_OF[of]
+        must = [conditions.one_of(key, cells)]
         if others is not None:
             must.append(conditions.one_of(key, others))
         points, following = self._engine.scroll({"must": must}, limit, after, vector=False, fields=("doc",))
-        return [point.payload["doc"] for point in points], following
+        return [self._doc(point) for point in points], following
+
+    def _head(self, point: RawPoint) -> Head:
+        with self._named(point):
+            return head_of(point.payload, self._spec.filter_fields)
+
+    def _chunk(self, point: RawPoint) -> StoredChunk:
+        with self._named(point):
+            return stored_chunk(point.id, point.payload, self._spec.filter_fields, vector_of(point.vector))
+
+    def _doc(self, point: RawPoint) -> str:
+        with self._named(point):
+            return str(point.payload["doc"])
+
+    @contextmanager
+    def _named(self, point: RawPoint) -> Iterator[None]:
+        """Which point it is that cannot be read; whoever reads them all would not know."""
+        at = f"point {point.id} of collection {self._spec.name}"
+        try:
+            yield
+        except KeyError as error:
+            raise ForeignCollection(f"{at} has no {error}", _FOREIGN) from None
+        except ForeignCollection as error:
+            raise ForeignCollection(f"{at}: {error.what}", _FOREIGN) from None
 
     def count_heads(self) -> dict[str, int]:
         """How many heads there are in each state."""

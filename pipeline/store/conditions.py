@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pipeline.points import Alignment, Sweep, Where
-from pipeline.ports import Tallied
-from pipeline.store.payload import stored_value
+from pipeline.store.payload import CELLS_OF, stored_value
 
 #: The store keeps integers in 64 bits.
 _INTEGERS: Final = 1 << 63
@@ -82,21 +81,6 @@ def misaligned(alignment: Alignment) -> Filter:
     }
 
 
-def tallied(of: Tallied) -> list[Condition]:
-    """The points that a tally counts."""
-    match of:
-        case "heads":
-            return [equals("kind", "head"), equals("state", "complete")]
-        case "tombstones":
-            return [equals("kind", "head"), equals("state", "deleted")]
-    return [equals("kind", "chunk")]
-
-
-def cell_field(of: Tallied) -> str:
-    """Where those points have the cells that it counts."""
-    return "cell" if of == "chunks" else "cells"
-
-
 def passing(where: Where | None, types: Mapping[str, str]) -> list[Condition]:
     """A caller's filter: every field must have one of its values.
 
@@ -155,8 +139,7 @@ def indexes(filter_fields: Mapping[str, str]) -> list[tuple[str, str]]:
         ("state", "keyword"),
         ("hash", "keyword"),
         ("fh", "keyword"),
-        ("cells", "integer"),
-        ("cell", "integer"),
+        *((field, "integer") for field in CELLS_OF.values()),
     ]
     words = {"bool": "keyword"}
     return ours + [(f"f.{name}", words.get(kind, kind)) for name, kind in sorted(filter_fields.items())]

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,8 @@ _DISTANCES: Final = {"cosine": "Cosine", "dot": "Dot", "euclid": "Euclid"}
 #: page left then, the kernel kills the process (SIGBUS). So it must never come to that.
 _RESERVE_BYTES: Final = 128 * 1024 * 1024
 _FULL_SECONDS: Final = 5.0
+#: Points of one page of a walk: some milliseconds.
+_WALK: Final = 1_000
 #: A segment of at least so many points is written anew when this part of them is deleted. That
 #: holds the interpreter lock for 0.3 s per 5,000 points that are left, so each time pays for as
 #: many deletes.
@@ -51,6 +54,9 @@ _OLD: Final = "shard.old"
 _COPIED: Final = 500
 #: For readers to end, and for them to wait until they may go on.
 _SHUT_SECONDS: Final = 30.0
+
+#: Where collections lie while they are removed; none is called so.
+_DROPPED: Final = "dropped"
 
 
 class EdgeStore:
@@ -66,6 +72,7 @@ class EdgeStore:
         except OSError as error:
             raise Fatal(f"state folder {directory}: {error.strerror}", "give a writable folder with --state") from None
         self._directory = directory
+        shutil.rmtree(directory / _DROPPED, ignore_errors=True)  # a drop that was cut off
         self._lock = threading.RLock()
         self._open: dict[str, tuple[PointCollection, EdgeEngine]] = {}
 
@@ -138,11 +145,7 @@ class EdgeStore:
             opened = self._open.pop(name, None)
             if opened is not None:
                 opened[1].drop()
-            folder = self._directory / name
-            if folder.exists():
-                # First what says that it is a collection: a crash leaves rubbish, never half of one.
-                (folder / "collection.json").unlink(missing_ok=True)
-                shutil.rmtree(folder)
+            self._remove(name)
             aliases = self._aliases()
             self._write_json("aliases.json", {alias: target for alias, target in aliases.items() if target != name})
 
@@ -172,6 +175,21 @@ class EdgeStore:
             for _, engine in self._open.values():
                 engine.close()
             self._open.clear()
+
+    def _remove(self, name: str) -> None:
+        """Out of the way in one step: a crash leaves what the next start removes, never half of a collection."""
+        folder, dropped = self._directory / name, self._directory / _DROPPED
+        try:
+            dropped.mkdir(exist_ok=True)
+            shutil.rmtree(dropped / name, ignore_errors=True)
+            folder.rename(dropped / name)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreUnavailable(f"{folder} cannot be removed: {error.strerror}") from None
+        shutil.rmtree(dropped, ignore_errors=True)
+        if dropped.exists():
+            raise StoreUnavailable(f"{dropped} cannot be removed: remove it by hand, or start again")
 
     def _make(self, spec: CollectionSpec, folder: Path) -> None:
         if folder.exists():
@@ -297,6 +315,33 @@ class EdgeEngine:
         request = self._edge.FacetRequest(key=key, limit=limit, exact=True, filter=edge_filter(matching))
         with self._called():
             return {str(hit.value): int(hit.count) for hit in self._shard.facet(request).hits}
+
+    def tally(self, key: str, limit: int) -> dict[int, int]:
+        """How many points have each value of an integer field, exactly.
+
+        An exact facet holds the interpreter lock for a second at 60,000 points. The index's own
+        counts come in a twentieth of that, and are exact as long as no point is counted twice or
+        after it was deleted, which shows in their sum; then the points are walked.
+        """
+        request = self._edge.FacetRequest(key=key, limit=limit, exact=False)
+        there = {"must": [{"key": key, "range": {"gte": 0}}]}
+        with self._called():
+            found = {int(hit.value): int(hit.count) for hit in self._shard.facet(request).hits}
+        first = self.scroll(there, 1, None, vector=False, fields=(key,))[0]
+        values = len(first[0].payload[key]) if first else 0
+        if sum(found.values()) == values * self.count(there):
+            return {value: count for value, count in found.items() if count}
+        return self._walked(key, there)
+
+    def _walked(self, key: str, there: Filter) -> dict[int, int]:
+        counts: Counter[int] = Counter()
+        after: str | None = None
+        while True:
+            points, after = self.scroll(there, _WALK, after, vector=False, fields=(key,))
+            for point in points:
+                counts.update(point.payload[key])
+            if after is None:
+                return counts
 
     def flush(self) -> None:
         """Make everything durable, and give back the room of deleted points when it is worth it."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.cells import Counts, chunk_cell, document_cells, head_cells, no_counts
+from pipeline.cells import CELLS, Counts, chunk_cell, document_cells, head_cells
 from pipeline.errors import BadVector, CollectionMissing, FingerprintMismatch
 from pipeline.points import (
     Alignment,
@@ -296,11 +296,9 @@ class MemoryCollection:
 
     def tally(self, of: Tallied) -> Counts:
         """How many points there are in each cell."""
-        counts = no_counts()
         with self._opened():
-            for _, _, cells in self._tallied(of):
-                counts[list(cells)] += 1
-        return counts
+            cells = np.fromiter((cell for _, _, has in self._tallied(of) for cell in has), dtype=np.int64)
+        return np.bincount(cells, minlength=CELLS).astype(np.int64)
 
     def in_cells(
         self,

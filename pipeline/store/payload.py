@@ -5,9 +5,10 @@
 ``doc``           the document's id (also the id of its head point)
 ``stamp``         what every guard compares, below 2**50
 ``fh``, ``f``     filter hash and filter fields (on heads too: reads filter heads)
-``cells``         two cells, which verification counts: of a head its own, of a chunk its document's
-chunk             ``hash``, ``text``, ``cell`` (of its id), and the vector
+chunk             ``hash``, ``text``, and the vector
 head              ``state``, ``key``, ``cv``, ``time``, ``reason``, ``meta``, ``list``, ``missing``
+cells             what verification counts: of a complete head ``hc``, of a tombstone ``tc``, of a
+                  chunk ``dc`` (two each) and ``cc`` (one)
 ================  =====================================================================
 """
 
@@ -27,9 +28,12 @@ from pipeline.codec import UNREADABLE
 from pipeline.errors import ForeignCollection, MalformedRecord
 from pipeline.identity import DocumentKey, MetadataValue
 from pipeline.points import ChunkPoint, Head, HeadState, ListedChunk, ScoredChunk, StoredChunk, Vectors
+from pipeline.ports import Tallied
 
 #: The named vector of every chunk. Named, because only such collections can gain others later.
 VECTOR: Final = "text"
+#: The field of each tally: one of its own, so that a store counts without a filter.
+CELLS_OF: Final[Mapping[Tallied, str]] = {"heads": "hc", "tombstones": "tc", "documents": "dc", "chunks": "cc"}
 Payload = dict[str, Any]
 
 _pack = msgspec.json.encode
@@ -75,7 +79,7 @@ def chunk_payload(chunk: ChunkPoint) -> Payload:
         "stamp": chunk.stamp,
         "hash": chunk.content_hash,
         "text": chunk.text,
-        "cell": chunk_cell(chunk.id),
+        CELLS_OF["chunks"]: [chunk_cell(chunk.id)],
         **aligned_payload(chunk.doc, chunk.filters, chunk.filter_hash),
     }
 
@@ -85,7 +89,7 @@ def aligned_payload(doc: str, filters: Mapping[str, Any], filter_hash: str) -> P
     return {
         "f": filter_payload(filters),
         "fh": filter_hash,
-        "cells": list(document_cells(doc, filter_hash)),
+        CELLS_OF["documents"]: list(document_cells(doc, filter_hash)),
     }
 
 
@@ -117,7 +121,7 @@ def head_payload(head: Head) -> Payload:
         "doc": head.doc,
         "stamp": head.stamp,
         "state": head.state,
-        "cells": list(head_cells(head)),
+        **_head_cells(head),
         "key": head.key.text,
         "cv": head.content_version,
         "time": head.event_time,
@@ -128,6 +132,12 @@ def head_payload(head: Head) -> Payload:
         "f": filter_payload(head.filters),
         "fh": head.filter_hash,
     }
+
+
+def _head_cells(head: Head) -> Payload:
+    """The log does not foretell the others: they are read, not counted."""
+    tallies: Mapping[str, Tallied] = {"complete": "heads", "deleted": "tombstones"}
+    return {CELLS_OF[tallies[head.state]]: list(head_cells(head))} if head.state in tallies else {}
 
 
 def head_of(payload: Payload, filters: Mapping[str, str]) -> Head:

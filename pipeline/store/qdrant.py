@@ -18,6 +18,8 @@ from pipeline.errors import (
     CollectionMissing,
     ConfigError,
     Fatal,
+    NotAllowed,
+    RequestRefused,
     StoreBusy,
     StoreUnavailable,
     VectideError,
@@ -38,6 +40,8 @@ _INDEXED_SHARE: Final = 0.7
 _OLDEST_SERVER: Final = (1, 19)
 _DISTANCES: Final = {"cosine": "Cosine", "dot": "Dot", "euclid": "Euclid"}
 _BUSY_SECONDS: Final = 2.0
+#: One pass over the index of a field in each segment, which grows with the collection.
+_TALLY_SECONDS: Final = 300
 #: Errors that wrap each other; the client's, httpx's and httpcore's are four.
 _CAUSES: Final = 10
 
@@ -335,10 +339,29 @@ class QdrantEngine:
             return int(self._client.count(self._name, count_filter=self._filter(matching), exact=True).count)
 
     def facet(self, key: str, matching: Filter, limit: int) -> dict[str, int]:
-        """How many points match, by the value of a field."""
+        """How many points match, by the value of a field. Exactly: by a read for each value (as of 1.19)."""
         with _translated(self._name):
             answer = self._client.facet(self._name, key, facet_filter=self._filter(matching), limit=limit, exact=True)
         return {str(hit.value): int(hit.count) for hit in answer.hits}
+
+    def tally(self, key: str, limit: int) -> dict[int, int]:
+        """How many points have each value of an integer field, exactly.
+
+        The index's own counts come in one pass, and are exact as long as no point is counted twice or
+        after it was deleted, which shows in their sum; then each value is asked for.
+        """
+        found = self._counted(key, limit, exact=False)
+        there: Filter = {"must": [{"key": key, "range": {"gte": 0}}]}
+        first = self.scroll(there, 1, None, vector=False, fields=(key,))[0]
+        values = len(first[0].payload[key]) if first else 0
+        if sum(found.values()) == values * self.count(there):
+            return found
+        return self._counted(key, limit, exact=True)
+
+    def _counted(self, key: str, limit: int, *, exact: bool) -> dict[int, int]:
+        with _translated(self._name):
+            answer = self._client.facet(self._name, key, limit=limit, exact=exact, timeout=_TALLY_SECONDS)
+        return {int(hit.value): int(hit.count) for hit in answer.hits if hit.count}
 
     def flush(self) -> None:
         """Nothing to do: every write waited."""
@@ -404,13 +427,16 @@ def _of_status(what: str, status: int, detail: str) -> VectideError:
         return CollectionMissing(f"collection {what} is not there: {detail}", "resolve the live generation anew")
     if status in (429, 507):
         return StoreBusy(f"{what}: {detail}", _BUSY_SECONDS)
-    if status in (401, 403):
-        return Fatal(
-            f"{what}: the server refuses the API key ({status})", "set qdrant.api_key to a key with write rights"
+    if status == 401:
+        return Fatal(f"{what}: the server refuses the API key (401)", "set qdrant.api_key to one that it knows")
+    if status == 403:
+        return NotAllowed(
+            f"{what}: the server refuses this to the API key (403)",
+            "set qdrant.api_key to one with the rights of this role; docs/security.md lists them",
         )
     if status >= 500 or status == 408:
         return StoreUnavailable(f"{what}: {detail}")
-    return Fatal(
+    return RequestRefused(
         f"{what}: the server refuses the request: {detail}", "this is a bug of vectide, or a limit of strict mode"
     )
 

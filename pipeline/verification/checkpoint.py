@@ -15,7 +15,7 @@ from pipeline.verification.findings import Found, Kind
 
 _FORMAT: Final = 1
 #: Findings that are kept over a kill, so that the file stays some megabytes; of more, a verification
-#: that is begun anew after a repair finds the rest.
+#: that is begun anew finds the rest.
 KEPT: Final = 10_000
 
 
@@ -49,6 +49,7 @@ class Checkpoint:
     found: list[Found] = field(default_factory=list)
     more: int = 0
     """Findings beyond :data:`KEPT`."""
+    unchecked: int = 0
 
     @classmethod
     def load(cls, path: Path, of: Of) -> Self:
@@ -84,6 +85,7 @@ class Checkpoint:
             int(stored["chunks"]),
             [_found(one) for one in stored["found"]],
             int(stored["more"]),
+            int(stored["unchecked"]),
         )
 
     @property
@@ -113,6 +115,7 @@ class Checkpoint:
             "chunks": self.chunks,
             "found": [_described(one) for one in self.found],
             "more": self.more,
+            "unchecked": self.unchecked,
         }
         if self.path is None:
             return

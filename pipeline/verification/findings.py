@@ -51,7 +51,9 @@ class Found:
     place: tuple[int, int] | None = None
     """Partition and offset of its last record below the ends; None: the log has none there."""
     contents: frozenset[str] = frozenset()
-    """Content hashes whose stored text or vector is wrong."""
+    """Content hashes whose stored text, vector or values are wrong: the log's, or of an older version that is still
+    listed the stored ones.
+    """
 
     @property
     def name(self) -> str:
@@ -80,10 +82,15 @@ class Findings:
         self._file = temporary_file(_TABLE)
 
     def add(self, found: Iterable[Found]) -> None:
-        """Remember these; a document that was found in the same way before is replaced."""
+        """Remember these; of a document that was found in the same way before the higher stamp counts, and the rest of
+        what is said last.
+        """
         with room():
             self._file.executemany(
-                "INSERT OR REPLACE INTO found VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO found VALUES (?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (doc, kind) DO UPDATE SET key = excluded.key, "
+                "stamp = max(stamp, excluded.stamp), partition = excluded.partition, offset = excluded.offset, "
+                "contents = excluded.contents",
                 [
                     (
                         one.doc,

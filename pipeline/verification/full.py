@@ -34,6 +34,7 @@ from pipeline.verification.findings import Findings, Found, Kind
 from pipeline.verification.judging import Seen, wrong_chunks
 from pipeline.verification.log import key_of, pages_of
 from pipeline.verification.vectors import VectorCheck, wrong_text
+from pipeline.verification.verdict import Pause
 
 #: How often what looks wrong is looked at again, and seconds before each look.
 LOOKS: Final = 3
@@ -61,10 +62,18 @@ class Full:
     """A killed verification had begun it."""
     more: int
     """Findings that a kill has left only as a number."""
+    unchecked: int = 0
+    """Chunks whose text the model cannot embed here: their vectors were not held against it."""
 
     def as_json(self) -> dict[str, Any]:
         """For ``--json``."""
-        return {"documents": self.documents, "chunks": self.chunks, "resumed": self.resumed, "more": self.more}
+        return {
+            "documents": self.documents,
+            "chunks": self.chunks,
+            "resumed": self.resumed,
+            "more": self.more,
+            "unchecked": self.unchecked,
+        }
 
 
 def full(
@@ -80,6 +89,7 @@ def full(
     only: Container[str] | None = None,
     on_progress: OnProgress = lambda done, whole: None,
     wait: Callable[[float], object] = time.sleep,
+    pause: Pause = lambda done: None,
 ) -> Full:
     """Look at every point of the documents that the log has below ``ends``; nothing is written.
 
@@ -96,6 +106,7 @@ def full(
         only: these documents, by their ids; None: all.
         on_progress: told after every page.
         wait: for so many seconds, before each second look.
+        pause: between pages.
 
     Raises:
         Transient: the broker, the store or the model does not answer, or there is no room for the
@@ -103,9 +114,23 @@ def full(
         StoreBusy, NewerSchema: likewise, when that has passed.
         Fatal: the model fails on any text.
     """
-    return _Full(
-        broker, topic, epoch, collection, ends, chunk, check, checkpoint, findings, only, on_progress, wait
-    ).run()
+    with Findings() as found:
+        return _Full(
+            broker,
+            topic,
+            epoch,
+            collection,
+            ends,
+            chunk,
+            check,
+            checkpoint,
+            findings,
+            found,
+            only,
+            on_progress,
+            wait,
+            pause,
+        ).run()
 
 
 class _Placed(NamedTuple):
@@ -136,9 +161,11 @@ class _Full:
         check: VectorCheck,
         checkpoint: Checkpoint,
         findings: Findings,
+        found: Findings,
         only: Container[str] | None,
         on_progress: OnProgress,
         wait: Callable[[float], object],
+        pause: Pause,
     ) -> None:
         self._broker = broker
         self._topic = topic
@@ -149,28 +176,34 @@ class _Full:
         self._check = check
         self._checkpoint = checkpoint
         self._findings = findings
+        # Apart until the end: with the stamps of the heads, by which it is told who has moved on.
+        self._found = found
         self._only = only
         self._on_progress = on_progress
         self._wait = wait
+        self._pause = pause
         self._saved = time.monotonic()
 
     def run(self) -> Full:
-        point, resumed = self._checkpoint, self._checkpoint.begun
+        point, resumed, more = self._checkpoint, self._checkpoint.begun, self._checkpoint.more
+        self._found.add(point.found)
         whole = sum(self._collection.count_heads().values()) + self._collection.count_chunks()
         with closing(pages_of(self._broker, self._topic, dict(point.reached))) as pages:
             for records in pages:
                 self._page([record for record in records if record.offset < self._ends[record.partition]])
                 for record in records:
                     point.reached[record.partition] = record.offset + 1
+                self._pause(len(records))
                 self._on_progress(min(whole, point.documents + point.chunks), whole)
                 if time.monotonic() - self._saved >= _SAVE_SECONDS:
                     point.save()
                     self._saved = time.monotonic()
                 if all(point.reached.get(partition, 0) >= end for partition, end in self._ends.items()):
                     break
-        self._findings.add(self._standing(point.found))
+        for found in self._found.pages():
+            self._findings.add(self._standing(found))
         point.remove()
-        return Full(point.documents, point.chunks, resumed, point.more)
+        return Full(point.documents, point.chunks, resumed, more, point.unchecked)
 
     def _page(self, records: Sequence[Record]) -> None:
         """Those records of a page that their documents' heads are of, in groups whose points are read together."""
@@ -195,9 +228,10 @@ class _Full:
         self._look_again(doubtful)
 
     def _doubtful(self, group: Sequence[_Placed], heads: Mapping[str, Head]) -> list[_Placed]:
-        wrong, chunks = self._look(group, heads)
+        wrong, chunks, unchecked = self._look(group, heads)
         self._checkpoint.documents += len(group)
         self._checkpoint.chunks += chunks
+        self._checkpoint.unchecked += unchecked
         return [one for one in group if one.doc in wrong]
 
     def _look_again(self, doubtful: list[_Placed]) -> None:
@@ -211,43 +245,48 @@ class _Full:
             doubtful = [one for one in doubtful if one.doc in wrong]
             if not doubtful:
                 return
-        self._checkpoint.add(
+        found = [
             Found(one.doc, kind, head.key, head.stamp, (one.partition, one.offset), frozenset(contents))
             for one in doubtful
             for head, kinds in [wrong[one.doc]]
             for kind, contents in kinds.items()
-        )
+        ]
+        self._found.add(found)
+        self._checkpoint.add(found)
 
     def _standing(self, found: Sequence[Found]) -> list[Found]:
         """Findings whose document nobody has written since: a verification can take a day."""
-        standing: list[Found] = []
-        for start in range(0, len(found), _POINTS):
-            page = found[start : start + _POINTS]
-            heads = self._collection.heads(list({one.doc for one in page}))
-            standing += [one for one in page if one.doc in heads and heads[one.doc].stamp == one.stamp]
-        return standing
+        heads = self._collection.heads(list({one.doc for one in found}))
+        return [one for one in found if one.doc in heads and heads[one.doc].stamp == one.stamp]
 
     # ------------------------------------------------------------------------ one group
 
-    def _look(self, group: Sequence[_Placed], heads: Mapping[str, Head]) -> tuple[dict[str, tuple[Head, _Wrong]], int]:
-        """What is wrong with documents whose heads are at their records' versions; and their chunks."""
+    def _look(
+        self, group: Sequence[_Placed], heads: Mapping[str, Head]
+    ) -> tuple[dict[str, tuple[Head, _Wrong]], int, int]:
+        """What is wrong with documents whose heads are at their records' versions; how many chunks they have, and how
+        many of these the model cannot embed.
+        """
         looks: dict[str, _Look] = {}
         for one in group:
             head = heads.get(one.doc)
             if head is not None and head.version == one.document.version:
                 covered = version_of(self._epoch, self._ends[one.partition])
                 looks[one.doc] = _Look(one.document, head, self._collection.spec.filter_fields, covered)
-        chunks, after, docs = 0, None, list(looks)
+        chunks, unchecked, after, docs = 0, 0, None, list(looks)
         while docs:
             page, after = self._collection.scan_chunks(after, _POINTS, docs, vectors=True)
             chunks += len(page)
+            self._pause(len(page))
             judged = {one.id: one for one in page if looks[one.doc].see(one)}
-            for id in self._check.wrong(list(judged.values())):
+            checked = self._check.checked(list(judged.values()))
+            unchecked += len(checked.unchecked)
+            for id in checked.wrong:
                 looks[judged[id].doc].wrong_vector(id)
             if after is None:
                 break
         found = {doc: (look.head, look.end()) for doc, look in looks.items()}
-        return {doc: one for doc, one in found.items() if one[1]}, chunks
+        return {doc: one for doc, one in found.items() if one[1]}, chunks, unchecked
 
 
 class _Look:
@@ -259,6 +298,7 @@ class _Look:
         self._covered = covered
         self._wrong: _Wrong = {}
         self._seen: list[Seen] = []
+        self._contents: dict[str, str] = {}
         self._listed = {chunk.id for chunk in head.chunks}
         ids = point_ids(document)
         # Of a failed version the list is an older one's, whose text may be gone from the log.
@@ -272,24 +312,24 @@ class _Look:
         if chunk.id not in self._listed:
             return False
         span = self._spans.get(chunk.id)
-        if chunk.filter_hash == self.head.filter_hash and not _same(chunk.filters, self.head.filters):
+        content = self._contents[chunk.id] = chunk.content_hash if span is None else span.content_hash
+        if chunk.filter_hash == self.head.filter_hash and not same_values(chunk.filters, self.head.filters):
             # Values that are not those of their hash: no align mends them, so the chunk is written again.
-            self._note("wrong metadata", *(() if span is None else (span.content_hash,)))
+            self._note("wrong metadata", content)
         if span is None:
             if wrong_text(chunk, self.head):
-                self._note("wrong text")
+                self._note("wrong text", content)
         elif (chunk.text, chunk.content_hash) != (embedded_text(self._document, span), span.content_hash):
-            self._note("wrong text", span.content_hash)
+            self._note("wrong text", content)
         return True
 
     def wrong_vector(self, id: str) -> None:
         """Its vector is not what its text makes."""
-        span = self._spans.get(id)
-        self._note("wrong vector", *(() if span is None else (span.content_hash,)))
+        self._note("wrong vector", self._contents[id])
 
     def end(self) -> _Wrong:
         """What was found, once all of the document's chunks were seen."""
-        for kind in wrong_chunks(self.head, self._seen, self._covered):
+        for kind in wrong_chunks(self.head, self._seen, self._covered, replayed=True):
             self._note(kind)
         return self._wrong
 
@@ -309,7 +349,7 @@ class _Look:
                 self._note("wrong metadata")
         # What no digest covers: values that are not those of their hash, and when it happened.
         told = {**fields.values, "event time": document.provenance.event_time}
-        if not _same({**head.filters, "event time": head.event_time}, told):
+        if not same_values({**head.filters, "event time": head.event_time}, told):
             self._note("wrong metadata")
         if document.state == "chunked" and head.state == "incomplete":
             wanted = [one for place, one in enumerate(listed(document, ids)) if place not in head.missing]
@@ -317,7 +357,7 @@ class _Look:
                 self._note("wrong list")
 
 
-def _same(stored: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
+def same_values(stored: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
     """Equal, but for the last bit of a number: an engine reads some of its own decimals one off."""
     return stored.keys() == told.keys() and all(
         math.isclose(one, told[name], rel_tol=1e-12)

@@ -81,6 +81,11 @@ class Pacer:
         """
         if self._stop.wait(seconds):
             raise Stopped("the process is ending")
+        self.rested()
+
+    def rested(self) -> None:
+        """What went by since the last page was no work, and is no reason to make room."""
+        self._last = time.monotonic()
 
 
 @dataclass(slots=True)
@@ -102,6 +107,7 @@ class Patrol:
     metrics: Metrics
     _due: dict[str, float] = field(default_factory=dict)
     _shown: set[str] = field(default_factory=set)
+    _not_before: float = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Until ``stop`` is set."""
@@ -116,6 +122,8 @@ class Patrol:
 
     def turn(self, stop: threading.Event) -> None:
         """Verify what is due."""
+        if time.time() < self._not_before:
+            return
         try:
             ids = self.generations()
             for id in self._shown.difference(ids):
@@ -125,6 +133,15 @@ class Patrol:
                     self._verify(id, stop)
         except (Transient, Backpressure) as error:
             log.debug("nothing verified", extra={"error": str(error)})
+        except (Fatal, Poison) as error:
+            self._put_off()
+            log.warning("nothing verified", extra={"error": str(error)})
+        except Exception:
+            self._put_off()
+            log.exception("patrol failed")
+
+    def _put_off(self) -> None:
+        self._not_before = time.time() + min(_RETRY_SECONDS, self.every_seconds)
 
     def _is_due(self, id: str) -> bool:
         now = time.time()

@@ -21,12 +21,15 @@ from typing import Any, Final, Literal, TypeAlias
 
 from pipeline.chunking.documents import Chunk, made_of
 from pipeline.identity import version_of
-from pipeline.points import Head
+from pipeline.points import Head, Vectors
 from pipeline.ports import Broker, Collection, Record
 from pipeline.records import ChunkedDocument, Provenance
-from pipeline.sync import Embed, sweep_headless, synchronise
+from pipeline.sync import Distrust, Embed, ToEmbed, sweep_headless, synchronise
 from pipeline.sync import repair as settle
+from pipeline.sync.filters import filter_fields
+from pipeline.sync.reading import embedded_text
 from pipeline.verification.findings import EXAMPLES, Findings, Found, Kind
+from pipeline.verification.full import same_values
 from pipeline.verification.log import key_of, pages_of
 from pipeline.verification.temporary import room, temporary_file
 from pipeline.verification.verdict import OnProgress, Pause
@@ -101,7 +104,7 @@ def repair(
         return Repaired()
     file = temporary_file(_TABLE)
     with closing(file):
-        log = _Log(file, broker, topic, ends, findings)
+        log = _Log(file, broker, topic, ends, findings, on_progress, pause)
         log.look()
         work = _Repair(epoch, collection, chunk, embed, siblings, findings, log, on_progress, pause)
         work.clear()
@@ -115,13 +118,22 @@ class _Log:
     """Where the last record of each document that was found is now."""
 
     def __init__(
-        self, file: sqlite3.Connection, broker: Broker, topic: str, ends: Mapping[int, int], findings: Findings
+        self,
+        file: sqlite3.Connection,
+        broker: Broker,
+        topic: str,
+        ends: Mapping[int, int],
+        findings: Findings,
+        on_progress: OnProgress,
+        pause: Pause,
     ) -> None:
         self._file = file
         self._broker = broker
         self._topic = topic
         self._ends = ends
         self._findings = findings
+        self._on_progress = on_progress
+        self._pause = pause
         earliest = findings.earliest()
         self._start = {partition: min(end, earliest.get(partition, end)) for partition, end in ends.items()}
 
@@ -170,7 +182,13 @@ class _Log:
                         yield record
 
     def _pages(self) -> Generator[list[Record]]:
-        return pages_of(self._broker, self._topic, self._start)
+        done, whole = 0, sum(end - self._start[partition] for partition, end in self._ends.items())
+        with closing(pages_of(self._broker, self._topic, self._start)) as pages:
+            for records in pages:
+                yield records
+                done += len(records)
+                self._on_progress("log", min(done, whole), whole)
+                self._pause(len(records))
 
 
 class _Repair:
@@ -198,6 +216,8 @@ class _Repair:
         self._on_progress = on_progress
         self._pause = pause
         self._whole = findings.documents()
+        # Of a log that has lost records nobody knows whether it has lost these documents' as well.
+        self._lost = findings.named()["ahead"].count > 0
         self.done = Repaired()
 
     # -------------------------------------------------------------- 2. what is too much
@@ -211,6 +231,7 @@ class _Repair:
                 doc
                 for doc, wrong in found.items()
                 if {"orphan", "duplicate"} & _kinds(wrong) and standing.get(doc) != "on its way"
+                if not (self._lost and _unknown(wrong, standing.get(doc)))
             ]
             heads = self._collection.heads(too_much)
             settle(self._collection, list(heads))
@@ -232,6 +253,8 @@ class _Repair:
     def _give_up(self, wrong: Sequence[Found], standing: Standing | None) -> None:
         if "ahead" in _kinds(wrong):
             self._leave(wrong[0], "its head is above the log, which has lost records")
+        elif self._lost and _unknown(wrong, standing):
+            self._leave(wrong[0], "the log has lost records, and perhaps its own")
         elif standing in (None, "gone") and not _unknown(wrong, standing):
             self._leave(wrong[0], "its record is not in the log any more; verify again")
 
@@ -259,35 +282,81 @@ class _Repair:
 
     def _run(self, documents: Sequence[ChunkedDocument], found: Mapping[str, Sequence[Found]]) -> None:
         """Through the whole protocol, and count what came of it."""
+        distrusted = self._distrusted(documents, found)
+        vectors, failed = self._made(documents, distrusted)
+        refused = {doc: why for doc, contents in distrusted.items() for why in map(failed.get, contents) if why}
+        for doc, why in refused.items():
+            self._leave(found[doc][0], f"the model cannot embed a text of it here: {why}")
+        documents = [one for one in documents if one.key.doc not in refused]
         if not documents:
             return
         outcomes = synchronise(
             self._collection,
             documents,
-            self._embed,
+            lambda items: self._embedded(items, vectors),
             self._siblings,
             donor_seconds=0.0,
-            distrusted=self._distrusted([document.key.doc for document in documents], found),
+            distrusted=distrusted,
         )
+        results = {}
         for outcome in outcomes:
             self.done.embedded += outcome.embedded
+            doc = outcome.document.key.doc
             if outcome.poison is not None:
-                self._leave(found[outcome.document.key.doc][0], str(outcome.poison))
-        self._count({one.document.key.doc: one.result for one in outcomes if one.poison is None})
+                self._leave(found[doc][0], str(outcome.poison))
+            elif _contents(found[doc]) - _own(outcome.document):
+                self._leave(
+                    found[doc][0], "it serves chunks of an older version, whose text the log need not have any more"
+                )
+            else:
+                results[doc] = str(outcome.result)
+        self._count(results)
         self._pause(len(documents))
 
-    def _distrusted(self, docs: Sequence[str], found: Mapping[str, Sequence[Found]]) -> dict[str, frozenset[str]]:
-        """Documents that must run again although their heads are right, with what of them is not believed:
-        wrong vectors, or nothing where a chunk is above the head, out of reach of step 5.
+    def _made(
+        self, documents: Sequence[ChunkedDocument], distrusted: Distrust
+    ) -> tuple[Mapping[str, Vectors], Mapping[str, str]]:
+        """Vectors of what is not believed, before anything is written: a point that is there is better than none."""
+        items = {
+            span.content_hash: ToEmbed(span.content_hash, embedded_text(document, span), span.tokens)
+            for document in documents
+            for span in document.chunks
+            if span.content_hash in distrusted.get(document.key.doc, ())
+        }
+        return self._embed(list(items.values())) if items else ({}, {})
+
+    def _embedded(
+        self, items: Sequence[ToEmbed], made: Mapping[str, Vectors]
+    ) -> tuple[Mapping[str, Vectors], Mapping[str, str]]:
+        others = [item for item in items if item.content_hash not in made]
+        vectors, failed = self._embed(others) if others else ({}, {})
+        return {**made, **vectors}, failed
+
+    def _distrusted(
+        self, documents: Sequence[ChunkedDocument], found: Mapping[str, Sequence[Found]]
+    ) -> dict[str, frozenset[str]]:
+        """Documents that must run again although no digest of their heads says so, with what of them is not believed:
+        wrong vectors, or nothing where a chunk is above the head, out of reach of step 5, or where the head's values
+        are not those of their hash. Each spends an attempt, of which there are few: none without need.
         """
-        heads = self._collection.heads(docs)
+        heads = self._collection.heads([document.key.doc for document in documents])
         distrusted = {}
-        for doc in docs:
-            contents = frozenset[str]().union(*(one.contents for one in found[doc]))
-            above = doc in heads and max(one.stamp for one in found[doc]) > heads[doc].stamp
-            if contents or above:
+        for document in documents:
+            doc = document.key.doc
+            contents = _contents(found[doc]) & _own(document)
+            head = heads.get(doc)
+            above = head is not None and max(one.stamp for one in found[doc]) > head.stamp
+            if contents or above or (head is not None and self._other_values(head, document)):
                 distrusted[doc] = contents
         return distrusted
+
+    def _other_values(self, head: Head, document: ChunkedDocument) -> bool:
+        told = filter_fields(document, self._collection.spec.filter_fields).values
+        return (
+            head.version == document.version
+            and document.state != "deleted"
+            and not (same_values(head.filters, told) and head.event_time == document.provenance.event_time)
+        )
 
     # -------------------------------------------------------------------------- private
 
@@ -307,6 +376,15 @@ def _by_document(page: Sequence[Found]) -> dict[str, list[Found]]:
     for one in page:
         found.setdefault(one.doc, []).append(one)
     return found
+
+
+def _contents(wrong: Sequence[Found]) -> frozenset[str]:
+    return frozenset[str]().union(*(one.contents for one in wrong))
+
+
+def _own(document: ChunkedDocument) -> frozenset[str]:
+    """The content hashes that a version has itself."""
+    return frozenset(span.content_hash for span in document.chunks)
 
 
 def _kinds(wrong: Sequence[Found]) -> set[Kind]:

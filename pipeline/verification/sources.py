@@ -33,9 +33,12 @@ from pipeline.verification.temporary import room, temporary_file
 
 SourceKind: TypeAlias = Literal[
     "missing from the log",  # a document of the source that the log does not have
+    "forgotten, and in the log",  # it is kept out, and the log has it
     "stale in the log",  # the log says something else of it: text, metadata or media type
     "deleted at the source",  # live in the log, and not at the source any more
 ]
+KeptOut: TypeAlias = Callable[[], Callable[[DocumentKey], object]]
+"""What tells of a document whether it was forgotten."""
 Publish: TypeAlias = Callable[[DocumentKey, Fetched | Poison], DocumentChanged]
 """What a connector would publish of what it has fetched."""
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -119,6 +122,7 @@ def compare_sources(
     publish: Publish,
     on_progress: Progress = lambda what, done, whole: None,
     wait: Callable[[float], object] = time.sleep,
+    kept_out: KeptOut = lambda: lambda key: False,
 ) -> list[SourceReport]:
     """Hold the log against sources, document by document.
 
@@ -129,6 +133,7 @@ def compare_sources(
         publish: what a connector would publish.
         on_progress: told after every page and document; what it raises ends the comparison.
         wait: for so many seconds, before each second look.
+        kept_out: which documents were forgotten, asked before each look: the log must not have them.
 
     Raises:
         Transient: the broker does not answer, or there is no room for the temporary file; call again.
@@ -137,7 +142,7 @@ def compare_sources(
     with closing(temporary_file(_TABLES)) as file, room():
         log = _Log(file, broker, topic, [source.id for source in sources], on_progress)
         log.read()
-        return [_Comparison(file, log, source, publish, on_progress, wait).report() for source in sources]
+        return [_Comparison(file, log, source, publish, on_progress, wait, kept_out).report() for source in sources]
 
 
 class _Log:
@@ -216,6 +221,7 @@ class _Comparison:
         publish: Publish,
         on_progress: Progress,
         wait: Callable[[float], object],
+        kept_out: KeptOut,
     ) -> None:
         self._file = file
         self._log = log
@@ -223,6 +229,8 @@ class _Comparison:
         self._publish = publish
         self._on_progress = on_progress
         self._wait = wait
+        self._asked = kept_out
+        self._kept_out = kept_out()
         self._documents = 0
         self._unreadable: list[str] = []
         self._unreadable_count = 0
@@ -238,6 +246,7 @@ class _Comparison:
                 before = sure
                 self._wait(LOOK_SECONDS)
                 self._log.read()
+                self._kept_out = self._asked()
                 self._look_again()
         except SourceUnavailable as error:
             return SourceReport(self._source.id, unreached=str(error))
@@ -273,6 +282,8 @@ class _Comparison:
     def _judged(self, path: str, *, counted: bool = False) -> _Doubt | None:
         """What differs about a document now; nothing if it cannot be read."""
         key = DocumentKey(self._source.id, path)
+        if self._kept_out(key):
+            return None if self._log.get(key) is None else _Doubt("forgotten, and in the log", "")
         try:
             fetched: Fetched | Skipped | Poison | None = self._source.fetch(path)
         except SourceUnavailable:

@@ -40,6 +40,15 @@ class _Item(NamedTuple):
     tokens: int
 
 
+class Checked(NamedTuple):
+    """What chunks hold against the model."""
+
+    wrong: Mapping[str, str]
+    """Chunks whose vector is not what their text makes: by id, why not."""
+    unchecked: Mapping[str, str]
+    """Those whose text cannot be embedded here, which says nothing of them: by id, why not."""
+
+
 class VectorCheck:
     """Holds chunks against the model of their generation.
 
@@ -54,15 +63,16 @@ class VectorCheck:
         self._batch_tokens = batch_tokens
         self._batch_items = batch_items
 
-    def wrong(self, chunks: Sequence[StoredChunk]) -> dict[str, str]:
-        """Of chunks with their vectors those whose vector is not what their text makes: by id, why not.
-        Each text is embedded once; memory holds the vectors of all.
+    def checked(self, chunks: Sequence[StoredChunk]) -> Checked:
+        """Hold chunks with their vectors against what their texts make. Each text is embedded once; memory holds the
+        vectors of all.
 
         Raises:
             Fatal: the model fails on any text.
             Transient: it cannot work now.
         """
         found: dict[str, str] = {}
+        unchecked: dict[str, str] = {}
         sound: list[tuple[StoredChunk, Vectors]] = []
         for chunk in chunks:
             why = self._malformed(chunk.vector)
@@ -72,14 +82,12 @@ class VectorCheck:
                 sound.append((chunk, chunk.vector))
         made, failed = self._made({chunk.text for chunk, _ in sound})
         for chunk, vector in sound:
-            why = (
-                f"the model cannot embed its text: {failed[chunk.text]}"
-                if chunk.text in failed
-                else self._differs(vector, made[chunk.text])
-            )
-            if why:
+            if chunk.text in failed:
+                # Whoever has embedded it could: a smaller machine, or another device, is no fault of the store's.
+                unchecked[chunk.id] = failed[chunk.text]
+            elif why := self._differs(vector, made[chunk.text]):
                 found[chunk.id] = why
-        return found
+        return Checked(found, unchecked)
 
     def _malformed(self, vector: Vectors | None) -> str:
         spec = self._embedder.spec
@@ -142,24 +150,33 @@ class Sample:
     wrong: int
     reasons: tuple[tuple[str, str], ...] = ()
     """Of some wrong chunks their document's key and what is wrong."""
+    unchecked: int = 0
+    """Chunks that were drawn and whose text the model cannot embed here: nothing is said of their like."""
 
     @property
     def all(self) -> bool:
-        """Every chunk was looked at."""
-        return self.looked >= self.whole
+        """Every chunk was looked at, of those that the model can embed."""
+        return self.looked + self.unchecked >= self.whole
 
     @property
     def bound(self) -> float:
         """With 95 % confidence, what part of the chunks is wrong at most, if none of the sample is."""
-        return 0.0 if self.all else 1 - (1 - CONFIDENCE) ** (1 / self.asked)
+        if self.all:
+            return 0.0
+        checked = self.asked - self.unchecked
+        return 1 - (1 - CONFIDENCE) ** (1 / checked) if checked > 0 else 1.0
 
     @property
     def statement(self) -> str:
         """What it shows, for people."""
+        unchecked = f"; the model cannot embed {self.unchecked} more here" if self.unchecked else ""
+        return self._shown() + unchecked
+
+    def _shown(self) -> str:
         if not self.whole:
             return "there are no chunks"
         if self.all:
-            return f"all {self.whole} chunks were looked at, {self.wrong} are wrong"
+            return f"all {self.looked} chunks were looked at, {self.wrong} are wrong"
         if self.wrong:
             return f"{self.wrong} of {self.looked} random chunks are wrong (of {self.whole}; seed {self.seed})"
         return (
@@ -174,6 +191,7 @@ class Sample:
             "chunks": self.looked,
             "of": self.whole,
             "wrong": self.wrong,
+            "unchecked": self.unchecked,
             "confidence": CONFIDENCE,
             "fewer_than": self.bound if not self.wrong else None,
             "reasons": [list(one) for one in self.reasons],
@@ -186,6 +204,8 @@ class Examined(NamedTuple):
 
     judged: int
     """How many; what no head lists is on its way in or out, and not judged."""
+    unchecked: int
+    """How many of them only by their text: the model cannot embed it here."""
     reasons: Mapping[str, tuple[DocumentKey, str]]
     """Of those that are wrong, by id, the document and what is wrong."""
 
@@ -217,12 +237,13 @@ def sample(
     places = _places(collection, count, whole, random.Random(seed))  # noqa: S311 - nothing secret
     seen: set[str] = set()
     wrong: dict[str, DocumentKey] = {}
-    judged = 0
+    judged = unchecked = 0
     for start in range(0, len(places), _TEXTS):
         page = {chunk.id: chunk for place in places[start : start + _TEXTS] for chunk in _at(collection, place)}
         found = examined(collection, check, [chunk for id, chunk in page.items() if id not in seen])
         seen |= page.keys()
         judged += found.judged
+        unchecked += found.unchecked
         wrong.update((id, key) for id, (key, _) in found.reasons.items())
         on_progress(min(start + _TEXTS, len(places)), len(places))
     # A second look: what a repair has mended, or a newer version removed, since the first is none.
@@ -230,7 +251,7 @@ def sample(
     for chunks in _pages(collection, sorted({key.doc for key in wrong.values()})):
         still.update(examined(collection, check, [chunk for chunk in chunks if chunk.id in wrong]).reasons)
     reasons = sorted((key.text, why) for key, why in still.values())[:EXAMPLES]
-    shown = Sample(seed, count, judged, whole, len(still), tuple(reasons))
+    shown = Sample(seed, count, judged - unchecked, whole, len(still), tuple(reasons), unchecked)
     return shown, frozenset(key.doc for key, _ in still.values())
 
 
@@ -239,12 +260,14 @@ def examined(collection: Collection, check: VectorCheck, chunks: Sequence[Stored
     heads = collection.heads(list(dict.fromkeys(chunk.doc for chunk in chunks)))
     listed = {chunk.id: head for head in heads.values() for chunk in head.chunks}
     owned = [(chunk, listed[chunk.id]) for chunk in chunks if chunk.id in listed and listed[chunk.id].doc == chunk.doc]
-    wrong = check.wrong([chunk for chunk, _ in owned])
+    checked = check.checked([chunk for chunk, _ in owned])
+    wrong = dict(checked.wrong)
     for chunk, head in owned:
         why = wrong_text(chunk, head)
         if why:
             wrong[chunk.id] = why
-    return Examined(len(owned), {chunk.id: (head.key, wrong[chunk.id]) for chunk, head in owned if chunk.id in wrong})
+    reasons = {chunk.id: (head.key, wrong[chunk.id]) for chunk, head in owned if chunk.id in wrong}
+    return Examined(len(owned), len(checked.unchecked), reasons)
 
 
 def _places(collection: Collection, count: int, whole: int, random_: random.Random) -> list[str]:

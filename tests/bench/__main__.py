@@ -1,6 +1,7 @@
 """``python -m tests.bench``: all benchmarks in one run, as tables and as build/bench.json.
 
-On 2 cores about an hour and a half. ``--documents 200 --rounds 1 --memory-minutes 2`` shows that it runs.
+On 2 cores about an hour and a half. ``--documents 200 --rounds 1 --memory-minutes 2
+--verified-chunks 20000`` shows that it runs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from tests.bench import freshness, labelled, memory, migration, throughput
+from tests.bench import freshness, labelled, memory, migration, throughput, verification
 from tests.bench.setting import machine
 from tests.support.kafka import Missing, check
 
@@ -27,6 +28,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--edits", type=int, default=150)
     options.add_argument("--memory-minutes", type=float, default=30.0)
+    options.add_argument("--verified-chunks", type=int, default=1_000_000)
     chosen = options.parse_args()
     try:
         check()
@@ -46,6 +48,8 @@ def main() -> None:
         for name in ("cranfield", "scifact"):
             result[f"migration of {name}"] = labelled.there_and_back(Path(data) / name)
             _show(f"migration of {name}", result[f"migration of {name}"])
+    result["verification"] = verification.measure(chosen.verified_chunks, 50, seed=1)
+    _show("verification", result["verification"])
     result["memory"] = memory.measure(chosen.memory_minutes, "hashing", 300, 10.0, 1)
     _show("memory of `up`, edited all the time", result["memory"])
     Path("build").mkdir(exist_ok=True)

@@ -81,21 +81,23 @@ def stamp(version: int, attempt: int = 0) -> int:
     return stamp_of(version, attempt)
 
 
-def chunks_of(collection: Collection, vectors: bool = False, docs: Sequence[str] | None = None) -> list[StoredChunk]:
+def chunks_of(
+    collection: Collection, vectors: bool = False, docs: Sequence[str] | None = None, page: int = 3
+) -> list[StoredChunk]:
     """All chunks, over small pages."""
-    found, after = collection.scan_chunks(None, 3, docs, vectors)
+    found, after = collection.scan_chunks(None, page, docs, vectors)
     while after is not None:
-        page, after = collection.scan_chunks(after, 3, docs, vectors)
-        found += page
+        more, after = collection.scan_chunks(after, page, docs, vectors)
+        found += more
     return found
 
 
-def heads_of(collection: Collection) -> list[Head]:
+def heads_of(collection: Collection, page: int = 2) -> list[Head]:
     """All heads, over small pages."""
-    found, after = collection.scan_heads(None, 2)
+    found, after = collection.scan_heads(None, page)
     while after is not None:
-        page, after = collection.scan_heads(after, 2)
-        found += page
+        more, after = collection.scan_heads(after, page)
+        found += more
     return found
 
 

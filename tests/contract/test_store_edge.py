@@ -11,14 +11,19 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from pipeline.cells import chunk_cell, document_cells, head_cells
 from pipeline.errors import CollectionMissing, Fatal, ForeignCollection, StateInUse, StoreUnavailable
-from pipeline.points import Sweep
-from pipeline.store.edge import EdgeStore
-from tests.contract.store_points import SPEC, chunk, chunks_of, contents, head, key, stamp, vector
+from pipeline.identity import filter_hash
+from pipeline.points import Alignment, Sweep
+from pipeline.store.edge import EdgeEngine, EdgeStore
+from tests.contract.store_points import SPEC, chunk, chunks_of, contents, head, heads_of, key, stamp, vector
 
 
 def _writer(directory: Path) -> subprocess.Popen[str]:
@@ -156,6 +161,40 @@ def test_a_drop_that_was_cut_off_leaves_no_collection(tmp_path: Path) -> None:
     again.close()
 
 
+@pytest.mark.parametrize("done", ["nothing", "a part"])
+def test_a_drop_that_was_killed_leaves_no_text_after_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: str
+) -> None:
+    """Given a kill while the folder is removed, then it is no collection, and the next start removes the rest."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(path: Path, **given: object) -> None:
+        if path.exists():
+            described = next(iter(path.rglob("collection.json")), None)
+            if done == "a part" and described is not None:
+                described.unlink()
+            raise Killed
+
+    store = EdgeStore(tmp_path)
+    store.create(SPEC).upsert_chunks([chunk("gone", SECRET, stamp(1), at=(0, 1, 0))], {})
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.store.edge.shutil.rmtree", kill)
+        with pytest.raises(Killed):
+            store.drop(SPEC.name)
+    assert store.names("") == []
+    store.close()
+    assert _files_with(tmp_path, SECRET)
+    again = EdgeStore(tmp_path)
+    assert _files_with(tmp_path, SECRET) == []
+    assert again.create(SPEC).count_chunks() == 0
+    again.drop(SPEC.name)
+    again.drop(SPEC.name)
+    assert again.names("") == []
+    again.close()
+
+
 @pytest.mark.parametrize("described", ["{", "[]", "{}", json.dumps({"made_by": "another"}), "null"])
 def test_a_foreign_folder_is_refused(tmp_path: Path, described: str) -> None:
     folder = tmp_path / SPEC.name
@@ -280,4 +319,73 @@ def test_readers_go_on_while_files_are_written_anew(tmp_path: Path) -> None:
         thread.join(30)
     assert failed == []
     assert set(found) == {1}
+    store.close()
+
+
+def test_tallies_are_exact_under_churn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given points that are written, written over, aligned and swept by the hundred, with the room of deleted ones
+    given back and the store opened again in between, then every tally counts what is there, by the index alone.
+    """
+    seed = int(os.environ.get("VECTIDE_TEST_SEED") or secrets.randbelow(1 << 32))
+    print(f"VECTIDE_TEST_SEED={seed}")
+    random_ = random.Random(seed)
+    monkeypatch.setattr("pipeline.store.edge.VACUUM_POINTS", 100)
+    monkeypatch.setattr("pipeline.store.edge.VACUUM_DELETED", 0.2)
+    store = EdgeStore(tmp_path)
+    collection = store.create(SPEC)
+    walks: list[str] = []
+    counted = EdgeEngine._walked
+    monkeypatch.setattr(EdgeEngine, "_walked", lambda *given: (walks.append("walked"), counted(*given))[1])
+    for step in range(12):
+        names = [f"d{random_.randrange(400)}" for _ in range(150)]
+        points = [chunk(name, f"{name} {random_.randrange(6)}", stamp(step)) for name in names]
+        collection.upsert_chunks(points, {key(name).doc: stamp(step) for name in names})
+        collection.insert_heads([head(name, stamp(step)) for name in names[:50]])
+        fields = {"acl": random_.choice("xyz")}
+        collection.align([Alignment(key(name).doc, fields, filter_hash(fields), stamp(step)) for name in names[:30]])
+        gone = names[50 : random_.randint(60, 150)]
+        collection.sweep([Sweep(key(name).doc, frozenset(), stamp(step)) for name in gone])
+        if step % 4 == 3:
+            collection.flush()
+        if step % 5 == 4:
+            store.close()
+            store = EdgeStore(tmp_path)
+            collection = store.open(SPEC.name)
+        there = chunks_of(collection, page=1_000)
+        expected = {
+            "heads": Counter(cell for one in heads_of(collection, page=1_000) for cell in head_cells(one)),
+            "documents": Counter(cell for one in there for cell in document_cells(one.doc, one.filter_hash)),
+            "chunks": Counter(chunk_cell(one.id) for one in there),
+        }
+        for of, cells in expected.items():
+            counts = collection.tally(of)  # type: ignore[arg-type]
+            assert {int(cell): int(counts[cell]) for cell in counts.nonzero()[0]} == cells, (step, of)
+    assert walks == []
+    store.close()
+
+
+def test_a_tally_that_does_not_add_up_is_counted_point_by_point(tmp_path: Path) -> None:
+    """Given an index that counts a point twice, as one may while it is moved, then the points are walked."""
+    store = EdgeStore(tmp_path)
+    collection = store.create(SPEC)
+    points = [chunk(f"d{number}", "text", stamp(1)) for number in range(20)]
+    collection.upsert_chunks(points, {})
+    right = collection.tally("documents")
+
+    class Twice:
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+        def facet(self, request: Any) -> Any:
+            found = self._inner.facet(request)
+            first, *others = found.hits
+            return SimpleNamespace(hits=[SimpleNamespace(value=first.value, count=first.count + 1), *others])
+
+    engine: Any = collection._engine
+    engine._shard = Twice(engine._shard)
+    assert (collection.tally("documents") == right).all()
+    assert right.sum() == 40
     store.close()

@@ -17,8 +17,8 @@ from tests.contract.store_points import chunk, head, key, stamp, vector
 #: Each is the tenant of one document; most of them mean something somewhere else.
 TENANTS = [
     "a", "A", "a ", " a", "", "*", "%", "?", ".*", "a|b", "a,b", '["a"]', '{"any": ["a"]}', '"a"', "a' OR '1'='1",
-    "null", "true", "1", "a=b", "=", "f.tenant", "../a", "a\nb", "a\x00b", "\x1b[2J", "\u202eb", "ä", "a\u0308", "漢字", "🌊",
-    "x" * 5000, "$where", "{{a}}", "${a}", "a[]", 'a"}]}, "must_not": [',
+    "null", "true", "1", "a=b", "=", "f.tenant", "../a", "a\nb", "a\x00b", "\x1b[2J", "\u202eb", "ä", "a\u0308", "漢字",
+    "🌊", "x" * 5000, "$where", "{{a}}", "${a}", "a[]", 'a"}]}, "must_not": [',
 ]  # fmt: skip
 
 

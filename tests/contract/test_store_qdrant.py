@@ -9,13 +9,15 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.errors import CollectionMissing, Fatal, ForeignCollection, StoreBusy, StoreUnavailable
+from pipeline.errors import CollectionMissing, Fatal, ForeignCollection, RequestRefused, StoreBusy, StoreUnavailable
 from pipeline.identity import filter_hash
 from pipeline.points import Alignment, Sweep
 from pipeline.ports import Collection
+from pipeline.store.payload import CELLS_OF
 from pipeline.store.qdrant import QdrantSettings, QdrantStore
 from tests.contract.store_points import SPEC, chunk, chunks_of, contents, head, key, stamp
 from tests.support.stores import loopback
@@ -269,3 +271,39 @@ def test_an_index_is_deferred_and_built_when_it_is_asked_for(store: QdrantStore,
     assert not store.build_index(name), "it has only begun"
     assert threshold() == 10_000
     assert store.build_index(name)
+
+
+def test_a_tally_is_one_pass_over_the_index_with_a_time_of_its_own(
+    filled: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exact facet is a filtered read for each of 65,536 values, and takes longer than any other request may."""
+    asked: list[dict[str, Any]] = []
+    client: Any = filled._engine._client  # type: ignore[attr-defined]
+    facet = client.facet
+    monkeypatch.setattr(client, "facet", lambda *given, **more: (asked.append(more), facet(*given, **more))[1])
+    assert filled.tally("chunks").sum() == 1
+    assert filled.count_heads() == {"complete": 1}
+    assert [(one["exact"], one.get("timeout")) for one in asked] == [(False, 300), (True, None)]
+
+
+def test_what_the_server_refuses_to_do_is_told_from_a_wrong_key(filled: Collection, url: str) -> None:
+    """The one may be done in another way, as a tally; the other ends all."""
+    _fault(url, status=400, count=1)
+    with pytest.raises(RequestRefused):
+        filled.align([ALIGNMENT])
+    _fault(url, status=403, count=1)
+    with pytest.raises(Fatal) as refused:
+        filled.align([ALIGNMENT])
+    assert not isinstance(refused.value, RequestRefused)
+
+
+def test_a_point_that_cannot_be_read_is_named(filled: Collection) -> None:
+    """Given a point that another program has written, then whoever reads millions is told which it is."""
+    engine: Any = filled._engine  # type: ignore[attr-defined]
+    payload = {"kind": "chunk", CELLS_OF["chunks"]: [7]}
+    engine.upsert([("00000000-0000-4000-8000-000000000007", POINT.vector, payload)], None, "upsert")
+    for read in (filled.scan_chunks, lambda: filled.in_cells("chunks", [7])):
+        with pytest.raises(ForeignCollection, match="point 00000000-0000-4000-8000-000000000007 of collection") as told:
+            read()
+        assert filled.spec.name in str(told.value)
+        assert "verify --fix" in told.value.remedy

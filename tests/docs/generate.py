@@ -9,7 +9,10 @@ from typing import Any
 
 from pydantic import BaseModel, SecretStr
 
+from pipeline.broker.rights import ROLES
+from pipeline.broker.rights import rights as rules
 from pipeline.config import PREFIX, Config, SourceConfig
+from pipeline.naming import Names
 from pipeline.observe.metrics import Metrics
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -27,6 +30,25 @@ def metrics() -> str:
     ]
     for name, kind, labels, text in Metrics().declared():
         lines.append(f"| `{name}` | {kind} | {', '.join(labels)} | {text} |")
+    return "\n".join(lines) + "\n"
+
+
+def rights() -> str:
+    """docs/rights.md."""
+    lines = [
+        "# Rights in Kafka",
+        "",
+        "Made from `pipeline/broker/rights.py` by `make docs`: the ACLs of each role, and no more than it uses. A real",
+        "broker holds a pipeline to them in `make test`. [security.md](security.md) has the roles and Qdrant's rights.",
+        "`vectide topics rights` prints them for a configuration, as commands for kafka-acls.sh.",
+        "",
+        'Names are those of `pipeline.prefix = "vectide"`, `pipeline.name = "default"` and a source `docs`; `*` is for',
+        "every name that begins so. Read, Write and Delete include Describe.",
+    ]
+    for role in ROLES:
+        lines += ["", f"## {role}", "", "| resource | name | operation | for |", "|---|---|---|---|"]
+        for one in rules(role, Names("vectide", "default"), 0, ["docs"]):
+            lines.append(f"| {one.kind} | `{one.name}{'*' if one.prefixed else ''}` | {one.operation} | {one.why} |")
     return "\n".join(lines) + "\n"
 
 
@@ -112,7 +134,7 @@ def _shown(field: Any) -> str:
     return "-" if default is None else str(default)
 
 
-PAGES = {"metrics.md": metrics, "config.md": config}
+PAGES = {"metrics.md": metrics, "config.md": config, "rights.md": rights}
 
 if __name__ == "__main__":
     for page, make in PAGES.items():

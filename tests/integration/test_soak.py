@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.soak.faults import storms
-from tests.soak.running import Settings, last_line, run
+from tests.soak.report import last_line
+from tests.soak.running import Settings, run
 from tests.soak.truth import Truth, Writer, on_disk
 from tests.support.kafka import Missing, check
 
@@ -30,7 +31,7 @@ def kafka_jars() -> None:
 def test_a_minute_of_faults_breaks_nothing(kafka_jars: None, tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}: python -m tests.soak --minutes 1 --seed {seed}")
-    report = run(Settings(0.9, seed, documents=60, per_second=3.0, storm_seconds=35.0, calm_seconds=5.0), tmp_path)
+    report = run(Settings(0.7, seed, documents=60, per_second=3.0, storm_seconds=28.0, calm_seconds=4.0), tmp_path)
     print(last_line(report))
     assert report["violations"] == {}, report["examples"]
     assert report["storms"] == 1
@@ -38,6 +39,20 @@ def test_a_minute_of_faults_breaks_nothing(kafka_jars: None, tmp_path: Path) -> 
     assert sum(report["faults"].values()) > 4
     assert report["migrations"]["cutovers"] == 2
     assert report["searches"]["known documents asked for"] > 10
+
+
+@pytest.mark.kafka
+@pytest.mark.processes
+@pytest.mark.timeout(900)
+def test_a_guard_that_is_off_is_found(kafka_jars: None, tmp_path: Path) -> None:
+    """Given workers that write no head for a document that fails, then the first quiet point finds it."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}: python -m tests.soak --minutes 1 --mutant failure-no-head --seed {seed}")
+    settings = Settings(0.1, seed, documents=20, mutant="failure-no-head", quiet_seconds=5.0)
+    report = run(settings, tmp_path)
+    print(last_line(report))
+    assert report["violations"].get("store is not the truth"), report["violations"]
+    assert any("poison-" in example for example in report["examples"])
 
 
 def test_a_seed_decides_the_faults_and_what_is_written(tmp_path: Path) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +16,7 @@ import numpy as np
 import pytest
 
 from pipeline.broker.embedded import EmbeddedBroker
+from pipeline.cli.verify import report_lines
 from pipeline.codec import encode_event
 from pipeline.deadline import Deadline
 from pipeline.identity import DocumentKey
@@ -35,16 +41,33 @@ delete_grace_seconds = 0.5
 flush_seconds = 0.3
 """
 SEED = 20260101
+DOCUMENTS = 40
 DIFFERS = 11
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> Iterator[Deployment]:
-    made = Deployment(tmp_path, CONFIGURATION)
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty documents and their index, in step, with nothing running."""
+    made = Deployment(tmp_path_factory.mktemp("built"), CONFIGURATION)
     random_ = random.Random(SEED)
-    for number in range(40):
+    for number in range(DOCUMENTS):
         paragraphs = [" ".join(f"w{random_.randrange(3000)}" for _ in range(18)) + "." for _ in range(4)]
         (made.documents / f"d{number}.md").write_text(f"# Document {number}\n\n" + "\n\n".join(paragraphs) + "\n")
+    try:
+        made.start("up", "docs")
+        made.quiet(DOCUMENTS)
+        assert made.running[-1].stop() == 0
+    finally:
+        made.end()
+    return made.folder
+
+
+@pytest.fixture
+def made(built: Path, tmp_path: Path) -> Iterator[Deployment]:
+    """A copy of it."""
+    made = Deployment(tmp_path, CONFIGURATION)
+    for name in ("docs", ".vectide"):
+        shutil.copytree(built / name, tmp_path / name, dirs_exist_ok=True)
     yield made
     made.end()
 
@@ -85,10 +108,10 @@ class Planting:
 
 def test_an_index_is_verified_while_up_runs_and_after(made: Deployment) -> None:
     made.start("up", "docs")
-    status = made.quiet(40)
+    status = made.quiet(DOCUMENTS)
     assert list(status["verified"].values()) == [None]
     live = verified(made, "--sample", "30", "--seed", "7", "--source")
-    assert (live["documents"], live["unserved"]["count"], kinds(live)) == (40, 0, {})
+    assert (live["documents"], live["unserved"]["count"], kinds(live)) == (DOCUMENTS, 0, {})
     assert "none of 30 random chunks is wrong" in live["sample"]["statement"]
     assert "seed 7" in live["sample"]["statement"]
     assert [(one["source"], one["ok"], one["documents"]) for one in live["sources"]] == [("docs", True, 40)]
@@ -102,15 +125,52 @@ def test_an_index_is_verified_while_up_runs_and_after(made: Deployment) -> None:
     told = made.ask("verify")
     assert "verdict       the collection equals the log" in told
     assert "no source is configured" in made.ask("verify", "--source", code=2)
+    assert "there is no generation gx that is kept in step" in made.ask("verify", "--generation", "gx", code=8)
+
+
+#: The command, in small steps: so that it is killed in the middle, not at an end.
+SLOWLY = """
+import time
+from pipeline.embedding.hashing import HashingEmbedder
+from pipeline.verification import full, log
+embed = HashingEmbedder.embed_documents
+HashingEmbedder.embed_documents = lambda self, texts: (time.sleep(0.1), embed(self, texts))[1]
+log._PAGE, full._SAVE_SECONDS = 4, 0.0
+from pipeline.cli import main
+main()
+"""
+
+
+def test_a_full_verification_that_is_killed_goes_on_where_it_was(made: Deployment) -> None:
+    with subprocess.Popen([sys.executable, "-c", SLOWLY, "verify", "--full"], cwd=made.folder) as killed:
+        deadline = time.monotonic() + 60
+        while not (left := [*(made.folder / ".vectide").glob("verify-*.json")]) or looked_at(left[0]) < 12:
+            assert time.monotonic() < deadline
+            assert killed.poll() is None
+            time.sleep(0.01)
+        killed.kill()
+    assert 12 <= looked_at(left[0]) < 40
+    report = verified(made, "--full")
+    chunks = report["points"] - DOCUMENTS
+    assert report["full"] == {"documents": DOCUMENTS, "chunks": chunks, "resumed": True, "more": 0, "unchecked": 0}
+    assert not left[0].exists()
+    # One of another generation is refused, and nothing is thrown away.
+    left[0].write_text(json.dumps({"format": 1, "generation": "gx"}))
+    assert "is of generation gx" in made.ask("verify", "--full", code=8)
+
+
+def looked_at(checkpoint: Path) -> int:
+    """Documents."""
+    try:
+        return int(json.loads(checkpoint.read_text())["documents"])
+    except FileNotFoundError:
+        return 0  # it is over
 
 
 def test_planted_faults_are_found_named_repaired_and_gone(made: Deployment) -> None:
     """Given faults of every kind that a hand can make, then each is found as what it is, by a look that
     can see it, repaired without touching anything else, and not found again.
     """
-    made.start("up", "docs")
-    made.quiet(40)
-    assert made.running[-1].stop() == 0
     planting = Planting(made)
     planting.delete(DocumentKey("docs", "d1.md").doc)
     planting.delete(planting.chunks("d2.md")[1].id)
@@ -133,22 +193,20 @@ def test_planted_faults_are_found_named_repaired_and_gone(made: Deployment) -> N
         "wrong text": (1, ["docs:d5.md"]),
     }
     assert set(looked["findings"]["wrong vector"]["examples"]) == {"docs:d3.md", "docs:d4.md", "docs:d5.md"}
-    assert verified(made, "--full", code=DIFFERS)["findings"] == looked["findings"], "verify alone mends nothing"
     repaired = verified(made, "--full", "--fix")
     assert kinds(repaired) == kinds(looked)
     assert kinds(repaired["again"]) == {}
     assert sum(repaired["repaired"]["documents"].values()) == 5
+    told = "\n".join(report_lines(repaired))
+    assert "verified again none" in told
+    assert "verdict       the collection equals the log, after the repair" in told
     assert made.embedded_differences("docs") == []
-    assert kinds(verified(made, "--full")) == {}
     planting = Planting(made)
     assert planting.collection.heads([DocumentKey("docs", "d9.md").doc]) == before, "what was right was not touched"
     planting.store.close()
 
 
 def test_what_the_store_has_not_applied_is_not_wrong(made: Deployment) -> None:
-    made.start("up", "docs")
-    made.quiet(40)
-    assert made.running[-1].stop() == 0
     broker = EmbeddedBroker(made.folder / ".vectide" / "log")
     event = DocumentChanged(DocumentKey("docs", "new.md"), "text", {}, "text/markdown", "d", Provenance(1.0))
     topic = Names("vectide", "default").documents(0)
@@ -163,9 +221,6 @@ def test_a_source_that_differs_from_the_log_is_named_and_left_to_its_connector(m
     (made.folder / "vectide.toml").write_text(
         CONFIGURATION + '[sources.docs]\nconnector = "filesystem"\npath = "docs"\n'
     )
-    made.start("up")
-    made.quiet(40)
-    assert made.running[-1].stop() == 0
     (made.documents / "d0.md").write_text("# Another text\n")
     (made.documents / "d1.md").unlink()
     (made.documents / "new.md").write_text("# New\n")
@@ -173,20 +228,12 @@ def test_a_source_that_differs_from_the_log_is_named_and_left_to_its_connector(m
     (source,) = report["sources"]
     assert {kind: one["examples"] for kind, one in source["findings"].items()} == {
         "missing from the log": ["docs:new.md"],
+        "forgotten, and in the log": [],
         "stale in the log": ["docs:d0.md"],
         "deleted at the source": ["docs:d1.md"],
     }
     assert report["ok"], "the store equals the log all the same"
-    assert "the connector's next scan mends" in made.ask("verify", "--source", code=DIFFERS, errors=False)
-    made.start("up")
-    made.quiet(40)
-    assert verified(made, "--source")["sources"][0]["ok"]
-
-
-def test_bad_questions_are_told_what_to_ask(made: Deployment) -> None:
-    assert "exclude each other" in made.ask("verify", "--full", "--sample", "5", code=2)
-    assert "give --sample N as well" in made.ask("verify", "--seed", "5", code=2)
-    assert "there is no index" in made.ask("verify", code=2)
-    made.start("up", "docs")
-    made.quiet(40)
-    assert "there is no generation gx that is kept in step" in made.ask("verify", "--generation", "gx", code=8)
+    told = "\n".join(report_lines(report))
+    assert "source docs   40 documents" in told
+    assert "the connector's next scan mends" in told
+    assert "verdict       different" in told

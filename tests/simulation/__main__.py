@@ -7,19 +7,21 @@ import contextlib
 import time
 
 from tests.simulation.mutants import MUTANTS
-from tests.simulation.profiles import PROFILES
+from tests.simulation.profiles import PROFILES, VERIFIED
 from tests.simulation.schedules import run
+
+_PROFILES = {**PROFILES, **VERIFIED}
 
 
 def main() -> None:
     """Parse arguments and run."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation")
-    parser.add_argument("--profile", choices=PROFILES, required=True)
+    parser.add_argument("--profile", choices=_PROFILES, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=1)
     parser.add_argument("--mutant", choices=MUTANTS)
     arguments = parser.parse_args()
-    profile = PROFILES[arguments.profile]
+    profile = _PROFILES[arguments.profile]
     mutated = MUTANTS[arguments.mutant].applied if arguments.mutant else contextlib.nullcontext
     started, failures, requests = time.monotonic(), [], 0
     with mutated():

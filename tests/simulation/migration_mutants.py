@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
-from pipeline.cli import assembly, job, lines, migrations
+from pipeline.cli import assembly, clearing, job, lines, migrations
 from pipeline.deadline import Deadline
 from pipeline.errors import CollectionMissing, Fatal, Fenced
 from pipeline.generations import control, gate, operator, transitions
@@ -415,7 +415,7 @@ MUTANTS: dict[str, Mutant] = {
         (Change(migrations.Migrations, "_report", _unexplained),),
     ),
     "clean-up-alone": Mutant(
-        "another clean-up at the same time", None, (Change(migrations, "contextlib", _nothing_suppressed),)
+        "another clean-up at the same time", None, (Change(clearing, "contextlib", _nothing_suppressed),)
     ),
     "turn-alone": Mutant("a removal within a worker's turn", None, (Change(lines, "contextlib", _nothing_suppressed),)),
     "collection-first": Mutant(
@@ -509,9 +509,7 @@ MUTANTS: dict[str, Mutant] = {
     "clear-nothing": Mutant(
         "the removal", None, (Change(migrations.Migrations, "_cleared", lambda product: lambda self, id: {}),)
     ),
-    "members-stay": Mutant(
-        "waiting for the members of a group", None, (Change(migrations.Migrations, "_left", _nothing),)
-    ),
+    "members-stay": Mutant("waiting for the members of a group", None, (Change(clearing, "leave", _nothing),)),
     "lag-allowed": Mutant(
         "refusing a target that lags", None, (Change(migrations.Migrations, "_refuse_lagging", _nothing),)
     ),

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from pipeline import deadline
-from pipeline.cli import assembly, crew, figures, job, lines, migrate, migrations, tasks
+from pipeline.cli import assembly, clearing, crew, figures, job, lines, migrate, migrations, tasks
 from pipeline.generations import gate, operator
 from pipeline.search import service
 from pipeline.stages import lag, pace
@@ -26,7 +26,21 @@ from pipeline.stages import lag, pace
 #: Virtual clocks start here: seconds since 1970.
 EPOCH = 1_800_000_000.0
 
-_TOLD_THE_TIME = (deadline, assembly, figures, lines, migrate, migrations, job, gate, operator, service, pace, lag)
+_TOLD_THE_TIME = (
+    deadline,
+    assembly,
+    clearing,
+    figures,
+    lines,
+    migrate,
+    migrations,
+    job,
+    gate,
+    operator,
+    service,
+    pace,
+    lag,
+)
 _THREADED = (assembly, crew, lines, tasks, job, service, pace)
 
 
@@ -201,7 +215,7 @@ class Timeline:
         """Within it the modules under test live in this time."""
         changes: list[tuple[Any, str, Any]] = [(module, "time", _Clock(self)) for module in _TOLD_THE_TIME]
         changes += [(module, "threading", _Threads(self)) for module in _THREADED]
-        changes += [(operator, "random", self.random), (migrations, "uuid", _Names())]
+        changes += [(operator, "random", self.random), (tasks, "uuid", _Names())]
         kept = [(module, name, getattr(module, name)) for module, name, _ in changes]
         for module, name, replacement in changes:
             setattr(module, name, replacement)

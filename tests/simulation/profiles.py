@@ -43,6 +43,12 @@ class Profile:
     """That the repair walk comes in the end, if a zombie has died."""
     repair: float = 0.0
     """That the repair walk looks at a document between two requests."""
+    verify: float = 0.0
+    """That somebody verifies between two requests, and repairs what they find."""
+    nothing_found: bool = False
+    """That they find nothing: nobody dies having written, or works on what another has taken over."""
+    spoil: float = 0.0
+    """That a point is lost, or there is one too many, or one is other than its log says."""
     torn: float = 0.0
     """That a request is applied in parts, with others in between."""
     unanswered: float = 0.0
@@ -132,3 +138,18 @@ POWER = Profile(
 )
 
 PROFILES = {one.name: one for one in (CALM, CRASHES, ZOMBIES, CROWD, FAILURES, PERMISSIONS, GRANTS, POWER)}
+#: Those in which somebody verifies and repairs meanwhile. Where nobody dies having written and nobody
+#: works on what another has taken over, they must find nothing; else whatever they repair must do no harm.
+VERIFIED = {
+    one.name: one
+    for one in (
+        replace(CALM, name="verified-busy", changes=40, batch=2, slices=0.5, verify=0.5, nothing_found=True),
+        replace(CRASHES, name="verified-crashes", verify=0.05, nothing_found=True),
+        replace(CROWD, name="verified-crowd", verify=0.05),
+        replace(PERMISSIONS, name="verified-permissions", verify=0.08),
+        replace(POWER, name="verified-power", verify=0.05),
+        replace(CALM, name="spoilt-calm", verify=0.05, spoil=0.03),
+        replace(CRASHES, name="spoilt-crashes", verify=0.05, spoil=0.03),
+        replace(CROWD, name="spoilt-crowd", verify=0.05, spoil=0.03),
+    )
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from greenlet import greenlet
 
@@ -15,8 +16,9 @@ from tests.simulation.actors import Group, Owner
 from tests.simulation.moments import Moments
 from tests.simulation.power import Power
 from tests.simulation.profiles import Profile
-from tests.simulation.requests import Stepped, Witness
+from tests.simulation.requests import Diverged, Stepped, Witness
 from tests.simulation.verdicts import check
+from tests.simulation.verification import Documents, all_chunks, applied, repaired, spoil, told, verified
 from tests.simulation.world import SPEC, World, world_of
 
 #: A schedule that takes more requests than this does not come to rest.
@@ -34,6 +36,9 @@ class Result:
     trace: list[str]
     requests: int
     embedded: int
+    verifications: int
+    repairs: int
+    """Verifications that found something."""
 
     def told(self) -> str:
         """The failure for a person, with how to see it alone."""
@@ -59,7 +64,16 @@ def run(profile: Profile, seed: int, collection: Collection | None = None) -> Re
     except Exception as error:
         failure = f"{type(error).__name__}: {error}"
     trace = schedule.moments.lines() if failure else []
-    return Result(profile.name, seed, failure, trace, len(schedule.moments.trace), schedule.world.embedded)
+    return Result(
+        profile.name,
+        seed,
+        failure,
+        trace,
+        len(schedule.moments.trace),
+        schedule.world.embedded,
+        schedule.verifications,
+        schedule.repairs,
+    )
 
 
 class Schedule:
@@ -72,13 +86,16 @@ class Schedule:
         self.collection = collection
         self.moments = Moments(self.random)
         # Names and texts carry the seed, so that schedules may share a collection.
-        self.world: World = world_of(profile, self.random, f"{profile.name}{seed}.")
+        self.salt = f"{profile.name}{seed}."
+        self.world: World = world_of(profile, self.random, self.salt)
         self.witness = Witness(collection)
         self.group = Group()
         self.power = Power(collection) if profile.power_cut and isinstance(collection, MemoryCollection) else None
         self.owner: greenlet | None = None
         self.zombies: list[greenlet] = []
         self.walk: greenlet | None = None
+        self.verifier: greenlet | None = None
+        self.verifications = self.repairs = self.spoilt = 0
         self.needs_repair = False
         self.asleep: dict[greenlet, int] = {}
         self.steps = 0
@@ -99,7 +116,9 @@ class Schedule:
             self.walk = self.moments.start("repair", lambda: self._repair([key.doc for key in self.world.keys]))
             while not self.walk.dead:
                 self.moments.step(self.walk)
-        check(self.world, self.collection, power_was_cut=self.cuts > 0)
+        if self.spoilt:
+            self._mend()
+        check(self.world, self.collection, power_was_cut=self.cuts > 0 or self.spoilt > 0)
 
     # ------------------------------------------------------------------------- the choices
 
@@ -107,7 +126,9 @@ class Schedule:
         last: greenlet | None = None
         for _ in range(_MOST_STEPS):
             self._surprise()
-            alive = [one for one in (self.owner, *self.zombies, self.walk) if one is not None and not one.dead]
+            alive = [
+                one for one in (self.owner, *self.zombies, self.walk, self.verifier) if one is not None and not one.dead
+            ]
             if not alive:
                 if self.group.committed == len(self.world.log):
                     return
@@ -155,6 +176,16 @@ class Schedule:
             docs = [key.doc for key in self.world.keys if chance() < 0.5]
             self.walk = self.moments.start("repair", lambda: self._repair(docs))
 
+        if profile.verify and chance() < profile.verify and (self.verifier is None or self.verifier.dead):
+            self.verifier = self.moments.start("verifier", self._verify)
+        if profile.spoil and chance() < profile.spoil:
+            kind, doc = spoil(self.world, self.collection, self.witness, self.random)
+            self.moments.note("SPOILT", f"{doc[:4]} {kind}")
+            self.spoilt += 1
+            if self.verifier is not None and not self.verifier.dead and chance() < 0.3:
+                # A repair that is killed leaves what a killed worker leaves.
+                self.moments.kill(self.verifier)
+
     def _put_to_sleep(self, actor: greenlet, *steps: int) -> None:
         self.asleep[actor] = self.steps + self.random.choice(steps)
 
@@ -190,10 +221,42 @@ class Schedule:
         )
         settling.repair(collection, docs)
 
+    def _verify(self) -> None:
+        """Verify what is applied by now, while everybody goes on, and repair what was found."""
+        collection: Any = Stepped(
+            self.collection, self.moments, self.witness, durable=True, torn=self.profile.torn, unanswered=0.0
+        )
+        documents = Documents(self.world, self.salt, lambda what: self.moments.wait(what, ""), self.random)
+        end = applied(self.world, self.group.committed)
+        with verified(documents, collection, end, wait=self._look_later) as verdict:
+            found = told(verdict.findings)
+            self.verifications += 1
+            self.moments.note("finds", ", ".join(found))
+            if found and self.profile.nothing_found:
+                raise Diverged(f"verification up to {end} finds {found}")
+            self.repairs += bool(found)
+            repaired(documents, collection, verdict.findings, self.world.embed, end)
+
+    def _mend(self) -> None:
+        """Nobody writes any more: what was spoilt is found, and one repair mends it."""
+        documents = Documents(self.world, self.salt)
+        with verified(documents, self.collection, wait=lambda _: None) as verdict:
+            repaired(documents, self.collection, verdict.findings, self.world.embed)
+        with verified(documents, self.collection, wait=lambda _: None) as verdict:
+            if not verdict.ok or verdict.unexplained:
+                raise Diverged(f"after the repair: {told(verdict.findings)}, {verdict.unexplained} cells unexplained")
+        strangers = {chunk.doc for chunk in all_chunks(self.collection)} - {key.doc for key in self.world.keys}
+        if strangers:
+            raise Diverged(f"chunks of nobody are left: {sorted(strangers)}")
+
+    def _look_later(self, seconds: float) -> None:
+        for _ in range(self.random.randint(1, 30)):
+            self.moments.wait("waits to look again", "")
+
     def _cut_power(self) -> None:
         assert self.power is not None
         self.cuts += 1
-        for actor in (self.owner, *self.zombies, self.walk):
+        for actor in (self.owner, *self.zombies, self.walk, self.verifier):
             if actor is not None and not actor.dead:
                 self.moments.kill(actor)
         self.moments.note("POWER CUT", self.power.cut(self.random))

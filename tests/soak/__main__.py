@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import sys
 import tempfile
 from pathlib import Path
 
 from tests.bench.setting import machine
 from tests.soak.mutants import USABLE
-from tests.soak.running import Settings, last_line, run
+from tests.soak.report import last_line
+from tests.soak.running import Settings, run
 from tests.soak.truth import removed
 from tests.support.kafka import Missing
 
@@ -38,11 +40,14 @@ def main() -> int:
         documents=chosen.documents,
         per_second=chosen.per_second,
         mutant=chosen.mutant,
+        migrations=chosen.mutant is None,  # a gate would stop at the mutant's first trace
         storm_seconds=chosen.storm_seconds,
         quiet_seconds=chosen.quiet_seconds,
     )
     folder = chosen.folder or Path(tempfile.mkdtemp(prefix="vectide-soak-"))
     folder.mkdir(parents=True, exist_ok=True)
+    # A run that is told to stop takes its brokers and workers with it.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     print(f"{machine()}\nseed {seed}, in {folder}", flush=True)
     try:
         report = run(settings, folder)

@@ -31,7 +31,8 @@ class Canary:
             stdout=subprocess.PIPE,
             text=True,
         )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -43,6 +44,9 @@ class Canary:
         """End it."""
         self._process.kill()
         self._process.wait()
+        self._thread.join(10)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
 
 def main() -> None:

@@ -31,10 +31,11 @@ from pipeline.generations.control import ControlState, read
 from tests.soak.weather import Events, Weather
 from tests.support.deployment import Command, Deployment, loopback_qdrant
 from tests.support.kafka import KafkaServer, pairs_of_ports
+from tests.support.stores import REAL
 
 ROOT = Path(__file__).parents[2]
 SESSION_SECONDS = 6.0
-#: The workers whose memory is watched: they are not killed after the first quarter.
+#: The workers whose memory is watched: they are not killed after the first third or so.
 STEADY = ("chunk-0", "embed-0", "serve")
 
 _CONFIGURATION = """
@@ -131,7 +132,7 @@ class Worker:
         assert command.process.stdout is not None
         with suppress(ValueError, OSError):  # closed: it was killed
             line = command.process.stdout.readline()
-            if "ready on" in line:
+            if "ready on" in line and command is self.command:
                 self.url = line.split("ready on ")[1].split()[0].rstrip(",")
                 with self.lock:
                     if self.down and self.down[-1][1] == float("inf"):
@@ -224,58 +225,69 @@ class Cluster:
         self.folder = folder
         self.events = events
         self.restarts: Counter[str] = Counter()
-        self._ending = ExitStack()
         self._stop = threading.Event()
-        ports = pairs_of_ports(brokers)
-        self.brokers = []
-        for place in range(brokers):
-            home = folder / f"kafka-{place}"
-            home.mkdir()
-            self.brokers.append(KafkaServer(home, place=place, ports=ports))
-        with ThreadPoolExecutor(brokers) as pool:
-            for _ in pool.map(lambda one: one.start(), self.brokers):
-                pass
-        for one in self.brokers:
-            self._ending.callback(one.stop)
-        upstream = self._ending.enter_context(loopback_qdrant(folder / "qdrant"))
-        self.proxy = self._proxy(upstream, seed)
-        self.state = folder / "state"
-        self.state.mkdir()
-        self.small_disk = _mounted(self.state)
-        if self.small_disk:
-            self._ending.callback(lambda: subprocess.run(["umount", "--lazy", self.state], check=False))
-        self.bootstrap = ",".join(one.bootstrap for one in self.brokers)
-        configuration = _CONFIGURATION.format(kafka=self.bootstrap, store=self.proxy, session=SESSION_SECONDS)
-        self.deployment = Deployment(folder, configuration)
-        ((serve_port, _),) = pairs_of_ports(1)
-        shim = {
+        self.job: Worker | None = None
+        with ExitStack() as building:
+            self._kafka(building, brokers)
+            upstream = REAL or building.enter_context(loopback_qdrant(folder / "qdrant"))
+            self.proxy = self._proxy(building, upstream, seed)
+            self._disk(building)
+            configuration = _CONFIGURATION.format(kafka=self.bootstrap, store=self.proxy, session=SESSION_SECONDS)
+            self.deployment = Deployment(folder, configuration)
+            settings = load(folder / "vectide.toml", {}, qdrant__url=upstream, qdrant__timeout_seconds=30.0)
+            self.parts: Parts = open_parts(settings, "soak")
+            building.callback(self.parts.close)
+            self._drop()  # what a run before this one has left, on a server of its own
+            building.callback(self._drop)
+            self._ending = building.pop_all()
+        self._shim = {
             "PYTHONPATH": f"{ROOT / 'tests' / 'soak' / 'shim'}{os.pathsep}{ROOT}",
             "VECTIDE_TEST_POISON": "1",
             **({"VECTIDE_TEST_MUTANT": mutant} if mutant else {}),
         }
-        self._shim = shim
+        ((port, _),) = pairs_of_ports(1)
         more = {
             "serve": {
-                "VECTIDE_HTTP__PORT": str(serve_port),
+                "VECTIDE_HTTP__PORT": str(port),
                 "VECTIDE_QDRANT__URL": upstream,  # not through the proxy: a search that fails is a violation
                 "VECTIDE_QDRANT__TIMEOUT_SECONDS": "20",
             },
             "connect": {"VECTIDE_STATE": str(self.state)},
         }
         self.workers = {
-            name: Worker(name, self._beginner(arguments, {**shim, **more.get(name, {})}), folder, events, weather)
+            name: Worker(name, self._beginner(arguments, {**self._shim, **more.get(name, {})}), folder, events, weather)
             for name, arguments in _WORKERS.items()
         }
-        self.parts: Parts = open_parts(
-            load(folder / "vectide.toml", {}, qdrant__url=upstream, qdrant__timeout_seconds=30.0), "soak"
-        )
-        self._ending.callback(self.parts.close)
-        self.job: Worker | None = None
+
+    def _kafka(self, building: ExitStack, count: int) -> None:
+        ports = pairs_of_ports(count)
+        self.brokers = []
+        for place in range(count):
+            home = self.folder / f"kafka-{place}"
+            home.mkdir()
+            self.brokers.append(KafkaServer(home, place=place, ports=ports))
+            building.callback(self.brokers[-1].stop)
+        with ThreadPoolExecutor(count) as pool:
+            for future in [pool.submit(one.start) for one in self.brokers]:
+                future.result()
+        self.bootstrap = ",".join(one.bootstrap for one in self.brokers)
+
+    def _disk(self, building: ExitStack) -> None:
+        self.state = self.folder / "state"
+        self.state.mkdir()
+        self.small_disk = _mounted(self.state)
+        if self.small_disk:
+            building.callback(lambda: subprocess.run(["umount", "--lazy", self.state], check=False))
+
+    def _drop(self) -> None:
+        with suppress(VectideError):
+            for name in self.parts.store.names(self.parts.names.root):
+                self.parts.store.drop(name)
 
     def _beginner(self, arguments: tuple[str, ...], environment: dict[str, str]) -> Callable[[dict[str, str]], Command]:
         return lambda more: self.deployment.begin(*arguments, **environment, **more)
 
-    def _proxy(self, upstream: str, seed: int) -> str:
+    def _proxy(self, building: ExitStack, upstream: str, seed: int) -> str:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.soak.proxy", "--upstream", upstream, "--seed", str(seed)],
             cwd=ROOT,
@@ -290,7 +302,7 @@ class Cluster:
             process.wait(30)
             out.close()
 
-        self._ending.callback(end)
+        building.callback(end)
         return out.readline().split()[-1]
 
     # ------------------------------------------------------------------------ its life

@@ -28,5 +28,6 @@ def flatness(worker: Worker) -> dict[str, Any]:
         "second quarter": round(second, 1),
         "last quarter": round(last, 1),
         "growth percent": round(100 * (last / second - 1), 1),
+        "highest of any": round(max(max(one, default=0.0) for one in worker.memory), 1),
         "grew": grew,
     }

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-import statistics
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from typing import Any
 from tests.soak.canary import Canary
 from tests.soak.cluster import Cluster
 from tests.soak.faults import Storm, storms
-from tests.soak.memory import flatness
 from tests.soak.migrating import Migration
+from tests.soak.report import Figures, report
 from tests.soak.searcher import Searcher
 from tests.soak.storm import Faults
 from tests.soak.truth import Truth, Writer
 from tests.soak.verdict import quiet
-from tests.soak.weather import CALM_TARGET, STORM_TARGET, Events, Weather
+from tests.soak.weather import Events, Weather
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,18 @@ class Settings:
     storm_seconds: float = 75.0
     calm_seconds: float = 25.0
     fault_every_seconds: float = 6.0
+    migrations: bool = True
     quiet_seconds: float = 180.0
     """From the end of a storm until nothing lags or differs."""
+
+    def schedule(self) -> list[Storm]:
+        """The storms: more of them than there is time for, since each is followed by a quiet point."""
+        count = max(1, int(self.minutes * 60 / (self.storm_seconds + self.calm_seconds)))
+        return storms(self.seed, count, self.storm_seconds, self.fault_every_seconds, self.brokers)
+
+    def rng(self, of: str) -> random.Random:
+        """Dice of its own for each, so that none disturbs another."""
+        return random.Random(f"{of} {self.seed}")
 
 
 class _Writing:
@@ -85,131 +96,124 @@ class _Writing:
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
     """Everything, in a folder of its own; the report."""
     events, weather, truth = Events(folder / "events.jsonl"), Weather(), Truth()
-    cycle = settings.storm_seconds + settings.calm_seconds + 15.0
-    schedule = storms(
-        settings.seed,
-        max(1, int(settings.minutes * 60 / cycle) + 1),
-        settings.storm_seconds,
-        settings.fault_every_seconds,
-        settings.brokers,
-    )
     events.note("settings", **vars(settings))
     cluster = Cluster(folder, settings.brokers, events, weather, settings.mutant, settings.seed)
     canary = Canary(weather)
     try:
-        return _run(settings, cluster, schedule, events, weather, truth)
+        return _Soak(settings, cluster, weather, truth).run()
     finally:
         canary.close()
         cluster.close()
         events.close()
 
 
-def _run(
-    settings: Settings, cluster: Cluster, schedule: list[Storm], events: Events, weather: Weather, truth: Truth
-) -> dict[str, Any]:
-    rng = random.Random(f"writer {settings.seed}")
-    writer = Writer(cluster.deployment.documents, truth, rng, settings.documents)
-    writer.fill()
-    weather.storm()
-    cluster.start()
-    drains = [quiet(cluster, truth, weather, settings.quiet_seconds)]
-    weather.settled(time.monotonic())
-    weather.calm()
-    searcher = Searcher(cluster, truth, weather, random.Random(f"searcher {settings.seed}"))
-    writing = _Writing(writer, settings.per_second, random.Random(f"pace {settings.seed}"), events)
-    faults, counts = Faults(cluster), Counter[str]()
-    stop = threading.Event()
-    searcher.start()
-    writing.start()
-    started = time.monotonic()
-    done = 0
-    for number, storm in enumerate(schedule):
-        stop.wait(settings.calm_seconds)
-        weather.storm()
-        events.note("storm", number=number)
+class _Soak:
+    """What goes on in a run."""
+
+    def __init__(self, settings: Settings, cluster: Cluster, weather: Weather, truth: Truth) -> None:
+        self._settings = settings
+        self._cluster = cluster
+        self._events = cluster.events
+        self._weather = weather
+        self._truth = truth
+        self._writer = Writer(cluster.deployment.documents, truth, settings.rng("writer"), settings.documents)
+        self._writing = _Writing(self._writer, settings.per_second, settings.rng("pace"), cluster.events)
+        self._searcher = Searcher(cluster, truth, weather, settings.rng("searcher"))
+        self._faults = Faults(cluster)
+        self._migrations = Counter[str]()
+        self._drains: list[float] = []
+        self._storms = 0
+        self._started = 0.0
+
+    def run(self) -> dict[str, Any]:
+        """All of it; the report."""
+        self._writer.fill()
+        self._weather.storm()
+        self._cluster.start()
+        self._quiet()
+        self._weather.calm()
+        self._started = time.monotonic()
+        with self._asked_and_written():
+            for storm in () if self._seen_enough else self._settings.schedule():
+                time.sleep(self._settings.calm_seconds)
+                self._storm(storm)
+                if self._seen_enough or time.monotonic() - self._started > 60 * self._settings.minutes:
+                    break
+            if not self._seen_enough:
+                time.sleep(self._settings.calm_seconds)
+                self._writing.pause()
+                self._quiet()
+        return self._reported()
+
+    @contextmanager
+    def _asked_and_written(self) -> Iterator[None]:
+        self._searcher.start()
+        self._writing.start()
+        try:
+            yield
+        finally:
+            self._writing.stop()
+            self._searcher.stop()
+
+    @property
+    def _seen_enough(self) -> bool:
+        """There is nothing more to be learnt of a mutant that was found out."""
+        return self._settings.mutant is not None and self._events.violations.total() > 0
+
+    def _storm(self, storm: Storm) -> None:
+        """Faults, until they are healed and everything is as it must be."""
+        self._weather.storm()
+        self._events.note("storm", number=self._storms)
         migration = None
-        if storm.proposal is not None:
-            pauses = random.Random(f"migration {settings.seed} {number}")
-            migration = Migration(cluster, storm.proposal, weather, pauses, counts)
+        if self._settings.migrations and storm.proposal is not None:
+            pauses = self._settings.rng(f"migration {self._storms}")
+            migration = Migration(self._cluster, storm.proposal, self._weather, pauses, self._migrations)
             migration.start()
-        faults.run(storm, stop)
+        self._faults.run(storm)
         if migration is not None:
             migration.join()
-        writing.pause()
-        drains.append(quiet(cluster, truth, weather, settings.quiet_seconds))
-        weather.settled(time.monotonic())
+        self._writing.pause()
+        self._quiet()
         if migration is not None:
             migration.retire()
-            drains.append(quiet(cluster, truth, weather, settings.quiet_seconds))
-        events.note("quiet", number=number, seconds=round(drains[-1], 1))
-        done += 1
-        weather.calm()
-        writing.go_on()
-        minutes = (time.monotonic() - started) / 60
+            self._quiet()
+        self._weather.calm()
+        self._writing.go_on()
+        self._say()
+        self._storms += 1
+
+    def _quiet(self) -> None:
+        self._drains.append(quiet(self._cluster, self._truth, self._weather, self._settings.quiet_seconds))
+        self._weather.settled(time.monotonic())
+        self._events.note("quiet", seconds=round(self._drains[-1], 1))
+
+    def _say(self) -> None:
         print(
-            f"{minutes:6.1f} min  storm {number}  {sum(truth.operations.values())} operations  "
-            f"{sum(faults.counts.values())} faults  {sum(events.violations.values())} violations  "
-            f"quiet after {drains[-1]:.0f} s",
+            f"{(time.monotonic() - self._started) / 60:6.1f} min  storm {self._storms}  "
+            f"{self._truth.operations.total()} operations  {self._faults.counts.total()} faults  "
+            f"{self._events.violations.total()} violations  quiet after {self._drains[-1]:.0f} s",
             flush=True,
         )
-        if minutes >= settings.minutes:
-            break
-    stop.wait(settings.calm_seconds)
-    writing.pause()
-    drains.append(quiet(cluster, truth, weather, settings.quiet_seconds))
-    writing.stop()
-    searcher.stop()
-    took = (time.monotonic() - started) / 60
-    proxied = cluster.refusals()
-    codes = cluster.stopped()
-    for name, code in codes.items():
-        if code != 0:
-            events.violation("exit code", f"{name} ended with {code} when it was asked to stop")
-    memory = {name: flatness(worker) for name, worker in cluster.workers.items()}
-    for name, found in memory.items():
-        if found["grew"]:
-            events.violation("memory", f"{name} grew: {found}")
-    return {
-        "seed": settings.seed,
-        "minutes": round(took, 1),
-        "brokers": settings.brokers,
-        "mutant": settings.mutant,
-        "operations": dict(truth.operations),
-        "documents": len(truth.documents),
-        "faults": dict(faults.counts),
-        "requests refused, slowed or cut by the proxy": proxied,
-        "disk faults": "on" if cluster.small_disk else "skipped: no file system can be mounted here (it needs root)",
-        "migrations": dict(counts),
-        "storms": done,
-        "quiet points": len(drains),
-        "seconds to quiet": {"median": round(statistics.median(drains), 1), "worst": round(max(drains), 1)},
-        "searches": dict(searcher.counts),
-        "freshness seconds": {weather_: _quantiles(values) for weather_, values in searcher.freshness.items()},
-        "seconds without a machine": round(weather.starved_since(started)),
-        "freshness targets": {"calm": CALM_TARGET, "storm": STORM_TARGET},
-        "memory MiB": memory,
-        "restarts that nobody asked for": dict(cluster.restarts),
-        "starts": {name: worker.starts for name, worker in cluster.workers.items()},
-        "dead letters planted": len(truth.planted),
-        "violations": dict(events.violations),
-        "examples": events.examples,
-    }
 
-
-def _quantiles(values: list[float]) -> dict[str, float]:
-    if len(values) < 2:
-        return {"count": len(values)}
-    cuts = statistics.quantiles(values, n=100, method="inclusive")
-    return {
-        "count": len(values),
-        "p50": round(cuts[49], 2),
-        "p95": round(cuts[94], 2),
-        "p99": round(cuts[98], 2),
-        "worst": round(max(values), 2),
-    }
-
-
-def last_line(report: dict[str, Any]) -> str:
-    """What a run comes to."""
-    operations, faults = sum(report["operations"].values()), sum(report["faults"].values())
-    return f"{operations} operations, {faults} faults, {sum(report['violations'].values())} violations"
+    def _reported(self) -> dict[str, Any]:
+        minutes = (time.monotonic() - self._started) / 60
+        proxied = self._cluster.refusals()
+        for name, code in self._cluster.stopped().items():
+            if code != 0:
+                self._events.violation("exit code", f"{name} ended with {code} when it was asked to stop")
+        settings = {name: value for name, value in vars(self._settings).items() if name != "minutes"}
+        return report(
+            Figures(
+                minutes=minutes,
+                settings=settings,
+                cluster=self._cluster,
+                truth=self._truth,
+                searcher=self._searcher,
+                faults=self._faults.counts,
+                proxied=proxied,
+                migrations=self._migrations,
+                drains=self._drains,
+                storms=self._storms,
+                starved=self._weather.starved_since(self._started),
+            )
+        )

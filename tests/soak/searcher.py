@@ -22,7 +22,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from pipeline.embedding.generation import Chunker, chunker
+from pipeline.chunking.documents import Chunk
+from pipeline.embedding.generation import chunker
 from pipeline.embedding.hashing import HashingEmbedder
 from pipeline.embedding.models import tokenizer_of
 from pipeline.errors import VectideError
@@ -58,22 +59,31 @@ class Searches:
     def ask(self, marker: int, group: str | None = None) -> dict[str, Any]:
         """An answer. Raises Failed."""
         body = {"query": asked(marker), "top": _TOP, **({"filter": [f"group={group}"]} if group else {})}
+        kept = self._connection is not None
         try:
-            if self._connection is None:
-                url = urlsplit(self._service.url)
-                if url.hostname is None:
-                    raise Failed("not started")
-                self._connection = http.client.HTTPConnection(url.hostname, url.port, timeout=_ASK_SECONDS)
-            self._connection.request("POST", "/search", json.dumps(body), {"Content-Type": "application/json"})
-            answer = self._connection.getresponse()
-            text = answer.read()
+            status, text = self._asked(body)
+        except (ConnectionError, http.client.BadStatusLine) as error:
+            self.close()
+            if not kept:
+                raise Failed(f"{type(error).__name__}: {error}") from None
+            return self.ask(marker, group)  # the service was another one, or had closed what was long idle
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise Failed(f"{type(error).__name__}: {error}") from None
-        if answer.status != 200:
-            raise Failed(f"{answer.status}: {text[:300].decode(errors='replace')}")
+        if status != 200:
+            raise Failed(f"{status}: {text[:300].decode(errors='replace')}")
         found: dict[str, Any] = json.loads(text)
         return found
+
+    def _asked(self, body: dict[str, Any]) -> tuple[int, bytes]:
+        if self._connection is None:
+            url = urlsplit(self._service.url)
+            if url.hostname is None:
+                raise Failed("not started")
+            self._connection = http.client.HTTPConnection(url.hostname, url.port, timeout=_ASK_SECONDS)
+        self._connection.request("POST", "/search", json.dumps(body), {"Content-Type": "application/json"})
+        answer = self._connection.getresponse()
+        return answer.status, answer.read()
 
     def close(self) -> None:
         """The next question makes a new one."""
@@ -91,7 +101,7 @@ class Searcher:
         self._weather = weather
         self._rng = rng
         self._stop = threading.Event()
-        self._models: dict[str, tuple[HashingEmbedder, Chunker]] = {}
+        self._models: dict[str, tuple[HashingEmbedder, Chunk]] = {}
         self._tokenizer = tokenizer_of(cluster.parts.config.model)
         self.counts: Counter[str] = Counter()
         self.freshness: dict[Kind, list[float]] = {"calm": [], "starved": [], "storm": []}
@@ -249,7 +259,7 @@ class Searcher:
             self._cluster.events.violation("mixed space", f"{hit['key']}: {hit['score']} is none of {scores}", hit=hit)
         self.counts["scores checked"] += 1
 
-    def _model(self, generation: str) -> tuple[HashingEmbedder, Chunker] | None:
+    def _model(self, generation: str) -> tuple[HashingEmbedder, Chunk] | None:
         if generation not in self._models:
             try:
                 spec = self._cluster.control().generations[generation].spec

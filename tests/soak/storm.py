@@ -30,17 +30,16 @@ class Faults:
         self._broker_lock = threading.Lock()
         self.counts: Counter[str] = Counter()
 
-    def run(self, storm: Storm, stop: threading.Event) -> None:
+    def run(self, storm: Storm) -> None:
         """All of them; on return everything is healed."""
         started = time.monotonic()
         threads = []
         for fault in storm.faults:
-            if stop.wait(max(0.0, started + fault.at - time.monotonic())):
-                break
+            time.sleep(max(0.0, started + fault.at - time.monotonic()))
             thread = threading.Thread(target=self._one, args=(fault,), daemon=True)
             thread.start()
             threads.append(thread)
-        stop.wait(max(0.0, started + storm.seconds - time.monotonic()))
+        time.sleep(max(0.0, started + storm.seconds - time.monotonic()))
         deadline = time.monotonic() + _HEAL_SECONDS
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))

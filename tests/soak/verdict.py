@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,19 +15,21 @@ from pipeline.embedding.generation import chunker
 from pipeline.embedding.hashing import HashingEmbedder
 from pipeline.embedding.models import tokenizer_of
 from pipeline.errors import CollectionMissing, VectideError
-from pipeline.generations.equality import compare
 from pipeline.identity import DocumentKey, chunk_id, occurrences
 from pipeline.points import Head, StoredChunk
 from pipeline.ports import Collection
-from pipeline.records import STAGES
+from pipeline.records import STAGES, ChunkSpan
 from pipeline.specs import GenerationSpec
 from pipeline.stages.dead_letters import standing
+from pipeline.verification import verify
 from tests.soak.cluster import Cluster
-from tests.soak.truth import SOURCE, Document, Truth, key_of, on_disk
+from tests.soak.truth import POISON, SOURCE, Document, Truth, key_of, on_disk
 from tests.soak.weather import Weather
 
 _LOOK_SECONDS = 1.0
 _SAY_SECONDS = 15.0
+#: A machine that is taken puts the deadline off, by so many times its length at most.
+_MOST = 3.0
 _EXAMPLES = 5
 _COSINE = 0.999
 
@@ -44,7 +46,7 @@ def quiet(cluster: Cluster, truth: Truth, weather: Weather, seconds: float) -> f
         except VectideError as error:
             found = {"no answer": [str(error)]}
         waited = time.monotonic() - started
-        if not found or waited > seconds + weather.starved_since(started):
+        if not found or waited > seconds + min(_MOST * seconds, weather.starved_since(started)):
             break
         if waited > said:
             said += _SAY_SECONDS
@@ -111,12 +113,20 @@ def _lags(cluster: Cluster, spec: GenerationSpec) -> list[str]:
 
 
 def against_log(cluster: Cluster, spec: GenerationSpec) -> list[str]:
-    """The product's own comparison of a collection with the log. One place: a stronger one goes here."""
+    """The product's own verification of a collection against the log, and that every cell is explained."""
     parts = cluster.parts
     topic, epoch = parts.names.documents(parts.config.pipeline.epoch), parts.config.pipeline.epoch
     ends = {partition: bounds.end for partition, bounds in parts.broker.offsets(topic).items()}
-    found = compare(parts.broker, topic, epoch, parts.store.open(parts.names.collection(spec.id)), ends)
-    return [f"{kind}: {one.count}, {one.examples}" for kind, one in found.findings.items() if one.count]
+    cut, collection = chunker(spec, _TOKENIZER), parts.store.open(parts.names.collection(spec.id))
+
+    def cut_or_fail(text: str, media_type: str) -> Sequence[ChunkSpan]:
+        if POISON["chunk"] in text:
+            raise RuntimeError("planted by the soak")
+        return cut(text, media_type)
+
+    with verify(parts.broker, topic, epoch, collection, ends, cut_or_fail) as found:
+        wrong = [f"{kind}: {one.count}, {one.examples}" for kind, one in found.named.items() if one.count]
+        return wrong + ([f"{found.unexplained} cells that nothing explains"] if found.unexplained else [])
 
 
 def against_truth(
@@ -150,7 +160,7 @@ def against_truth(
         spans = cut(document.text, "text/markdown")
         for span, occurrence in zip(spans, occurrences([span.content_hash for span in spans]), strict=True):
             text = span.context + document.text[span.start : span.end]
-            if document.poison != "embed" or "poisonembed" not in text:
+            if POISON["embed"] not in text:
                 texts[chunk_id(key, span.content_hash, occurrence)] = text
         wrong += _document(path, document, head, stored, texts, fields, embedder)
     for doc, head in heads.items():

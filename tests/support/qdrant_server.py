@@ -341,7 +341,10 @@ class Handler(BaseHTTPRequestHandler):
     def _facet(self, body: dict[str, Any], name: str) -> Any:
         _known(body, "key", "filter", "limit", "exact")
         request = edge.FacetRequest(
-            key=body["key"], limit=body["limit"], exact=bool(body.get("exact")), filter=edge_filter(body["filter"])
+            key=body["key"],
+            limit=body["limit"],
+            exact=bool(body.get("exact")),
+            filter=edge_filter(body["filter"]) if body.get("filter") else None,
         )
         hits = self.shards.get(name)[0].facet(request).hits
         return {"hits": [{"value": hit.value, "count": hit.count} for hit in hits]}

@@ -20,6 +20,7 @@ from pipeline.codec import (
     encode_chunked,
     encode_dead_letter,
     encode_event,
+    is_delete,
 )
 from pipeline.errors import MalformedRecord, NewerSchema
 from pipeline.identity import DocumentKey
@@ -83,6 +84,18 @@ def test_the_bytes_of_a_record_never_change_under_their_schema_number(name: str)
     headers = tuple((name_, text.encode("latin-1")) for name_, text in golden["headers"])
     old = Record("t", 0, 0, bytes.fromhex(golden["key"]), golden["value"].encode(), headers)
     assert decode(old) == value
+
+
+def test_an_erased_delete_says_so_all_the_way_and_a_plain_one_does_not() -> None:
+    for erased in (False, True):
+        event = DocumentDeleted(KEY, PROVENANCE, erased=erased)
+        assert decode_event(record(encode_event(event))) == event
+        document = ChunkedDocument(KEY, 7, "g0123456789ab", "deleted", PROVENANCE, erased=erased)
+        assert decode_chunked(record(encode_chunked(document))) == document
+        assert is_delete(record(encode_event(event)))
+    assert not is_delete(record(encode_event(CHANGED)))
+    assert not is_delete(Record("t", 0, 0, KEY.to_bytes(), None))
+    assert not is_delete(Record("t", 0, 0, KEY.to_bytes(), b"{}"))
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])), st.text(), st.binary(max_size=20))

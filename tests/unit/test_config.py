@@ -132,3 +132,16 @@ def test_a_secret_that_no_header_can_carry_is_refused_without_showing_it(key: st
         load(None, {f"VECTIDE_{key}": secret})
     assert key.lower().replace("__", ".") in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+def test_the_key_of_receipts_comes_from_the_environment_or_a_file_and_is_never_shown(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2\n")
+    for environment in ({"VECTIDE_RECEIPT_KEY": "hunter2"}, {"VECTIDE_RECEIPT_KEY_FILE": str(secret)}):
+        config = load(None, environment)
+        assert config.receipt_key is not None
+        assert config.receipt_key.get_secret_value() == "hunter2"
+        assert "hunter2" not in json.dumps(effective(config))
+        assert "hunter2" not in repr(config)
+    with pytest.raises(ConfigError, match=r"^receipt_key_file: "):
+        load(None, {"VECTIDE_RECEIPT_KEY_FILE": str(tmp_path / "none")})

@@ -9,15 +9,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.cli.access import Endpoint, running
 from pipeline.errors import ConfigError, Fatal, FingerprintMismatch, Refused, StoreUnavailable, as_error, exit_code
 from pipeline.observe.connections import Listener
 from pipeline.observe.health import Health
 from pipeline.observe.http import HttpServer
 from pipeline.observe.metrics import Metrics
+from tests.support.commands import run
 
 Ask = Callable[..., tuple[int, Any]]
 
@@ -269,11 +272,58 @@ def test_a_probe_is_answered_while_every_other_thread_is_busy(server: HttpServer
             thread.join(30)
 
 
+def test_neither_a_probe_nor_an_error_says_the_password_of_an_address(server: HttpServer, health: Health) -> None:
+    address = "amqps://me:hunter2@host"
+
+    def route(_: Mapping[str, Any]) -> None:
+        raise StoreUnavailable(f"no answer from {address}")
+
+    server.mount("GET", "/status", route)
+    health.set_ready("source.mail", False, f"no answer from {address}")
+    for path in ("/status", "/readyz"):
+        status, answer = ask(server, "GET", path)
+        assert status == 503
+        assert "hunter2" not in json.dumps(answer)
+        assert "host" in json.dumps(answer)
+
+
 def test_an_answer_is_neither_kept_nor_taken_for_a_page(server: HttpServer) -> None:
     server.mount("GET", "/status", lambda _: {"text": "<script>"})
     raw = _raw(server, b"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     for header in (b"Content-Type: application/json", b"Cache-Control: no-store", b"X-Content-Type-Options: nosniff"):
         assert header in raw
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7"])
+@pytest.mark.parametrize("command", [("up", "."), ("serve",)], ids=" ".join)
+def test_commands_that_answer_questions_refuse_to_be_open_before_they_begin(
+    tmp_path: Path, command: tuple[str, ...], host: str
+) -> None:
+    kafka = 'broker = "kafka"\nstore = "qdrant"\n' if command == ("serve",) else ""
+    (tmp_path / "vectide.toml").write_text(f'{kafka}[http]\nhost = "{host}"\n')
+    done = run(tmp_path, *command)
+    assert done.code == 2
+    assert "http.token" in done.err
+    assert list(tmp_path.iterdir()) == [tmp_path / "vectide.toml"], "nothing was begun"
+
+
+@pytest.mark.parametrize(
+    ("host", "near"),
+    [
+        ("127.0.0.1", "127.0.0.1"), ("localhost", "localhost"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"),
+        ("::1", "[::1]"),
+        ("192.0.2.7", "192.0.2.7"), ("2001:db8::1", "[2001:db8::1]"),
+    ],
+)  # fmt: skip
+def test_a_process_says_where_it_really_listens_and_only_http_is_asked(tmp_path: Path, host: str, near: str) -> None:
+    endpoint = Endpoint(tmp_path)
+    endpoint.announce(host, 8080)
+    described = json.loads((tmp_path / "endpoint.json").read_text())
+    assert described["url"] == f"http://{near}:8080"
+    secret = tmp_path / "secret.json"
+    secret.write_text(json.dumps({"instance": described["instance"]}))
+    (tmp_path / "endpoint.json").write_text(json.dumps({**described, "url": f"file://{secret}?"}))
+    assert running(tmp_path) is None
 
 
 def ask_as(server: HttpServer, path: str, **headers: str) -> tuple[int, str]:

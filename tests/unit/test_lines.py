@@ -15,12 +15,12 @@ from pipeline.codec import encode_event
 from pipeline.config import Config, EmbedConfig, ModelConfig, PipelineConfig, WorkConfig
 from pipeline.deadline import Deadline
 from pipeline.embedding.generation import generation_spec
-from pipeline.errors import ConfigError, Fatal, StoreUnavailable
+from pipeline.errors import ConfigError, Fatal, NotAllowed, StoreUnavailable
 from pipeline.generations import operator, transitions
 from pipeline.generations.control import Generation
 from pipeline.identity import DocumentKey
 from pipeline.naming import Names
-from pipeline.ports import Embedder, NewRecord
+from pipeline.ports import Embedder, NewRecord, Publisher, TransactionalPublisher
 from pipeline.records import DocumentChanged, Provenance
 from pipeline.specs import GenerationSpec
 from pipeline.store.memory import MemoryStore
@@ -114,6 +114,27 @@ def test_a_second_generation_is_built_beside_the_live_one_and_left_when_it_is_ov
     assert bench.documents(bench.live.id) == 21
 
 
+def test_a_line_that_ends_closes_its_publishers(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a thread and a connection to Kafka, and a process may see a hundred generations."""
+    opened: list[Publisher] = []
+    closed: list[Publisher] = []
+    publisher = bench.parts.broker.publisher
+
+    def counted(client: str) -> Publisher:
+        made = publisher(client)
+        opened.append(made)
+        monkeypatch.setattr(made, "close", lambda deadline: closed.append(made))
+        return made
+
+    monkeypatch.setattr(bench.parts.broker, "publisher", counted)
+    id = bench.start()
+    bench.turn_until(lambda: id in bench.lines._lines)
+    assert len(opened) == 2
+    assert closed == []
+    bench.operate(lambda state: transitions.abort(state, id, time.time()))
+    bench.turn_until(lambda: closed == opened)
+
+
 def test_something_fatal_while_building_fails_that_generation_only(bench: Bench) -> None:
     id = bench.start()
     bench.turn_until(lambda: id in bench.lines._lines)
@@ -122,6 +143,44 @@ def test_something_fatal_while_building_fails_that_generation_only(bench: Bench)
     bench.turn_until(lambda: bench.state(id) == "failed")
     assert list(bench.lines._lines) == [bench.live.id]
     assert "no such dimension" in bench.control.again().history[-1].reason
+
+
+def test_who_may_not_decide_is_not_ready_and_goes_on_with_the_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a worker without the right to write `control`, then what it cannot build takes nothing with it."""
+    id = bench.start()
+    bench.turn_until(lambda: id in bench.lines._lines)
+
+    def refused(transactional_id: str) -> TransactionalPublisher:
+        raise NotAllowed(f"take over {transactional_id}: Kafka refuses", "grant it")
+
+    monkeypatch.setattr(bench.parts.broker, "transactional_publisher", refused)
+    bench.lines._lines[id].crew._failure = Fatal("no such dimension", "mend it")
+    bench.turn_until(lambda: f"generation.{id}" in bench.parts.health.readyz().reasons)
+    assert bench.state(id) == "building"
+    bench.put("later")
+    bench.turn_until(lambda: bench.documents(bench.live.id) == 1)
+
+
+def test_who_may_not_remove_leaves_what_is_left(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a worker without the right to delete groups, then it asks once, and goes on."""
+    id = bench.start()
+    bench.turn_until(lambda: id in bench.lines._lines)
+    asked: list[str] = []
+
+    def refused(group: str) -> None:
+        asked.append(group)
+        raise NotAllowed(f"delete group {group}: Kafka refuses", "grant it")
+
+    monkeypatch.setattr(bench.parts.broker, "delete_group", refused)
+    bench.operate(lambda state: transitions.abort(state, id, time.time()))
+    bench.turn_until(lambda: bool(asked))
+    bench.put("later")
+    bench.turn_until(lambda: bench.documents(bench.live.id) == 1)
+    time.sleep(1.2)  # the next look would be after a second
+    bench.lines._turn()
+    assert len(asked) == 1
 
 
 def test_something_fatal_of_the_live_generation_ends_the_process(bench: Bench) -> None:

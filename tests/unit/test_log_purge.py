@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.broker.embedded_log import EmbeddedLog
+from pipeline.errors import BrokerUnavailable
 from pipeline.ports import NewRecord, TopicSpec
 
 SECRET = b"QxZjKw19VbPt"
@@ -78,3 +79,19 @@ def test_maintenance_gives_back_pages_by_the_thousand(tmp_path: Path) -> None:
     log.maintain()
     log.close()
     assert (tmp_path / "log.db").stat().st_size < 6_000_000, "of 12 MB, 8 are given back at a time"
+
+
+def test_files_that_somebody_else_reads_are_not_called_purged(tmp_path: Path) -> None:
+    """Given a backup in the middle of its read, then the purge says so, and one after it is whole."""
+    log = opened(tmp_path)
+    put(log, KEPT, "k", SECRET * 50)
+    backup = sqlite3.connect(tmp_path / "log.db")
+    backup.execute("BEGIN")
+    backup.execute("SELECT count(*) FROM records").fetchone()
+    put(log, KEPT, "k", b"{}")
+    with pytest.raises(BrokerUnavailable, match="read by another process"):
+        log.purge([KEPT])
+    backup.close()
+    log.purge([KEPT])
+    assert files_with(tmp_path, SECRET) == []
+    log.close()

@@ -13,12 +13,12 @@ import pytest
 from connectors.duties import Duties, carry_out, decode_done, done_name, encode_done
 from connectors.memory import MemorySource
 from connectors.runner import Runner
-from connectors.state import State, mark_key
+from connectors.state import Known, State, mark_key
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.deadline import Deadline
 from pipeline.errors import BrokerUnavailable, Fenced, MalformedRecord, SourceUnavailable
 from pipeline.identity import DocumentKey
-from pipeline.ports import Fetched, NewRecord, Record, Skipped
+from pipeline.ports import Fetched, NewRecord, Record, Skipped, Written
 from pipeline.records import DocumentDeleted, Done, Request
 from tests.support.sources import Documents, runner, running, scanned, wait_until
 from tests.unit.connectors.faults import FaultyBroker, Killed, Spy, reopened
@@ -32,13 +32,14 @@ class Asked:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
+        self._count = 0
 
     def __call__(self) -> list[Request]:
         return list(self.requests)
 
     def add(self, kind: str, *paths: str, source: str = "m", **more: object) -> Request:
-        number = len(self.requests) + 1
-        request = Request(f"r{number}", kind, source, time.time(), number, paths, **more)  # type: ignore[arg-type]
+        self._count += 1
+        request = Request(f"r{self._count}", kind, source, time.time(), self._count, paths, **more)  # type: ignore[arg-type]
         self.requests.append(request)
         return request
 
@@ -66,12 +67,12 @@ def wait_done(documents: Documents, request: Request) -> Done:
     return done
 
 
-def taken_over(documents: Documents, request: Request, source: str = "m") -> Done | None:
+def taken_over(documents: Documents, request: Request, asked: Asked | None = None) -> Done | None:
     """What a command does while no runner runs."""
-    names = documents.names
-    publisher = documents.broker.transactional_publisher(names.connector(source))
-    state = state_of(documents, source)
-    return carry_out(request, state, documents.broker, names.documents(0), publisher, source, 10.0)
+    names, known = documents.names, asked or (lambda: [request])
+    publisher = documents.broker.transactional_publisher(names.connector("m"))
+    carry_out(Duties("m", documents.broker, names.documents(0), known), state_of(documents), publisher, request, 10.0)
+    return done_of(documents, request)
 
 
 # ------------------------------------------------------------------------------- forget and lift
@@ -115,6 +116,19 @@ def test_its_state_has_no_digest_and_an_older_vectide_waits(documents: Documents
     assert last.value is not None
     assert b'"schema":2' in last.value
     assert digest.encode() not in last.value
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["document", "source"])
+def test_no_file_of_its_cache_has_the_digest(documents: Documents, asked: Asked, tmp_path: Path, whole: bool) -> None:
+    source = MemorySource("m")
+    source.put("secret", "text")
+    with running(source, documents, tmp_path, requests=asked) as one:
+        one.wait_scanned()
+        digest = state_of(documents).get("secret").digest.encode()  # type: ignore[union-attr]
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert any(digest in path.read_bytes() for path in files)
+        wait_done(documents, asked.add("forget", *([] if whole else ["secret"])))
+        wait_until(lambda: not any(digest in path.read_bytes() for path in files))
 
 
 def test_lifted_it_is_published_again(documents: Documents, asked: Asked) -> None:
@@ -241,6 +255,32 @@ def test_with_no_runner_a_command_takes_over_and_the_next_runner_knows(
     assert sum(isinstance(event, DocumentDeleted) for event in documents.events()) == 1
 
 
+def test_a_request_whose_answer_is_lost_is_not_carried_out_once_more(documents: Documents, asked: Asked) -> None:
+    """Given a command that lifts before the runner is back, then its forget does not undo the lift."""
+    broker, armed = documents.broker, threading.Event()
+
+    def plan(after: bool) -> None:
+        if after and armed.is_set():
+            armed.clear()
+            lift = asked.add("lift", "secret")
+            documents.broker = broker
+            assert taken_over(documents, lift, asked) is not None
+            raise BrokerUnavailable("the answer is lost")
+
+    documents.broker = FaultyBroker(broker, plan)  # type: ignore[assignment]
+    source = MemorySource("m")
+    source.put("secret", "text")
+    with running(source, documents, requests=asked) as one:
+        one.wait_scanned()
+        armed.set()
+        asked.add("forget", "secret")
+        documents.wait_for({})
+        documents.wait_for({"secret": "text"})
+        source.put("kept", "x")
+        documents.wait_for({"secret": "text", "kept": "x"})
+    assert sum(isinstance(event, DocumentDeleted) for event in documents.events()) == 1
+
+
 def test_a_runner_that_was_taken_over_is_fenced(documents: Documents, asked: Asked) -> None:
     source = MemorySource("m")
     source.put("secret", "text")
@@ -284,6 +324,60 @@ def test_a_batch_that_was_held_up_does_not_bring_back_what_was_forgotten_meanwhi
     documents: Documents, asked: Asked
 ) -> None:
     held_up(documents, asked)
+
+
+def left_out(documents: Documents, asked: Asked, tmp_path: Path) -> None:
+    """A document that becomes too large, and is forgotten by a command while its delete is held up."""
+    broker, armed = documents.broker, threading.Event()
+
+    def plan(after: bool) -> None:
+        if not after and armed.is_set():
+            armed.clear()
+            request = asked.add("forget", "secret")
+            documents.broker = broker
+            assert taken_over(documents, request, asked) is not None
+            raise BrokerUnavailable("no answer")
+
+    class Large(Spy):
+        large = threading.Event()
+
+        def fetch(self, path: str) -> Fetched | Skipped | None:
+            if self.large.is_set() and path == "secret":
+                return Skipped("secret", "too", "too_large")
+            return super().fetch(path)
+
+    source = MemorySource("m")
+    source.put("secret", "text")
+    spy = Large(source)
+    documents.broker = FaultyBroker(broker, plan)  # type: ignore[assignment]
+    with running(spy, documents, tmp_path, requests=asked) as one:
+        one.wait_scanned()
+        spy.large.set()
+        armed.set()
+        source.put("secret", "large")
+        wait_until(lambda: asked.requests and done_of(documents, asked.requests[0]) is not None)
+        spy.large.clear()
+        source.put("secret", "small again")
+        source.put("kept", "x")
+        documents.wait_for({"kept": "x"})
+        time.sleep(0.5)
+    assert documents.texts() == {"kept": "x"}
+
+
+def test_what_is_left_out_after_a_delete_that_was_held_up_stays_forgotten(
+    documents: Documents, asked: Asked, tmp_path: Path
+) -> None:
+    left_out(documents, asked, tmp_path)
+
+
+def test_only_what_was_written_to_the_topic_ends_a_suppression(documents: Documents) -> None:
+    state = state_of(documents)
+    forgotten = Known("", "", "", "r1")
+    state.put({"a": forgotten, "b": forgotten}, [Written(0, 0)])
+    state.put({"a": Known("r", "", ""), "b": None, "c": Known("r", "", "")})
+    assert [state.get(path) for path in "abc"] == [forgotten, forgotten, Known("r", "", "")]
+    state.put({"a": Known("r", "d", "f"), "b": None}, [Written(0, 1)])
+    assert [state.get(path) for path in "ab"] == [Known("r", "d", "f"), None]
 
 
 def slow_source(documents: Documents, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +459,7 @@ def _late(self: Runner) -> bool:
     request = self._duties.next(self._state) if self.scanned.is_set() else None
     if request is not None:
         self._flush()
-        self._serve(request)
+        self._serve(("forget", "lift", "gc"))
     return request is not None
 
 
@@ -443,7 +537,7 @@ def test_what_the_writer_publishes_while_it_looks_is_not_collected(aged: Documen
     publisher = aged.broker.transactional_publisher(aged.names.connector("m"))
     state = state_of(aged)
     duties = Duties("m", aged.broker, aged.names.documents(0), asked)
-    while duties._collecting is None or duties._collecting._pass < 2:
+    while duties._collecting is None or duties._collecting[1]._pass < 2:
         duties.step(request, state, publisher, Deadline.after(10))
     key = DocumentKey("m", "a").to_bytes()
     newer = aged.broker.publisher("test")
@@ -471,6 +565,55 @@ def test_a_running_writer_collects_beside_its_work(aged: Documents, asked: Asked
         one.wait_scanned()
         done = wait_done(aged, gc_of(aged, asked))
     assert (done.count, collected(aged)) == (2, {"a", "b"})
+
+
+def test_marks_of_requests_that_control_has_forgotten_go_with_a_gc(aged: Documents, asked: Asked) -> None:
+    """Given two requests that are done, one of which control has let go, then only the other's mark stays."""
+    gone, kept = asked.add("forget", "x"), asked.add("forget", "y")
+    for request in (gone, kept):
+        assert taken_over(aged, request) is not None
+    asked.requests.remove(gone)
+    collecting = gc_of(aged, asked)
+    assert taken_over(aged, collecting, asked) is not None
+    assert done_of(aged, gone) is None
+    assert done_of(aged, kept) is not None
+
+
+def test_a_take_over_does_first_what_was_asked_before(documents: Documents, asked: Asked) -> None:
+    first = asked.add("forget", "a")
+    second, third = asked.add("lift", "a"), asked.add("forget", "b")
+    taken_over(documents, second, asked)
+    assert [done_of(documents, one) is not None for one in (first, second, third)] == [True, True, False]
+    assert state_of(documents).get("a") is None
+
+
+def test_a_gc_comes_after_what_is_forgotten_and_a_command_does_only_its_own_kind(aged: Documents, asked: Asked) -> None:
+    with_deletes(aged)
+    compact(aged)
+    collecting, forget = gc_of(aged, asked), asked.add("forget", "alive")
+    duties = Duties("m", aged.broker, aged.names.documents(0), asked)
+    assert duties.next(state_of(aged)) == forget
+    assert taken_over(aged, forget, asked) is not None
+    assert done_of(aged, collecting) is None, "nobody asked this command for a gc"
+    assert duties.next(state_of(aged)) == collecting
+    later = asked.add("forget", "b")
+    collecting = gc_of(aged, asked)
+    assert taken_over(aged, collecting, asked) is not None
+    assert done_of(aged, later) is None
+
+
+def test_what_is_forgotten_while_a_gc_looks_is_not_collected(aged: Documents, asked: Asked) -> None:
+    with_deletes(aged)
+    compact(aged)
+    collecting = gc_of(aged, asked)
+    publisher = aged.broker.transactional_publisher(aged.names.connector("m"))
+    state = state_of(aged)
+    duties = Duties("m", aged.broker, aged.names.documents(0), asked)
+    while duties._collecting is None or duties._collecting[1]._pass < 2:
+        duties.step(collecting, state, publisher, Deadline.after(10))
+    duties.step(asked.add("forget", "a"), state, publisher, Deadline.after(10))
+    duties.step(collecting, state, publisher, Deadline.after(10))
+    assert collected(aged) == {"b"}
 
 
 # ------------------------------------------------------------------------------------------ marks

@@ -185,6 +185,26 @@ def test_what_only_looks_like_front_matter_is_text(text: str) -> None:
     assert set(found.metadata) == {"extractor"}
 
 
+def test_front_matter_that_says_one_thing_thousands_of_times_is_left_out() -> None:
+    """Given 16 kB with an alias of YAML's in them, which stand for 20 MB, then they do not become metadata."""
+    again = ",".join(["*a"] * 2500)
+    lists = f"l: &l [{','.join(['*a'] * 100)}]\nm: *l\n"
+    text = f'---\nkept: k\na: &a "{"x" * 8000}"\nb: [{again}]\n{lists}last: 1\n---\ntext\n'
+    assert len(text) < 17_000
+    found = extracted(text, "a.md")
+    assert set(found.metadata) - {"extractor"} == {"kept", "a", "last"}
+    assert found.text == text
+
+
+def test_a_number_of_thousands_of_digits_is_left_out_and_the_document_stays() -> None:
+    """Python refuses to write it; YAML counts in sixties."""
+    text = f"---\nkept: k\nlong: 1{':1' * 6000}\nlist: [1{':1' * 1000}, 2]\n---\ntext\n"
+    found = extracted(text, "a.md")
+    assert found.text == text
+    assert found.metadata["kept"] == "k"
+    assert "long" not in found.metadata
+
+
 @pytest.mark.parametrize(
     "text, title",
     [

@@ -17,7 +17,7 @@ from pipeline.embedding.batches import embed_all
 from pipeline.embedding.generation import chunker, generation_spec
 from pipeline.embedding.hashing import HashingEmbedder
 from pipeline.embedding.models import tokenizer_of
-from pipeline.errors import Transient
+from pipeline.errors import LogDiverged, Transient
 from pipeline.generations import gate
 from pipeline.generations.quality import Comparison
 from pipeline.identity import DocumentKey, version_of
@@ -138,6 +138,19 @@ def test_a_collection_of_another_model_is_refused_before_anything_is_read(bench:
     report = bench.examine(target=spec(16))
     assert "another model" in report.why[0]
     assert report.verification is None
+
+
+@pytest.mark.parametrize("stage", ["chunk", "embed"])
+def test_a_group_that_is_beyond_its_topic_tells_that_records_are_lost(bench: Bench, stage: str) -> None:
+    """Given an empty topic in place of the one that a group has read, then it has not caught up with it: the log is
+    another, or what is left of it.
+    """
+    bench.follow(TARGET)
+    topic = TOPIC if stage == "chunk" else NAMES.chunks(TARGET.id)
+    end = bench.broker.offsets(topic)[0].end
+    bench.broker.log.commit(NAMES.group(stage, TARGET.id), {(topic, 0): end + 1})  # type: ignore[arg-type]
+    with pytest.raises(LogDiverged, match="has lost records"):
+        bench.examine()
 
 
 def test_one_that_is_behind_is_refused(bench: Bench) -> None:

@@ -99,3 +99,30 @@ def test_gc_and_a_migration_exclude_each_other(broker: EmbeddedBroker) -> None:
         operator.operate(broker, NAMES, lambda state: requests.ask(state, [request("gc2", "gc", ())]))
     state = operator.operate(broker, NAMES, lambda state: requests.ask(state, [request("r")]))
     assert "r" in state.requests, "forgetting waits for nothing"
+
+
+@pytest.mark.parametrize(("kind", "opposite"), [("forget", "lift"), ("lift", "forget")])
+def test_an_open_request_that_was_reversed_since_is_not_joined(kind: str, opposite: str) -> None:
+    """Given one that was carried out and that nobody saw done, then its opposite, then the same is asked anew."""
+    state = asked(ControlState(), request("r1", kind, ("a", "b")))
+    for number, other in enumerate((request("o1", opposite, ("c",)), request("o2", opposite, ()))):
+        state = asked(state, other)
+        assert requests.ask(state, [request("r2", kind, ("a", "b"))]) == [], f"{number} is of something else"
+    state = asked(state, request("o3", opposite, ("b", "c")))
+    assert [one.id for one in requests.ask(state, [request("r2", kind, ("a", "b"))])] == ["r2"]
+    state = asked(state, request("r2", kind, ("a", "b")))
+    assert requests.joined(state, request("r3", kind, ("b", "a"))) == state.requests["r2"]
+    assert requests.joined(state, request("r1", kind, ("a", "b"))) == state.requests["r1"], "itself"
+    whole = asked(ControlState(), request("w1", kind, ()), request("w2", opposite, ()))
+    assert [one.id for one in requests.ask(whole, [request("w3", kind, ())])] == ["w3"]
+
+
+def test_a_lift_stays_as_long_as_a_forget_of_more_than_it_lifts() -> None:
+    """Given a forget of two of which one was lifted, then a gc does not bring that suppression back."""
+    state = asked(ControlState(), request("f", paths=("a", "c")))
+    state = asked(state, request("l", "lift", ("a",)), request("other", "lift", ("z",)), request("t", "lift", (), "s"))
+    state = after(state, *requests.close(state, ["f", "l", "other", "t"], 5.0))
+    gone = requests.needless(state, 100.0)
+    assert {one.id for one in gone} == {"other", "t"}
+    left = ControlState(requests={id: one for id, one in state.requests.items() if one not in gone})
+    assert set(requests.suppressed(left).documents) == {DocumentKey("s", "c")}

@@ -28,7 +28,7 @@ from pipeline.specs import GenerationSpec
 from pipeline.store.collection import PointCollection
 from pipeline.store.edge import EdgeStore
 from pipeline.store.memory import MemoryCollection, MemoryStore
-from pipeline.store.payload import chunk_payload, head_payload
+from pipeline.store.payload import CELLS_OF, chunk_payload, head_payload
 from pipeline.sync import synchronise
 from pipeline.verification.vectors import VectorCheck
 from tests.support.workers import NAMES
@@ -103,8 +103,9 @@ class Corpus:
         """Write a chunk past the protocol and the adapter's checks, its cells as they were."""
         made = replace(chunk, **({} if vector is None else {"vector": np.asarray(vector, np.float32)}), **changes)
         if isinstance(self.collection, MemoryCollection):
-            point = self.collection._chunks[chunk.id]
-            self.collection._chunks[chunk.id] = replace(point, **{one: getattr(made, one) for one in _CHUNK})
+            point = replace(self.collection._chunks[chunk.id], **{one: getattr(made, one) for one in _CHUNK})
+            self.collection._remove(chunk.id)
+            self.collection._put(point)
             return
         (before,) = self.collection._engine.retrieve([chunk.id], payload=True, vector=False)
         payload = chunk_payload(replace(made, vector=None))  # type: ignore[arg-type]
@@ -127,7 +128,7 @@ class Corpus:
 
     def _upsert(self, id: str, vector: Vectors | None, before: dict[str, Any], payload: dict[str, Any]) -> None:
         assert isinstance(self.collection, PointCollection)
-        cells = {name: before[name] for name in ("cells", "cell") if name in before}
+        cells = {name: before[name] for name in CELLS_OF.values() if name in before}
         self.collection._engine.upsert([(id, vector, {**payload, **cells})], None, "upsert")
 
 

@@ -12,16 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.embedding.batches import embed_all
 from pipeline.embedding.generation import chunker
 from pipeline.embedding.hashing import HashingEmbedder
-from pipeline.errors import Refused, StoreUnavailable, Transient
+from pipeline.errors import Poison, Refused, StoreUnavailable, Transient
 from pipeline.identity import DocumentKey, content_hash, stamp_of, version_in
 from pipeline.points import ListedChunk
 from pipeline.verification import full as module
+from pipeline.verification import repair
 from pipeline.verification.checkpoint import KEPT, Checkpoint, Of, checkpoint_path
 from pipeline.verification.findings import Findings, Found
 from pipeline.verification.full import LOOKS, Full, full
 from pipeline.verification.vectors import VectorCheck
+from tests.contract.store_points import contents
 from tests.unit.verification.corpus import SPEC, TOKENIZER, TOPIC, Corpus, opened
 
 SEED = 20260101
@@ -48,21 +51,25 @@ def corpus() -> Iterator[Corpus]:
         yield made
 
 
+def run(corpus: Corpus, findings: Findings, **more: Any) -> Full:
+    return full(
+        corpus.broker,
+        TOPIC,
+        0,
+        corpus.collection,
+        more.pop("ends", None) or corpus.ends(),
+        chunker(SPEC, TOKENIZER),
+        more.pop("check", corpus.check),
+        more.pop("checkpoint", None) or Checkpoint(None, OF),
+        findings,
+        wait=more.pop("wait", lambda _: None),
+        **more,
+    )
+
+
 def look(corpus: Corpus, **more: Any) -> tuple[Full, list[Found]]:
     with Findings() as findings:
-        shown = full(
-            corpus.broker,
-            TOPIC,
-            0,
-            corpus.collection,
-            more.pop("ends", None) or corpus.ends(),
-            chunker(SPEC, TOKENIZER),
-            more.pop("check", corpus.check),
-            more.pop("checkpoint", None) or Checkpoint(None, OF),
-            findings,
-            wait=more.pop("wait", lambda _: None),
-            **more,
-        )
+        shown = run(corpus, findings, **more)
         return shown, list(findings)
 
 
@@ -76,8 +83,12 @@ def named(found: list[Found]) -> dict[str, set[str]]:
 
 def test_everything_of_a_sound_collection_is_looked_at_once(corpus: Corpus) -> None:
     waits: list[float] = []
+    paused: list[int] = []
     told: list[tuple[int, int]] = []
-    shown, found = look(corpus, wait=waits.append, on_progress=lambda *numbers: told.append(numbers))
+    shown, found = look(
+        corpus, wait=waits.append, on_progress=lambda *numbers: told.append(numbers), pause=paused.append
+    )
+    assert sum(paused) == corpus.collection.count_chunks() + DOCUMENTS + 3, "chunks, and records of the log"
     points = corpus.collection.count_chunks() + sum(corpus.collection.count_heads().values())
     assert found == []
     assert shown == Full(DOCUMENTS + 1, corpus.collection.count_chunks(), resumed=False, more=0)
@@ -188,6 +199,35 @@ def test_a_planted_fault_is_found_and_nothing_else(
     assert shown.documents == DOCUMENTS + 1
 
 
+@pytest.mark.parametrize("plant", [plant for plant, _ in FAULTS], ids=[plant.__name__ for plant, _ in FAULTS])
+def test_what_a_full_look_finds_a_repair_mends_and_touches_nothing_else(
+    corpus: Corpus, plant: Callable[[Corpus], None]
+) -> None:
+    before = contents(corpus.collection)
+    vectors = {one.id: one.vector for one in corpus.collection.scan_chunks(None, 1000, vectors=True)[0]}
+    plant(corpus)
+    model = corpus.model
+    with Findings() as findings:
+        run(corpus, findings)
+        assert findings
+        repaired = repair(
+            corpus.broker, TOPIC, 0, corpus.collection, corpus.ends(), findings, chunker(SPEC, TOKENIZER),
+            lambda items: embed_all(model, items, None, 64),
+        )  # fmt: skip
+    assert (repaired.documents.total(), repaired.left) == (1, [])
+    assert look(corpus)[1] == []
+    heads, chunks = contents(corpus.collection)
+    touched = {D3.doc, DocumentKey("s", "gone").doc}
+    assert {doc: head for doc, head in heads.items() if doc not in touched} == {
+        doc: head for doc, head in before[0].items() if doc not in touched
+    }
+    assert all(replace(heads[doc], stamp=0) == replace(before[0][doc], stamp=0) for doc in touched)
+    assert chunks.keys() == before[1].keys()
+    for one in corpus.collection.scan_chunks(None, 1000, vectors=True)[0]:
+        assert one.vector is not None
+        np.testing.assert_allclose(one.vector, vectors[one.id], atol=1e-6)
+
+
 def test_forged_points_that_keep_their_cells_are_found(tmp_path: Path) -> None:
     """Given Qdrant's own engine, and a head and a chunk that were edited by hand, then counts are as
     they were, and a look at every point finds both.
@@ -288,6 +328,63 @@ def test_only_some_documents_where_that_is_asked_for(corpus: Corpus) -> None:
     corpus.plant(chunk, corpus.chunks(D3)[2].vector)
     shown, found = look(corpus, only={D3.doc})
     assert (named(found), shown.documents) == ({"d3": {"wrong vector"}}, 1)
+
+
+def test_a_text_that_the_model_cannot_take_here_is_no_finding_and_nothing_is_mended_for_it(corpus: Corpus) -> None:
+    """Given a model that runs out of memory on this machine, then its chunk stays listed and served."""
+    target = corpus.chunks(D3)[1]
+
+    class Small(HashingEmbedder):
+        def embed_documents(self, texts: Any) -> Any:
+            if target.text in texts:
+                raise Poison("oom", "no memory here")
+            return super().embed_documents(texts)
+
+    small = Small(corpus.spec.model, TOKENIZER)
+    shown, found = look(corpus, check=VectorCheck(small, None, 64))
+    assert (found, shown.unchecked) == ([], 1)
+    filters(corpus)
+    before = contents(corpus.collection)
+    with Findings() as findings:
+        run(corpus, findings, check=VectorCheck(small, None, 64))
+        assert {one.kind for one in findings} == {"wrong metadata"}
+        repaired = repair(
+            corpus.broker, TOPIC, 0, corpus.collection, corpus.ends(), findings, chunker(SPEC, TOKENIZER),
+            lambda items: embed_all(small, items, None, 64),
+        )  # fmt: skip
+    assert repaired.documents == {"left": 1}
+    assert contents(corpus.collection) == before
+
+
+@pytest.mark.parametrize("plant", [text, filters, swap], ids=["text", "values", "vector"])
+def test_what_no_replay_can_mend_is_left_and_spends_no_attempt(corpus: Corpus, plant: Callable[[Corpus], None]) -> None:
+    """Given a version that failed, which serves an older one's chunks, when one of these is wrong, then a repair says
+    that it leaves it, as often as it is asked.
+    """
+
+    class Unable(HashingEmbedder):
+        def embed_documents(self, texts: Any) -> Any:
+            if any("will fail" in text for text in texts):
+                raise Poison("oom", "no memory here")
+            return super().embed_documents(texts)
+
+    unable = Unable(corpus.spec.model, TOKENIZER)
+    corpus.put("d3", "This one will fail.")
+    corpus.follow(unable)
+    assert corpus.head(D3).state == "failed"
+    plant(corpus)
+    before = contents(corpus.collection)
+    for _ in range(2):
+        with Findings() as findings:
+            run(corpus, findings, check=VectorCheck(unable, None, 64))
+            assert {one.doc for one in findings} == {D3.doc}
+            repaired = repair(
+                corpus.broker, TOPIC, 0, corpus.collection, corpus.ends(), findings, chunker(SPEC, TOKENIZER),
+                lambda items: embed_all(unable, items, None, 64),
+            )  # fmt: skip
+        assert repaired.documents == {"left": 1}
+        assert "serves chunks of an older version" in repaired.left[0]
+    assert contents(corpus.collection) == before
 
 
 # ----------------------------------------------------------------------- interrupted

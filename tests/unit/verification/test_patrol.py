@@ -113,6 +113,26 @@ def test_control_that_cannot_be_read_is_looked_at_again(bench: Bench) -> None:
     assert bench.turn() == ["live"]
 
 
+@pytest.mark.parametrize("call", ["generations", "last"])
+@pytest.mark.parametrize("error", [Fatal("there is no topic reports"), BadVector("x"), KeyError("a bug")])
+def test_what_fails_around_a_verification_is_never_the_worker_s_either(
+    bench: Bench, call: str, error: Exception
+) -> None:
+    calls: list[float] = []
+
+    def fail() -> object:
+        calls.append(bench.now)
+        raise error
+
+    working = getattr(bench.patrol, call)
+    setattr(bench.patrol, call, fail)
+    assert bench.turn() == []
+    assert bench.turn(299) == []
+    assert len(calls) == 1, "it is not said every second"
+    setattr(bench.patrol, call, working)
+    assert bench.turn(1) == ["live"]
+
+
 def test_nothing_is_begun_once_the_process_ends(bench: Bench) -> None:
     bench.stop.set()
     assert bench.turn() == []
@@ -175,6 +195,18 @@ def test_beside_live_work_it_gets_a_tenth_of_the_time_and_goes_on_when_that_ends
     clock.busy = False
     clock.pacer.pause(1)
     assert clock.now < 11.2
+
+
+def test_what_was_waited_is_no_work_to_make_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    clock.busy = True
+    clock.pacer.wait(600.0)
+    clock.pacer.pause(1)
+    assert clock.now < 600.1
+    clock.now += 600.0  # somebody else's wait
+    clock.pacer.rested()
+    clock.pacer.pause(1)
+    assert clock.now < 1200.2
 
 
 def test_the_end_of_the_process_ends_any_wait(monkeypatch: pytest.MonkeyPatch) -> None:

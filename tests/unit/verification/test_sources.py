@@ -68,6 +68,20 @@ def test_a_log_that_equals_its_source_is_said_to(documents: Documents, source: M
     assert reports[0].as_json()["ok"] is True
 
 
+def test_what_was_forgotten_is_no_difference_unless_the_log_has_it(documents: Documents, source: MemorySource) -> None:
+    source.put("forgotten", "and not in the log")
+    source.put("meanwhile", "forgotten after the first look")
+    kept_out = [{"forgotten", "d2"}, {"forgotten", "d2", "meanwhile"}]
+
+    def asked() -> Callable[[DocumentKey], object]:
+        now = kept_out.pop(0) if len(kept_out) > 1 else kept_out[0]
+        return lambda key: key.path in now
+
+    topic = documents.names.documents(0)
+    (report,) = compare_sources(documents.broker, topic, [source], publish, wait=lambda _: None, kept_out=asked)
+    assert found(report) == {"forgotten, and in the log": ("notes:d2",)}
+
+
 @pytest.mark.parametrize(
     ("plant", "kind"),
     [

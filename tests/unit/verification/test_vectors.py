@@ -186,9 +186,19 @@ class Unwilling(HashingEmbedder):
         return super().embed_documents(texts)
 
 
-def test_a_text_that_the_model_refuses_is_found(corpus: Corpus) -> None:
+def test_a_text_that_the_model_cannot_take_here_is_counted_and_no_finding(corpus: Corpus) -> None:
+    shown, found = looked(corpus, check=VectorCheck(Unwilling(SPEC.model, TOKENIZER), None, 64))
+    assert (found, shown.wrong, shown.unchecked, shown.looked) == ({}, 0, 2, shown.whole - 2)
+    assert (
+        shown.statement == f"all {shown.looked} chunks were looked at, 0 are wrong; the model cannot embed 2 more here"
+    )
+    some = Sample(1, asked=10, looked=8, whole=1000, wrong=0, unchecked=2)
+    assert some.bound == pytest.approx(1 - 0.05 ** (1 / 8))
+    assert Sample(1, asked=2, looked=0, whole=1000, wrong=0, unchecked=2).bound == 1.0
+    chunk = next(one for one in corpus.chunks(DocumentKey("s", "same")) if "One and the same" in one.text)
+    corpus.plant(chunk, nan(chunk))
     _, found = looked(corpus, check=VectorCheck(Unwilling(SPEC.model, TOKENIZER), None, 64))
-    assert found == {"same": "the model cannot embed its text: Poison: too_long: over the limit"}
+    assert found == {"same": "it is not finite"}, "that needs no model"
 
 
 def test_each_text_is_embedded_once(corpus: Corpus) -> None:
@@ -207,13 +217,13 @@ def test_one_seed_is_one_choice_and_says_so(corpus: Corpus) -> None:
     def chosen(seed: int) -> set[str]:
         seen: set[str] = set()
         check = corpus.check
-        wrong = check.wrong
+        checked = check.checked
 
         def spy(chunks: Any) -> Any:
             seen.update(chunk.id for chunk in chunks)
-            return wrong(chunks)
+            return checked(chunks)
 
-        check.wrong = spy  # type: ignore[method-assign]
+        check.checked = spy  # type: ignore[method-assign]
         shown, _ = sample(corpus.collection, check, 7, seed)
         assert (shown.looked, shown.asked) == (7, 7)
         assert f"seed {seed}" in shown.statement

@@ -1,0 +1,82 @@
+"""``vectide explain``: the life of one document."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli.access import reached
+from pipeline.cli.forget import awaited
+from pipeline.cli.options import as_json, configuration, configure_logs, configured, print_json
+from pipeline.cli.tasks import raised
+from pipeline.observe.logs import printable
+
+
+@click.command()
+@click.argument("key")
+@as_json
+@configured
+def explain(key: str, json_: bool, config_file: Path | None, state: Path | None) -> None:
+    """Show what the log, every generation and the dead letters know of the document KEY (source:path)."""
+    config = configuration(config_file, state)
+    configure_logs(config)
+    with reached(config) as ask:
+        found = raised(awaited(ask, ask("POST", "/erasure", {"action": "explain", "key": key})))
+    if json_:
+        print_json(found)
+        return
+    click.echo(f"{printable(found['key'])}  ({found['doc']})")
+    for line in (*_versions(found), *_generations(found), *_rest(found)):
+        click.echo(f"  {printable(line)}")
+
+
+def _versions(found: Mapping[str, Any]) -> list[str]:
+    lines = [f"{'log':<14}{found['versions_left_out']} older versions"] if found["versions_left_out"] else []
+    for one in found["versions"]:
+        where = f"{'log':<14}{_at(one['appended'])}  [{one['partition']}]@{one['offset']}  {one['kind']}"
+        happened = "" if one["event_time"] is None else f", happened {_at(one['event_time'])}"
+        size = f", {one['size']} bytes, digest {one['digest'][:12]}" if "size" in one else ""
+        why = one.get("omitted") or one.get("why") or ""
+        lines.append(where + size + happened + (f": {why}" if why else ""))
+    return lines or [f"{'log':<14}nothing"]
+
+
+def _generations(found: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for one in found["generations"]:
+        head = one["head"]
+        name = f"{one['generation']:<14}{one['state'] or 'unknown to control'}: "
+        verified = f", verified {_at(one['verified'])}" if one["verified"] else ""
+        if head is None:
+            lines.append(f"{name}no head, {one['chunks']} chunks{verified}")
+            continue
+        reason = f" ({head['reason']})" if head["reason"] else ""
+        old = "" if head["content_version"] in (head["version"], -1) else f", text of version {head['content_version']}"
+        lines.append(
+            f"{name}{head['state']}{reason}, version {head['version']}, attempt {head['attempt']}{old}, "
+            f"lists {head['chunks']} chunks of {head['tokens']} tokens, {one['chunks']} are there{verified}"
+        )
+    return lines
+
+
+def _rest(found: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if found["connector"] is not None:
+        said = "published" if found["connector"]["published"] else "not published"
+        lines.append(f"{'connector':<14}{said}")
+    for letter in found["dead_letters"]:
+        lines.append(f"{'dead letter':<14}{letter['id']}: {letter['reason']}: {letter['detail']}")
+    if found["kept_out"] is not None:
+        what = "its whole source was" if found["kept_out"]["whole_source"] else "it was"
+        lines.append(f"{'kept out':<14}{what} forgotten at {_at(found['kept_out']['asked'])}; --lift lets it in")
+    for one in found["requests"]:
+        lines.append(f"{'asked':<14}{_at(one['asked'])}  {one['kind']} {one['id']}")
+    return lines
+
+
+def _at(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
