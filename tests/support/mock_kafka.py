@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import c_char_p, c_int, c_int16, c_int32, c_int64, c_size_t, c_void_p
 from enum import IntEnum
@@ -21,7 +21,7 @@ from kafka.errors import BrokerResponseError
 
 from pipeline.broker.kafka import KafkaBroker
 from pipeline.config import KafkaConfig
-from pipeline.ports import TopicInfo
+from pipeline.ports import Consumer, TopicInfo
 
 #: What makes the mock cut the connection instead of answering (librdkafka's error of transport).
 CUT: Final = -195
@@ -145,6 +145,14 @@ class MockKafka:
 
 class MockedBroker(KafkaBroker):
     """The real adapter, but for the requests of an administrator, which the mock does not answer."""
+
+    def consumer(self, group: str, topics: Sequence[str], client: str) -> Consumer:
+        """With short fetches: the mock answers one at the end of its wait, whatever has come meanwhile."""
+        before, self._connection = self._connection, {**self._connection, "fetch_max_wait_ms": 50}
+        try:
+            return super().consumer(group, topics, client)
+        finally:
+            self._connection = before
 
     def topics(self, prefix: str) -> dict[str, TopicInfo]:
         """Without ids, which came with Kafka 2.8."""
