@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pipeline.cli.access import reached
-from pipeline.cli.forget import awaited
+from pipeline.cli.awaiting import awaited
 from pipeline.cli.options import as_json, configuration, configure_logs, configured, print_json
 from pipeline.cli.tasks import raised
 from pipeline.observe.logs import printable
@@ -25,7 +25,7 @@ def explain(key: str, json_: bool, config_file: Path | None, state: Path | None)
     config = configuration(config_file, state)
     configure_logs(config)
     with reached(config) as ask:
-        found = raised(awaited(ask, ask("POST", "/erasure", {"action": "explain", "key": key})))
+        found = raised(awaited(ask, "/erasure", ask("POST", "/erasure", {"action": "explain", "key": key})))
     if json_:
         print_json(found)
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -11,14 +10,14 @@ from typing import Any, Final
 import click
 
 from pipeline.cli import receipts
-from pipeline.cli.access import Ask, reached
+from pipeline.cli.access import reached
+from pipeline.cli.awaiting import awaited
 from pipeline.cli.options import as_json, configuration, configure_logs, configured, print_json
 from pipeline.cli.tasks import raised
 from pipeline.config import Config
 from pipeline.errors import UNAVAILABLE, ConfigError
 from pipeline.observe.logs import printable
 
-_POLL_SECONDS: Final = 0.2
 _WAIT_SECONDS: Final = 60.0
 
 
@@ -146,19 +145,7 @@ def _lifted(config: Config, given: Mapping[str, Any], *, json_: bool) -> None:
 
 def _asked(config: Config, given: Mapping[str, Any]) -> dict[str, Any]:
     with reached(config) as ask:
-        return raised(awaited(ask, ask("POST", "/erasure", given)))
-
-
-def awaited(ask: Ask, task: dict[str, Any]) -> dict[str, Any]:
-    """The task of an erasure when it has ended; how far it is goes to a terminal."""
-    said = ""
-    while task["running"]:
-        time.sleep(_POLL_SECONDS)
-        task = ask("POST", "/erasure", {"action": "task", "id": task["id"]})
-        if sys.stderr.isatty() and task["phase"] != said:
-            said = task["phase"]
-            click.echo(f"{printable(said)} ...", err=True)
-    return task
+        return raised(awaited(ask, "/erasure", ask("POST", "/erasure", given)))
 
 
 def _show(made: Mapping[str, Any]) -> None:

@@ -9,8 +9,8 @@ from typing import Any, Final
 import click
 
 from pipeline.cli.access import reached
+from pipeline.cli.awaiting import awaited
 from pipeline.cli.collecting import OLDER_DAYS
-from pipeline.cli.forget import awaited
 from pipeline.cli.options import as_json, configuration, configure_logs, configured, print_json
 from pipeline.cli.tasks import raised
 from pipeline.observe.logs import printable
@@ -34,7 +34,7 @@ def gc(apply_: bool, older_than: float, wait: float, json_: bool, config_file: P
     configure_logs(config)
     given = {"action": "gc", "apply": apply_, "older_days": older_than, "wait": wait}
     with reached(config) as ask:
-        found = raised(awaited(ask, ask("POST", "/erasure", given)))
+        found = raised(awaited(ask, "/erasure", ask("POST", "/erasure", given)))
     if json_:
         print_json(found)
         return

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from pipeline import deadline
-from pipeline.cli import assembly, clearing, crew, figures, job, lines, migrate, migrations, tasks
+from pipeline.cli import assembly, awaiting, clearing, crew, figures, job, lines, migrate, migrations, tasks
 from pipeline.generations import gate, operator
 from pipeline.search import service
 from pipeline.stages import lag, pace
@@ -29,6 +29,7 @@ EPOCH = 1_800_000_000.0
 _TOLD_THE_TIME = (
     deadline,
     assembly,
+    awaiting,
     clearing,
     figures,
     lines,
