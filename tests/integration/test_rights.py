@@ -226,6 +226,8 @@ def test_a_pipeline_needs_exactly_these_rights(
         for role in ROLES
         for right in granted(role, names)
         if not any(what.user in _who(role, right) and _covers(right, what) for what in used)
+        # `status` reads a chunks topic only if a record waits there at that very moment.
+        and not (role == "search" and right.operation == "Read" and right.name.endswith(".chunks."))
     ]
     assert unused == []
     assert {role: {_level(*one) for one in requests} for role, requests in asked.items()} == {
