@@ -28,6 +28,8 @@ from pipeline.ports import Polled, Record, TopicPartition
 #: One answer of a broker; a larger record still comes through, alone.
 _FETCH_BYTES: Final = 16 * 1024 * 1024
 _QUERY_MS: Final = 10_000
+#: Between two looks for records while a heartbeat is due; nothing waits for it where one is not.
+_REST_SECONDS: Final = 0.1
 
 
 class KafkaGroupConsumer:
@@ -70,6 +72,7 @@ class KafkaGroupConsumer:
             }
             self._consumer = made(KafkaConsumer, options)
             _keep_finished_joins(self._consumer._coordinator)  # noqa: SLF001
+            _rest_while_a_heartbeat_is_due(self._consumer._coordinator)  # noqa: SLF001
             self._consumer.subscribe(list(topics), listener=self._changes)
 
     def poll(self, timeout: float, max_records: int) -> Polled:
@@ -239,6 +242,17 @@ def _keep_finished_joins(coordinator: Any) -> None:
         return bool(await join(timeout_ms=timeout_ms))
 
     coordinator.join_group_async = join_once
+
+
+def _rest_while_a_heartbeat_is_due(coordinator: Any) -> None:
+    """Let a poll wait although a heartbeat has had no answer: another thread sends them.
+
+    kafka-python 3.0.12 waits for records no longer than until the next heartbeat. While a broker hangs
+    that is no time at all, over and over: a poll takes a whole core, and each of its turns leaves a
+    callback behind, 10 MB a second, until the request times out.
+    """
+    until_next = coordinator.time_to_next_poll
+    coordinator.time_to_next_poll = lambda: max(_REST_SECONDS, until_next())
 
 
 class _Finished:

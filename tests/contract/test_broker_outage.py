@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.deadline import Deadline
 from pipeline.errors import BrokerUnavailable, TopicMismatch
-from pipeline.ports import TopicSpec
+from pipeline.ports import Consumer, TopicSpec
 from tests.contract.brokers import MEGABYTE, at, kafka_broker, read, record, soon, topic, until, values
 from tests.support.kafka import KafkaServer
 
@@ -79,6 +79,36 @@ def test_a_commit_to_a_broker_that_hangs_ends_at_its_deadline(own_kafka: KafkaSe
         own_kafka.resume()
     consumer.close(Deadline.after(5))
     broker.close()
+
+
+def test_a_member_rests_while_a_broker_that_hangs_owes_it_a_heartbeat(
+    own_kafka: KafkaServer, fresh: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kafka-python alone looks for records thousands of times in each poll then, and keeps something of each."""
+    broker = kafka_broker(own_kafka, session_timeout_seconds=1.5)
+    name = topic(broker, f"{fresh}.a")
+    broker.publisher("p").publish([record(name, "x")], soon())
+    consumer = broker.consumer(f"{fresh}.g", [name], "c")
+    read(consumer, 1)
+    own_kafka.pause()
+    try:
+        until(lambda: consumer.poll(0.2, 10).records == [] and overdue(consumer))
+        looks: list[object] = []
+        fetcher = consumer._consumer._fetcher  # type: ignore[attr-defined]
+        look = fetcher.fetch_records
+        monkeypatch.setattr(fetcher, "fetch_records", lambda *given, **named: looks.append(1) or look(*given, **named))
+        for _ in range(5):
+            consumer.poll(0.2, 10)
+    finally:
+        own_kafka.resume()
+    assert 5 <= len(looks) <= 5 * 2 * 3  # two rests in each poll, and as many again for a slow machine
+    consumer.close(Deadline.after(5))
+    broker.close()
+
+
+def overdue(consumer: Consumer) -> bool:
+    """Whether the next heartbeat should have been sent."""
+    return bool(consumer._consumer._coordinator.time_to_next_heartbeat() == 0)  # type: ignore[attr-defined]
 
 
 def test_a_topic_with_settings_that_lose_data_is_refused(kafka: KafkaServer, fresh: str) -> None:
