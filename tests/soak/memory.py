@@ -1,4 +1,4 @@
-"""Is memory flat? The longest life of each worker: the last quarter's median against the second's; and no life leaps."""
+"""Is memory flat? Of each longest life the last quarter's median against the second's; and no life ever leaps."""
 
 from __future__ import annotations
 
