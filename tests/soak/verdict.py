@@ -45,6 +45,10 @@ def quiet(cluster: Cluster, truth: Truth, weather: Weather, seconds: float) -> f
             found = {"collection missing": [str(error)]}
         except VectideError as error:
             found = {"no answer": [str(error)]}
+        dead = {server.bootstrap: server.ended for server in cluster.brokers if server.ended is not None}
+        if dead:
+            found = {"harness": [f"somebody else has ended Kafka: {dead}"]}
+            break
         waited = time.monotonic() - started
         if not found or waited > seconds + min(_MOST * seconds, weather.starved_since(started)):
             break

@@ -170,6 +170,11 @@ class KafkaServer:
             self._process.wait()
             self._process = None
 
+    @property
+    def ended(self) -> int | None:
+        """Its exit code, if it has ended although nobody has asked this object for it."""
+        return None if self._process is None else self._process.poll()
+
     def restart(self) -> None:
         """Start it again on the same folder and port."""
         self.kill()
