@@ -135,8 +135,6 @@ class Duties:
             Fenced: another process is the writer now.
             Transient: call :meth:`restart`, and again with a new publisher and the state read anew.
         """
-        if _progress(state, request).complete:
-            return
         step = self._step(request, state)
         if step is None:
             return
