@@ -18,13 +18,13 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, with room for the empty state and little more."""
+    """A file system of its own, with room for the state of this test and the 128 MiB that the store wants free."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount = shutil.which("mount")
     if (
         mount is None
-        or subprocess.run([mount, "-t", "tmpfs", "-o", "size=200m", "tmpfs", folder], check=False).returncode
+        or subprocess.run([mount, "-t", "tmpfs", "-o", "size=400m", "tmpfs", folder], check=False).returncode
     ):
         pytest.skip("no file system can be mounted here (it needs root)")
     yield folder

@@ -16,6 +16,7 @@ from pydantic import BaseModel, SecretStr
 from pipeline.broker.kafka import KafkaBroker
 from pipeline.broker.reading import to_the_end
 from pipeline.config import Config, KafkaConfig
+from pipeline.ports import Record
 from tests.support.commands import run
 from tests.support.deployment import Deployment
 from tests.support.kafka import _free_ports
@@ -182,6 +183,12 @@ def deployment(secure_kafka: SecureKafka, fresh: str, tmp_path: Path) -> Iterato
             made.end()
 
 
+def _written(broker: KafkaBroker, prefix: str) -> list[Record]:
+    """Every record of every topic of a prefix."""
+    topics = broker.topics(f"{prefix}.")
+    return [one for topic in topics for page in to_the_end(broker.reader(topic), topic, 500, 30.0) for one in page]
+
+
 @pytest.mark.kafka
 @pytest.mark.processes
 @pytest.mark.timeout(180)
@@ -197,12 +204,15 @@ def test_long_lived_processes_tell_them_nobody(deployment: Deployment, secure_ka
     for command in refused:
         assert command.process.wait(90) == 1
         assert "qdrant.api_key" in command.errors()
+    broker = KafkaBroker(KafkaConfig(bootstrap_servers=secure_kafka.bootstrap), "test")
+    deadline = time.monotonic() + 60
+    while not any(record.key.endswith(b"a.md") for record in _written(broker, fresh)):
+        assert time.monotonic() < deadline, connector.errors()
+        time.sleep(0.2)
     assert connector.stop() == 0
     for arguments in COMMANDS:
         shown(folder, *arguments)
-    broker = KafkaBroker(KafkaConfig(bootstrap_servers=secure_kafka.bootstrap), "test")
-    topics = broker.topics(f"{fresh}.")
-    records = [one for topic in topics for page in to_the_end(broker.reader(topic), topic, 500, 30.0) for one in page]
+    records = _written(broker, fresh)
     broker.close()
     assert len(records) > 3
     assert not any(CANARY in f"{one.key!r} {one.value!r} {one.headers!r}" for one in records)

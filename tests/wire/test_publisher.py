@@ -13,7 +13,7 @@ from kafka import errors
 from pipeline.broker import kafka_producer
 from pipeline.broker.kafka import KafkaBroker
 from pipeline.deadline import Deadline
-from pipeline.errors import BrokerUnavailable, Fatal, Poison, VectideError
+from pipeline.errors import BrokerUnavailable, NotAllowed, Poison, VectideError
 from pipeline.ports import NewRecord, Publisher
 from tests.support.mock_kafka import CUT, Api, MockKafka
 
@@ -72,7 +72,7 @@ def test_what_passes_is_tried_again_until_it_is_there(
         (errors.MessageSizeTooLargeError, Poison),
         (errors.RecordListTooLargeError, Poison),
         (errors.InvalidRecordError, Poison),
-        (errors.TopicAuthorizationFailedError, Fatal),
+        (errors.TopicAuthorizationFailedError, NotAllowed),
         # An idempotent producer has no name that somebody could take over: a new one will do.
         (errors.InvalidProducerEpochError, BrokerUnavailable),
         (errors.UnknownProducerIdError, BrokerUnavailable),
