@@ -26,6 +26,8 @@ _THREADS: Final = 4
 _END_SECONDS: Final = 5.0
 #: Beyond it nothing is accepted, probes included; each may be open for _REQUEST_SECONDS without a request.
 _CONNECTIONS: Final = 256
+#: An answer that is ready after the end wakes nobody.
+_NO_DESCRIPTOR: Final = -1
 
 
 class Listener:
@@ -67,15 +69,20 @@ class Listener:
 
     def close(self) -> None:
         """Stop answering."""
-        if self._thread.ident is None:
-            self._end()
-        else:
-            self._server.trigger.pull_trigger(self._end)  # wakes its thread, which then runs it
+        served = dict(self._server._map)  # noqa: SLF001 - all that its loop serves, before connections
+        if self._thread.ident is not None:
+            # Wakes its thread, which then runs it. What is closed there may be another file's descriptor
+            # by the time that this thread, or one that answers, writes to the trigger: hence not there.
+            self._server.trigger.pull_trigger(lambda: self._forget(served))
             self._thread.join(_END_SECONDS)
         self._server.task_dispatcher.shutdown(cancel_pending=True, timeout=1)
+        self._server.trigger.trigger = _NO_DESCRIPTOR
+        wasyncore.close_all(served, ignore_all=True)
 
-    def _end(self) -> None:
-        wasyncore.close_all(self._server._map, ignore_all=True)  # noqa: SLF001 - all that its loop serves
+    def _forget(self, served: dict[int, Any]) -> None:
+        """In the loop's thread, which ends when it has nothing to serve."""
+        served.update(self._server._map)  # noqa: SLF001
+        self._server._map.clear()  # noqa: SLF001
 
 
 class _Connection(HTTPChannel):  # type: ignore[misc] # the library has no types

