@@ -15,6 +15,11 @@ from tests.support.secure_kafka import USERS, SecureKafka
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes comes first: at the end, one worker would be alone with it."""
+    items.sort(key=lambda item: (item.get_closest_marker("processes") is None, "soak" not in item.nodeid))
+
+
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
     """A running broker. Missing parts skip on a laptop and fail in CI."""

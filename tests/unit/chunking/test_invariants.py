@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as RawTokenizer
 
 from pipeline.chunking import chunk
+from pipeline.chunking.documents import Chunk
 from pipeline.config import ChunkingConfig, Config, ModelConfig
 from pipeline.embedding.generation import chunker, generation_spec
 from pipeline.embedding.models import resolve, tokenizer_of
 from pipeline.identity import content_hash
 from pipeline.ports import Tokenizer
+from pipeline.specs import GenerationSpec
 from tests.unit.chunking.documents import MEDIA_TYPES, documents, examples, spec_of
 
 _SPECS = st.tuples(st.integers(16, 90), st.integers(1, 100), st.sampled_from(["none", "headings"]))
@@ -63,6 +67,16 @@ def test_prompt_context_text_and_special_tokens_are_within_what_the_model_reads(
 ) -> None:
     """Given a model with a document prompt, when a text is cut with its whole limit, then what the
     model is given has at most its sequence limit of tokens, counted by its own tokenizer."""
+    for spec, cut, raw in _readers(most):
+        for span in cut(text, media_type):
+            given_to_model = spec.model.document_prompt + span.context + text[span.start : span.end]
+            assert len(raw.encode(given_to_model).ids) <= spec.model.max_tokens
+
+
+@functools.cache
+def _readers(most: int | None) -> list[tuple[GenerationSpec, Chunk, RawTokenizer]]:
+    """Of two models with prompts: the spec, what cuts for it, and its tokenizer without a limit."""
+    found = []
     for model in (
         ModelConfig(max_tokens=64, document_prompt="search_document: "),
         ModelConfig(provider="wordllama", name="wordllama", max_tokens=64, document_prompt="passage:"),
@@ -71,9 +85,8 @@ def test_prompt_context_text_and_special_tokens_are_within_what_the_model_reads(
         raw = RawTokenizer.from_file(str(resolve(model).tokenizer))
         raw.no_truncation()
         raw.no_padding()
-        for span in chunker(spec, tokenizer_of(model))(text, media_type):
-            given_to_model = spec.model.document_prompt + span.context + text[span.start : span.end]
-            assert len(raw.encode(given_to_model).ids) <= spec.model.max_tokens
+        found.append((spec, chunker(spec, tokenizer_of(model)), raw))
+    return found
 
 
 @examples(60)
