@@ -16,6 +16,7 @@ import argparse
 import json
 import re
 import signal
+import ssl
 import sys
 import threading
 import time
@@ -409,12 +410,12 @@ def _done() -> dict[str, Any]:
 
 
 class Server(ThreadingHTTPServer):
-    """A thread a connection; a client that is gone, perhaps killed, is no news."""
+    """A thread a connection; a client that is gone, perhaps killed, or that trusts us not, is no news."""
 
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):
+        if not isinstance(sys.exception(), (ConnectionError, ssl.SSLError)):
             super().handle_error(request, client_address)
 
 
