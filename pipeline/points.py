@@ -29,6 +29,20 @@ class ListedChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Made:
+    """What the write of a head cost: where its chunks' vectors are from. For people, and no part of the truth:
+    a write that is repeated finds what the first one embedded.
+    """
+
+    embedded: int
+    """By the model."""
+    kept: int
+    """In the list before."""
+    copied: int
+    """From another document's chunk of the same text, or this one's earlier one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Head:
     """The one point without a vector that says what a document is, as of its stamp."""
 
@@ -46,6 +60,8 @@ class Head:
     reason: str = ""
     missing: tuple[int, ...] = ()
     """Indexes (in reading order of the whole document) of chunks that could not be embedded."""
+    made: Made | None = field(default=None, compare=False)
+    """None where nobody has noted it, and of a head that lists older chunks."""
 
     @property
     def doc(self) -> str:

@@ -58,9 +58,16 @@ def _generations(found: Mapping[str, Any]) -> list[str]:
         old = "" if head["content_version"] in (head["version"], -1) else f", text of version {head['content_version']}"
         lines.append(
             f"{name}{head['state']}{reason}, version {head['version']}, attempt {head['attempt']}{old}, "
-            f"lists {head['chunks']} chunks of {head['tokens']} tokens, {one['chunks']} are there{verified}"
+            f"lists {head['chunks']} chunks of {head['tokens']} tokens{_cost(head)}, "
+            f"{one['chunks']} are there{verified}"
         )
     return lines
+
+
+def _cost(head: Mapping[str, Any]) -> str:
+    if head["embedded"] is None:
+        return ""
+    return f" ({head['embedded']} embedded, {head['reused']['kept']} kept, {head['reused']['copied']} copied)"
 
 
 def _rest(found: Mapping[str, Any]) -> list[str]:

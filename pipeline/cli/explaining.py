@@ -125,6 +125,8 @@ def _head(head: Head) -> dict[str, Any]:
         "chunks": len(head.chunks),
         "tokens": sum(chunk.tokens for chunk in head.chunks),
         "missing": list(head.missing),
+        "embedded": None if head.made is None else head.made.embedded,
+        "reused": None if head.made is None else {"kept": head.made.kept, "copied": head.made.copied},
         "metadata": dict(head.metadata),
     }
 

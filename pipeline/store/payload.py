@@ -6,7 +6,8 @@
 ``stamp``         what every guard compares, below 2**50
 ``fh``, ``f``     filter hash and filter fields (on heads too: reads filter heads)
 chunk             ``hash``, ``text``, and the vector
-head              ``state``, ``key``, ``cv``, ``time``, ``reason``, ``meta``, ``list``, ``missing``
+head              ``state``, ``key``, ``cv``, ``time``, ``reason``, ``meta``, ``list``, ``missing``,
+                  and ``made``: chunks embedded, kept, copied
 cells             what verification counts: of a complete head ``hc``, of a tombstone ``tc``, of a
                   chunk ``dc`` (two each) and ``cc`` (one)
 ================  =====================================================================
@@ -27,7 +28,7 @@ from pipeline.cells import chunk_cell, document_cells, head_cells
 from pipeline.codec import UNREADABLE
 from pipeline.errors import ForeignCollection, MalformedRecord
 from pipeline.identity import DocumentKey, MetadataValue
-from pipeline.points import ChunkPoint, Head, HeadState, ListedChunk, ScoredChunk, StoredChunk, Vectors
+from pipeline.points import ChunkPoint, Head, HeadState, ListedChunk, Made, ScoredChunk, StoredChunk, Vectors
 from pipeline.ports import Tallied
 
 #: The named vector of every chunk. Named, because only such collections can gain others later.
@@ -69,6 +70,7 @@ class _Head(msgspec.Struct):
     missing: tuple[int, ...]
     fh: str
     f: dict[str, Any] = {}
+    made: tuple[int, int, int] | None = None
 
 
 def chunk_payload(chunk: ChunkPoint) -> Payload:
@@ -131,6 +133,7 @@ def head_payload(head: Head) -> Payload:
         "missing": list(head.missing),
         "f": filter_payload(head.filters),
         "fh": head.filter_hash,
+        **({} if head.made is None else {"made": [head.made.embedded, head.made.kept, head.made.copied]}),
     }
 
 
@@ -168,6 +171,7 @@ def head_of(payload: Payload, filters: Mapping[str, str]) -> Head:
             filter_hash=wire.fh,
             reason=wire.reason,
             missing=wire.missing,
+            made=None if wire.made is None else Made(*wire.made),
         )
 
 

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from pipeline.errors import BadVector
-from pipeline.points import ChunkPoint, Head, HeadState, ListedChunk, Vectors
+from pipeline.points import ChunkPoint, Head, HeadState, ListedChunk, Made, Vectors
 from pipeline.ports import Collection
 from pipeline.records import ChunkSpan
 from pipeline.sync import guards
@@ -148,13 +148,20 @@ def _composed(
             fresh.discard(span.content_hash)
             writing.embedded += 1
         writing.chunks.append(_point(plan, plan.stamp, id, span, available[span.content_hash]))
-    writing.head = _head(plan, plan.stamp, writing.failures)
+    writing.head = _with_cost(_head(plan, plan.stamp, writing.failures), writing)
     read = plan.read
     # Of this very version: a newer one that failed in the same words must still move the head.
     same = read is not None and read.version == document.version and changed(writing.head, stamp=read.stamp) == read
     if same and not writing.chunks and not plan.again:
         writing.head = None  # a replay that failed as before: nothing to say, and no attempt spent
     return writing
+
+
+def _with_cost(head: Head, writing: _Writing) -> Head:
+    if head.state not in ("complete", "incomplete"):
+        return head
+    kept = sum(chunk.id in writing.plan.kept for chunk in head.chunks)
+    return changed(head, made=Made(writing.embedded, kept, len(writing.chunks) - writing.embedded))
 
 
 def _point(plan: Plan, stamp: int, id: str, span: ChunkSpan, vector: Vectors) -> ChunkPoint:

@@ -720,6 +720,39 @@ def test_the_life_of_a_document(place: Place) -> None:
         explained(place.parts, place.control().again(), DocumentKey("docs", "nope"))
 
 
+def explained_heads(place: Place, key: DocumentKey) -> list[Any]:
+    try:
+        found = explained(place.parts, place.control().again(), key)["generations"]
+    except ConfigError:
+        return []  # nobody has heard of it yet
+    return [one["head"] for one in found if one["head"] is not None]
+
+
+def test_what_was_embedded_and_what_was_reused(place: Place) -> None:
+    """Given three sections of which one is edited, and a copy, then the heads tell the cost of each."""
+    sections = [
+        f"# {name}\n\n" + " ".join(f"Sentence {n} of {name} is its own." for n in range(200))
+        for name in ("One", "Two", "Three")
+    ]
+
+    def cost(key: DocumentKey) -> tuple[int, dict[str, int]]:
+        (generation,) = explained(place.parts, place.control().again(), key)["generations"]
+        return generation["head"]["embedded"], generation["head"]["reused"]
+
+    place.write("secret.md", "\n\n".join(sections))
+    with place.up():
+        (before,) = explained(place.parts, place.control().again(), SECRET)["generations"]
+        count = before["head"]["chunks"]
+        assert count >= 3
+        assert cost(SECRET) == (count, {"kept": 0, "copied": 0})
+        place.write("secret.md", "\n\n".join([*sections[:2], sections[2] + "And an end."]))
+        place.until(lambda: cost(SECRET)[1]["kept"] > 0)
+        assert cost(SECRET) == (1, {"kept": count - 1, "copied": 0})
+        place.write("copy.md", "\n\n".join([*sections[:2], sections[2] + "And an end."]))
+        place.until(lambda: explained_heads(place, DocumentKey("docs", "copy.md")))
+        assert cost(DocumentKey("docs", "copy.md")) == (0, {"kept": 0, "copied": count})
+
+
 def test_the_actions_of_the_route(place: Place) -> None:
     with place.up() as index:
         for given in ({}, {"action": "erase"}, {"action": "explain", "key": "no key"}):
