@@ -7,6 +7,7 @@ worker that it runs in end for it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -111,6 +112,7 @@ class Patrol:
 
     def run(self, stop: threading.Event) -> None:
         """Until ``stop`` is set."""
+        self.metrics.verify_interval_seconds.set(self.every_seconds)
         if not self.every_seconds:
             return
         if stop.wait(min(_SETTLE_SECONDS, self.every_seconds)):
@@ -146,7 +148,10 @@ class Patrol:
     def _is_due(self, id: str) -> bool:
         now = time.time()
         if id not in self._due:
-            self._due[id] = self.last().get(id, 0.0) + self.every_seconds
+            last = self.last().get(id, 0.0)
+            self._due[id] = last + self.every_seconds
+            self._shown.add(id)
+            self.metrics.verify_last_complete_timestamp_seconds.labels(id).set(last)
         return not now < self._due[id]
 
     def _verify(self, id: str, stop: threading.Event) -> None:
@@ -179,7 +184,8 @@ class Patrol:
         """It is verified elsewhere now, or over: what it was last must not stand for ever."""
         self._shown.discard(id)
         self._due.pop(id, None)
-        for kind in KINDS:
-            self.metrics.verify_findings.remove(id, kind)
         self.metrics.verify_last_complete_timestamp_seconds.remove(id)
-        self.metrics.verify_coverage_ratio.remove(id)
+        with contextlib.suppress(KeyError):  # not verified here yet
+            self.metrics.verify_coverage_ratio.remove(id)
+            for kind in KINDS:
+                self.metrics.verify_findings.remove(id, kind)
