@@ -108,6 +108,7 @@ class Metrics:
         self.rebalances = self._counter("rebalances", "Changes of the consumer's assignment.")
         self.commits = self._counter("commits", "Offset commits.", "outcome")
         self.searches = self._counter("searches", "Searches answered.", "complete")
+        self.search_errors = self._counter("search_errors", "Searches that had no answer.", "error_type")
 
         place = ("topic", "partition", "group", "stage", "generation")
         self.consumer_lag_records = self._gauge(
@@ -305,6 +306,8 @@ class Metrics:
             self.documents_published.labels(kind)
         for reason in SKIPPED:
             self.source_skipped.labels(reason)
+        for error in (*PASSING, "other"):
+            self.search_errors.labels(error)
         for complete in ("true", "false"):
             self.searches.labels(complete)
         ProcessCollector(registry=self.registry)
