@@ -209,10 +209,10 @@ class Runner:
         ended, took = time.monotonic(), time.time() - started
         self._next_scan = ended + self._limits.rescan_seconds
         self._rested = ended + min(_SCAN_REST * max(0.0, took), _SCAN_REST_SECONDS)
-        self.scanned.set()
         self._metrics.source_documents.labels(self._label).set(documents)
         self._metrics.source_last_scan_timestamp_seconds.labels(self._label).set(started)
         self._metrics.source_scan_duration_seconds.labels(self._label).set(max(0.0, took))
+        self.scanned.set()
         log.debug("scanned", extra={"source": self._source.id, "seconds": round(took, 3)})
         if not first:
             self._until_done("broker", self._refresh)

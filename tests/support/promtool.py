@@ -16,7 +16,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-_SECONDS = 120
+#: On two cores that others use as well.
+_SECONDS = 300
 
 
 class Missing(Exception):
