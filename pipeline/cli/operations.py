@@ -107,9 +107,7 @@ class Operations:
         metrics, where = self._parts.metrics, parse_where(filters)
         try:
             with metrics.search_duration_seconds.time():
-                answer = self._search.search(
-                    query, top, where, by_document=bool(arguments.get("by_document", False))
-                )
+                answer = self._search.search(query, top, where, by_document=bool(arguments.get("by_document", False)))
         except ConfigError:
             raise  # whoever asked is to mend it
         except Exception as error:

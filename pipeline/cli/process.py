@@ -13,7 +13,7 @@ from pipeline.cli.assembly import Parts
 from pipeline.cli.crew import Crew
 from pipeline.config import Config
 from pipeline.deadline import Deadline
-from pipeline.errors import Backpressure, Fatal, Transient
+from pipeline.errors import Backpressure, Transient, VectideError
 from pipeline.generations.control import ControlState
 from pipeline.generations.gauges import GenerationGauges
 from pipeline.naming import Names
@@ -103,7 +103,7 @@ def generations_shown(metrics: Metrics, control: Callable[[], ControlState]) -> 
     def tick() -> None:
         try:
             gauges.show(control())
-        except (Transient, Backpressure, Fatal) as error:
+        except VectideError as error:  # who works by what it says ends for it
             log.debug("generations not looked at", extra={"error": str(error)})
 
     return tick
