@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -81,8 +80,7 @@ class LagSampler:
         """Its line has ended: what the lag was last must not stand for ever."""
         for partition in self._partitions:
             for gauge in (self._metrics.consumer_lag_records, self._metrics.consumer_committed_offset):
-                with contextlib.suppress(KeyError):
-                    gauge.remove(*self._place(partition))
+                gauge.remove(*self._place(partition))
         self._partitions.clear()
 
     def _show(self, lag: Mapping[int, int], committed: Mapping[int, int]) -> None:

@@ -7,7 +7,6 @@ worker that it runs in end for it.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -184,8 +183,7 @@ class Patrol:
         """It is verified elsewhere now, or over: what it was last must not stand for ever."""
         self._shown.discard(id)
         self._due.pop(id, None)
+        for kind in KINDS:
+            self.metrics.verify_findings.remove(id, kind)
         self.metrics.verify_last_complete_timestamp_seconds.remove(id)
-        with contextlib.suppress(KeyError):  # not verified here yet
-            self.metrics.verify_coverage_ratio.remove(id)
-            for kind in KINDS:
-                self.metrics.verify_findings.remove(id, kind)
+        self.metrics.verify_coverage_ratio.remove(id)

@@ -17,7 +17,7 @@ _PARTITION: Final = "max by (pipeline, stage, generation, topic, partition)"
 
 MUTANTS: Final[dict[str, list[Mutant]]] = {
     "VectideFreshnessBurnFast": [
-        Mutant("ratio_rate1h > 14.4", "ratio_rate1h > 10"),
+        Mutant("> 14.4", "> 10"),
         Mutant("and pipeline:vectide_freshness_burn:ratio_rate5m > 14.4", ""),
         Mutant(">= 10", ">= 0"),
     ],

@@ -86,7 +86,8 @@ def test_the_tests_kill_every_mutant(promtool: Promtool, tmp_path: Path, number:
         r"Unit Testing:\s+\S*?([\w-]+)\.yaml\n(.*?)(?=\nUnit Testing|\Z)", done.stdout + done.stderr, re.DOTALL
     )
     assert len(verdicts) == len(chosen), done.stdout + done.stderr
-    assert [name for name, verdict in verdicts if "SUCCESS" in verdict] == [], "they survive"
+    survivors = [name for name, verdict in verdicts if "SUCCESS" in verdict]
+    assert not survivors, f"they survive: {' '.join(survivors)}"
 
 
 def test_every_metric_and_label_of_a_rule_is_declared() -> None:
