@@ -34,7 +34,7 @@ from pipeline.errors import Backpressure, Poison, SourceUnavailable, Transient
 from pipeline.identity import DocumentKey
 from pipeline.naming import Names
 from pipeline.observe.health import Health
-from pipeline.observe.metrics import SKIPPED, Metrics, bounded
+from pipeline.observe.metrics import SKIPPED, Metrics, bounded, printable_label
 from pipeline.patience import Patience
 from pipeline.ports import Broker, Fetched, Hint, Skipped, Source, TransactionalPublisher
 from pipeline.records import Provenance, Request
@@ -118,6 +118,7 @@ class Runner:
         self._patience = patience
         self._health = health
         self._metrics = metrics
+        self._label = printable_label(source.id)
         self._limits = limits
         self._publisher: TransactionalPublisher | None = None
         self._batch = Batch()
@@ -129,6 +130,13 @@ class Runner:
         self._rested = 0.0
         self._scanned_at = 0.0
         self._next_breath = 0.0
+        metrics.source_rescan_seconds.labels(self._label).set(limits.rescan_seconds)
+        for gauge in (
+            metrics.source_documents,
+            metrics.source_last_scan_timestamp_seconds,
+            metrics.source_scan_duration_seconds,
+        ):
+            gauge.labels(self._label)
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set.
@@ -182,10 +190,11 @@ class Runner:
 
     def _scan(self, stop: threading.Event) -> None:
         """Compare everything that there is with what was published."""
-        first, started = not self.scanned.is_set(), time.time()
+        first, started, documents = not self.scanned.is_set(), time.time(), 0
         self._state.begin_scan()
         # Leaving early is no harm: what was not listed is only deleted after the last one.
         for listed in self._source.scan():
+            documents += 1
             known = self._state.see(listed.path)
             if known is None or (known.revision != listed.revision and not known.forgotten):
                 self._examine(self._look(listed.path, started, listed.revision, backfill=first))
@@ -200,6 +209,9 @@ class Runner:
         ended, took = time.monotonic(), time.time() - started
         self._next_scan = ended + self._limits.rescan_seconds
         self._rested = ended + min(_SCAN_REST * max(0.0, took), _SCAN_REST_SECONDS)
+        self._metrics.source_documents.labels(self._label).set(documents)
+        self._metrics.source_last_scan_timestamp_seconds.labels(self._label).set(started)
+        self._metrics.source_scan_duration_seconds.labels(self._label).set(max(0.0, took))
         self.scanned.set()
         log.debug("scanned", extra={"source": self._source.id, "seconds": round(took, 3)})
         if not first:

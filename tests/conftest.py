@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.support.certificates import Missing as MissingOpenssl
 from tests.support.kafka import KafkaServer, Missing
+from tests.support.promtool import Missing as MissingPromtool
+from tests.support.promtool import binary, run
 from tests.support.secure_kafka import USERS, SecureKafka
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -50,6 +53,18 @@ def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKaf
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs promtool. Where it is missing, skips on a laptop and fails in CI."""
+    try:
+        binary()
+    except MissingPromtool as missing:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+    return run
 
 
 @pytest.fixture

@@ -74,7 +74,12 @@ def open_parts(config: Config, client: str, health: Health | None = None, metric
     except BaseException:
         broker.close()
         raise
-    return Parts(config, names, broker, store, health or Health(), metrics or Metrics())
+    return Parts(config, names, broker, store, health or Health(), metrics or metrics_of(config))
+
+
+def metrics_of(config: Config) -> Metrics:
+    """A process's metrics, which say whose they are."""
+    return Metrics(f"{config.pipeline.prefix}.{config.pipeline.name}")
 
 
 @contextmanager
@@ -115,6 +120,14 @@ def founded(parts: Parts) -> ControlState:
         )
     check_log(state, identity)
     return _proposed(parts, state)
+
+
+def proposed(config: Config) -> str | None:
+    """Fingerprint of the generation that the configuration proposes; None if its model is not on this machine."""
+    try:
+        return generation_spec(config).fingerprint
+    except ConfigError:
+        return None
 
 
 def log_identity(parts: Parts) -> LogIdentity:

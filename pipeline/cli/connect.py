@@ -12,7 +12,7 @@ from connectors.runner import Runner, RunnerLimits
 from pipeline.cli.assembly import Followed, Parts, log_identity
 from pipeline.cli.longlived import long_lived
 from pipeline.cli.options import configured
-from pipeline.cli.process import Pulse, attend, reporter
+from pipeline.cli.process import Pulse, attend, generations_shown, reporter
 from pipeline.config import SourceConfig
 from pipeline.errors import ConfigError
 from pipeline.ports import Source
@@ -39,7 +39,7 @@ def connect(connector: str, wanted: tuple[str, ...], config_file: Path | None, s
         for source in sources:
             runner = runner_of(parts, source, parts.config.sources[source.id], control)
             process.crew.start(f"connector {source.id}", runner.run)
-        process.crew.start("pulse", Pulse([report.tick]).run)
+        process.crew.start("pulse", Pulse([report.tick, generations_shown(parts.metrics, control)]).run)
         parts.health.set_started()
         try:
             attend(process.crew, parts, f"vectide connect {connector}: ready on {process.url}, {', '.join(chosen)}")

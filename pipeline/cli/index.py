@@ -14,6 +14,7 @@ from pipeline.cli.assembly import (
     apply_topics,
     collection_of,
     founded,
+    proposed,
     search_service,
 )
 from pipeline.cli.connect import runner_of
@@ -71,7 +72,14 @@ class Index:
         self.operations = Operations(
             parts, self.control, self.search, self.models, self._reporter.now, sources, runs=frozenset(sources)
         )
-        self.lines = Lines(parts, self.control, self.models, ("chunk", "embed"), on_state=self._followed)
+        self.lines = Lines(
+            parts,
+            self.control,
+            self.models,
+            ("chunk", "embed"),
+            on_state=self._followed,
+            proposed=proposed(parts.config),
+        )
         self._patrol = patrol_of(parts, self.control, self.models, self.lines)
         self.runners = [runner_of(parts, source, sources[id], self.control) for id, source in self.sources.items()]
 

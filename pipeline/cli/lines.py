@@ -36,6 +36,8 @@ from pipeline.errors import (
 )
 from pipeline.generations import operator, transitions
 from pipeline.generations.control import FOLLOWED, UNDER_WAY, ControlState, Generation
+from pipeline.generations.gauges import GenerationGauges
+from pipeline.observe.health import BEAT_LIMIT_SECONDS
 from pipeline.ports import Collection as StoredCollection
 from pipeline.ports import Publisher
 from pipeline.records import STAGES, Stage
@@ -61,6 +63,8 @@ _RETRY_SECONDS: Final = 15.0
 _BUILDING_DRAIN_SECONDS: Final = 2.0
 #: Beyond the drain: the last commit and leaving the group.
 _END_SECONDS: Final = 15.0
+#: Who holds this partition of a generation's chunks topic counts what a migration has built.
+_COUNTED: Final = 0
 #: For a publisher to let go of its connections: what it was given has been published.
 _CLOSE_SECONDS: Final = 2.0
 
@@ -104,7 +108,14 @@ class Line:
         topics = {"chunk": names.documents(parts.config.pipeline.epoch), "embed": names.chunks(self.spec.id)}
         self._samplers = [
             LagSampler(
-                parts.broker, names.group(stage, self.spec.id), topics[stage], worker, parts.health, parts.metrics
+                parts.broker,
+                names.group(stage, self.spec.id),
+                topics[stage],
+                worker,
+                parts.health,
+                parts.metrics,
+                stage,
+                self.spec.id,
             )
             for stage, worker in self.workers.items()
         ]
@@ -125,7 +136,9 @@ class Line:
         return any(worker.busy for worker in self.workers.values())
 
     def tick(self) -> None:
-        """Sample its lag."""
+        """Sample its lag, and how near its workers are to losing their partitions."""
+        for worker in self.workers.values():
+            worker.watch()
         for sampler in self._samplers:
             sampler.tick()
 
@@ -133,6 +146,8 @@ class Line:
         """Drain, commit and leave the groups; False if that took too long."""
         drain = _BUILDING_DRAIN_SECONDS if self.building else self._parts.config.work.drain_seconds
         ended = self.crew.end(Deadline.after(drain + _END_SECONDS))
+        for sampler in self._samplers:
+            sampler.forget()
         if ended:  # else a thread may still publish
             for publisher in self._publishers:
                 publisher.close(Deadline.after(_CLOSE_SECONDS))
@@ -212,12 +227,15 @@ class Line:
         return found
 
     def _limits(self) -> WorkerLimits:
-        work = self._parts.config.work
+        config, work = self._parts.config, self._parts.config.work
         return WorkerLimits(
             in_flight_records=work.in_flight_records,
             in_flight_bytes=work.in_flight_bytes,
             commit_seconds=work.commit_seconds,
             drain_seconds=_BUILDING_DRAIN_SECONDS if self.building else work.drain_seconds,
+            poll_budget_seconds=min(config.kafka.max_poll_interval_seconds, BEAT_LIMIT_SECONDS)
+            if config.broker == "kafka"
+            else BEAT_LIMIT_SECONDS,
         )
 
 
@@ -231,6 +249,7 @@ class Lines:
         stages: which stages run here.
         only: one generation; None for all that are followed.
         on_state: told what ``control`` says, at every look.
+        proposed: fingerprint of what the configuration proposes; None if that cannot be known here.
     """
 
     def __init__(
@@ -241,6 +260,7 @@ class Lines:
         stages: Collection[Stage],
         only: str | None = None,
         on_state: Callable[[ControlState], None] = lambda state: None,
+        proposed: str | None = None,
     ) -> None:
         self._parts = parts
         self._control = control
@@ -248,6 +268,7 @@ class Lines:
         self._stages = stages
         self._only = only
         self._on_state = on_state
+        self._gauges = GenerationGauges(parts.metrics, proposed)
         # A delete stays uncommitted for its grace, a flush gathers, and commits come twice a second.
         embed, work = parts.config.embed, parts.config.work
         self._traffic = LiveTraffic(embed.delete_grace_seconds + embed.flush_seconds + 2 * work.commit_seconds)
@@ -493,10 +514,10 @@ class Lines:
                 return
 
     def _describe(self, state: ControlState) -> None:
-        info = self._parts.metrics.generation_info
-        info.clear()
-        for one in state.followed:
-            info.labels(one.id, one.spec.model.name, one.state).set(1)
+        self._gauges.show(state)
+        target, store, names = state.target, self._parts.store, self._parts.names
+        counts = target is not None and self.holds(target.id, _COUNTED)
+        self._gauges.count(state, (lambda id: store.open(names.collection(id)).count_heads()) if counts else None)
 
 
 class _Loading:

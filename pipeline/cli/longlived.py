@@ -10,14 +10,13 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.assembly import Parts, open_parts
+from pipeline.cli.assembly import Parts, metrics_of, open_parts
 from pipeline.cli.crew import Crew, until_stopped
 from pipeline.cli.options import configuration, configure_logs
 from pipeline.cli.process import http_server, token_of
 from pipeline.errors import Backpressure, ConfigError, Transient
 from pipeline.observe.health import Health
 from pipeline.observe.http import HttpServer, refuse_open
-from pipeline.observe.metrics import Metrics
 from pipeline.patience import Patience
 from pipeline.retry import RetryPolicy
 
@@ -64,7 +63,7 @@ def long_lived(
     configure_logs(config)
     if answers:
         refuse_open(config.http.host, token_of(config))
-    health, metrics = Health(), Metrics()
+    health, metrics = Health(), metrics_of(config)
     with until_stopped() as stop, ExitStack() as ending:
         retry = config.retry
         patience = Patience(RetryPolicy(retry.initial_seconds, retry.maximum_seconds), health, metrics)

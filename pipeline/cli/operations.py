@@ -16,6 +16,7 @@ from pipeline.embedding.generation import chunker
 from pipeline.embedding.models import located, tokenizer_of
 from pipeline.errors import ConfigError
 from pipeline.observe.http import Route
+from pipeline.observe.metrics import PASSING, bounded
 from pipeline.records import ChunkedDocument, DeadLetter, DocumentEvent
 from pipeline.search.searcher import parse_where
 from pipeline.search.service import SearchService
@@ -103,11 +104,15 @@ class Operations:
             raise ConfigError(f"`top` = {top!r} is not a whole number", "ask for 1 to 1000 hits")
         if not isinstance(filters, list) or not all(isinstance(one, str) for one in filters):
             raise ConfigError("`filter` is not a list of key=value texts", 'for example ["source=docs"]')
-        metrics = self._parts.metrics
-        with metrics.search_duration_seconds.time():
-            answer = self._search.search(
-                query, top, parse_where(filters), by_document=bool(arguments.get("by_document", False))
-            )
+        metrics, where = self._parts.metrics, parse_where(filters)
+        try:
+            with metrics.search_duration_seconds.time():
+                answer = self._search.search(query, top, where, by_document=bool(arguments.get("by_document", False)))
+        except ConfigError:
+            raise  # whoever asked is to mend it
+        except Exception as error:
+            metrics.search_errors.labels(bounded(type(error).__name__, PASSING)).inc()
+            raise
         metrics.searches.labels(str(answer.complete).lower()).inc()
         return answer.as_json()
 

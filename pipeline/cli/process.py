@@ -13,7 +13,9 @@ from pipeline.cli.assembly import Parts
 from pipeline.cli.crew import Crew
 from pipeline.config import Config
 from pipeline.deadline import Deadline
-from pipeline.errors import Backpressure, Transient
+from pipeline.errors import Backpressure, Transient, VectideError
+from pipeline.generations.control import ControlState
+from pipeline.generations.gauges import GenerationGauges
 from pipeline.naming import Names
 from pipeline.observe.health import Health
 from pipeline.observe.http import HttpServer, Route
@@ -92,6 +94,19 @@ def reporter(
         return verdict.ok, "; ".join(f"{part}: {why}" for part, why in verdict.reasons.items())
 
     return Reporter(broker.publisher("reports"), names, role, generation, metrics.totals, readiness, sources)
+
+
+def generations_shown(metrics: Metrics, control: Callable[[], ControlState]) -> Callable[[], None]:
+    """A tick of a process without stages: what it knows of the generations tells of a stage that nobody runs."""
+    gauges = GenerationGauges(metrics)
+
+    def tick() -> None:
+        try:
+            gauges.show(control())
+        except VectideError as error:  # who works by what it says ends for it
+            log.debug("generations not looked at", extra={"error": str(error)})
+
+    return tick
 
 
 def attend(crew: Crew, parts: Parts, ready: str) -> None:

@@ -13,7 +13,7 @@ from pipeline.cli.assembly import Followed, Models, search_service
 from pipeline.cli.longlived import long_lived
 from pipeline.cli.operations import Operations
 from pipeline.cli.options import configured
-from pipeline.cli.process import Pulse, attend, follow, reporter
+from pipeline.cli.process import Pulse, attend, follow, generations_shown, reporter
 from pipeline.errors import CollectionMissing, Refused, Transient
 from pipeline.observe.http import Route
 from pipeline.search.service import SearchService
@@ -37,7 +37,7 @@ def serve(config_file: Path | None, state: Path | None) -> None:
         process.server.mount("POST", "/dead-letters", _looked_at(routes["POST", "/dead-letters"]))
         report = reporter(parts.broker, parts.names, "serve", "", parts.health, parts.metrics)
         process.crew.start("search", lambda stop: follow(search, parts.health, stop))
-        process.crew.start("pulse", Pulse([report.tick]).run)
+        process.crew.start("pulse", Pulse([report.tick, generations_shown(parts.metrics, control)]).run)
         parts.health.set_started()
         try:
             attend(process.crew, parts, f"vectide serve: ready on {process.url}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.assembly import Followed, Models, founded
+from pipeline.cli.assembly import Followed, Models, founded, proposed
 from pipeline.cli.lines import Lines
 from pipeline.cli.longlived import long_lived
 from pipeline.cli.options import configured
@@ -51,7 +51,13 @@ def _work(stage: Stage, only: str | None, config_file: Path | None, state: Path 
             raise Refused(f"there is no generation {only} to follow", "`vectide migrate status` shows which there are")
         control, models = Followed(parts), Models(parts.config)
         lines = Lines(
-            parts, control, models, (stage,), only, on_state=lambda now: models.keep(one.spec for one in now.followed)
+            parts,
+            control,
+            models,
+            (stage,),
+            only,
+            on_state=lambda now: models.keep(one.spec for one in now.followed),
+            proposed=proposed(parts.config),
         )
         process.patience.until_done("store", lambda: lines.start_live(known))
         report = reporter(parts.broker, parts.names, stage, only or "", parts.health, parts.metrics)

@@ -10,9 +10,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pipeline.masking import without_passwords
+
+#: A loop that has not beaten for longer is stuck: longer than a commit's timeout plus an embedded store's flush.
+BEAT_LIMIT_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,9 @@ class Health:
         clock: seconds that only grow.
     """
 
-    def __init__(self, beat_limit_seconds: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, beat_limit_seconds: float = BEAT_LIMIT_SECONDS, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._limit = beat_limit_seconds
         self._clock = clock
         self._lock = threading.Lock()

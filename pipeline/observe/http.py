@@ -25,7 +25,7 @@ from typing import Any, Final
 from pipeline.errors import UNAVAILABLE, ConfigError, VectideError, exit_code
 from pipeline.masking import without_passwords
 from pipeline.observe.health import Health, Verdict
-from pipeline.observe.metrics import Metrics
+from pipeline.observe.metrics import READINESS, Metrics
 
 _BACKLOG: Final = 64
 _PROBES: Final = ("/livez", "/readyz", "/startupz", "/metrics")
@@ -127,6 +127,7 @@ class HttpServer:
             case ("GET", "/startupz"):
                 return _probe(self._health.startupz())
             case ("GET", "/metrics"):
+                _show(self._health.readyz(), self._metrics)
                 return _Answer("200 OK", self._metrics.exposition(), "text/plain; version=0.0.4; charset=utf-8")
         mounted = self._routes.get((method, path))
         if mounted is None:
@@ -167,6 +168,14 @@ def _listening(host: str, port: int) -> socket.socket:
 def _probe(verdict: Verdict) -> _Answer:
     body = json.dumps({"ok": verdict.ok, "reasons": verdict.reasons}).encode()
     return _Answer("200 OK" if verdict.ok else "503 Service Unavailable", body)
+
+
+def _show(verdict: Verdict, metrics: Metrics) -> None:
+    """Readiness as of now; parts are named after what they wait for: ``broker.chunk.poll.g1``."""
+    metrics.ready.set(verdict.ok)
+    waiting = {part.partition(".")[0] for part in verdict.reasons}
+    for dependency in READINESS:
+        metrics.dependency_ready.labels(dependency).set(dependency not in waiting)
 
 
 def _error(status: str, detail: str, code: int = 2) -> _Answer:

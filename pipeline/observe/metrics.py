@@ -1,18 +1,20 @@
 """Every metric, declared once; docs/metrics.md is made from here.
 
 Counters count effects, after they happened. Labels have bounded sets of values; ``partition``
-appears on lag only.
+appears on lag and committed offsets only. What is served has the label ``pipeline`` everywhere: two
+pipelines with the same model have generations of the same name.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.metrics_core import Metric
 
 from pipeline.records import STAGES
 
@@ -51,7 +53,14 @@ SKIPPED: Final = ("special", "binary", "unreadable", "other")
 #: Errors that are waited out.
 PASSING: Final = ("Transient", "BrokerUnavailable", "StoreUnavailable", "StoreBusy", "NewerSchema")
 TRAFFIC: Final = ("live", "backfill")
-DEPENDENCIES: Final = ("broker", "store", "model", "source")
+#: What work waits for; ``state`` is the disk under what a connector keeps.
+DEPENDENCIES: Final = ("broker", "store", "model", "source", "state")
+#: What a process can be not ready for: dependencies; a record of a newer schema; a generation that it cannot
+#: follow yet; a search that answers from another generation than the live one; its own start.
+READINESS: Final = (*DEPENDENCIES, "schema", "generation", "search", "start")
+#: Of the stages' and generations' states; see pipeline.points and pipeline.generations.control.
+HEADS: Final = ("complete", "incomplete", "failed", "omitted", "deleted")
+GENERATIONS: Final = ("building", "ready", "live", "previous", "aborted", "failed")
 
 
 def bounded(value: str, known: tuple[str, ...]) -> str:
@@ -59,11 +68,21 @@ def bounded(value: str, known: tuple[str, ...]) -> str:
     return value if value in known else "other"
 
 
-class Metrics:
-    """One process's metrics, in a registry of their own."""
+def printable_label(value: str) -> str:
+    """A label's value that can be served: a source named after a folder may have bytes that are not UTF-8."""
+    return value.encode("utf-8", "backslashreplace").decode()
 
-    def __init__(self) -> None:
+
+class Metrics:
+    """One process's metrics, in a registry of their own.
+
+    Args:
+        pipeline: what the name of everything in Kafka and in the store starts with; empty: no label says it.
+    """
+
+    def __init__(self, pipeline: str = "") -> None:
         self.registry = CollectorRegistry()
+        self._served = _Labelled(self.registry, {"pipeline": pipeline} if pipeline else {})
         self._declared: list[MetricWrapperBase] = []
 
         self.records_consumed = self._counter("records_consumed", "Records read from the stage's topic.", "stage")
@@ -89,13 +108,17 @@ class Metrics:
         self.rebalances = self._counter("rebalances", "Changes of the consumer's assignment.")
         self.commits = self._counter("commits", "Offset commits.", "outcome")
         self.searches = self._counter("searches", "Searches answered.", "complete")
+        self.search_errors = self._counter("search_errors", "Searches that had no answer.", "error_type")
 
+        place = ("topic", "partition", "group", "stage", "generation")
         self.consumer_lag_records = self._gauge(
             "consumer_lag_records",
-            "Records between the committed offset and the log's end.",
-            "topic",
-            "partition",
-            "group",
+            "Records between the committed offset and the log's end; every member says it of the whole group: take the "
+            "maximum, not the sum.",
+            *place,
+        )
+        self.consumer_committed_offset = self._gauge(
+            "consumer_committed_offset", "The group's committed offset: how fast it grows is how fast it works.", *place
         )
         self.oldest_unprocessed_event_age_seconds = self._gauge(
             "oldest_unprocessed_event_age_seconds",
@@ -113,9 +136,64 @@ class Metrics:
         self.paused_partitions = self._gauge(
             "paused_partitions", "Partitions paused for backpressure.", "stage", "generation"
         )
+        self.poll_budget_used_ratio = self._gauge(
+            "poll_budget_used_ratio",
+            "The longest time between two polls in the last minute or two, as a part of what costs the worker its "
+            "partitions or its liveness.",
+            "stage",
+            "generation",
+        )
+        self.ready = self._gauge("ready", "1 if the process is ready (/readyz).")
+        self.dependency_ready = self._gauge(
+            "dependency_ready", "0 while the process waits for it and is not ready.", "dependency"
+        )
+
         self.generation_info = self._gauge(
             "generation_info", "1 for each generation followed, with its state.", "generation", "model", "state"
         )
+        self.migration_state = self._gauge(
+            "migration_state", "1 for the state that a generation is in, 0 for the others.", "generation", "state"
+        )
+        self.generation_state_timestamp_seconds = self._gauge(
+            "generation_state_timestamp_seconds", "Since when a generation is in its state.", "generation", "state"
+        )
+        self.migration_throttle_ratio = self._gauge(
+            "migration_throttle_ratio",
+            "Share of the time that building may take; 0 while it is paused. Only while a migration is under way.",
+            "generation",
+        )
+        self.migration_documents = self._gauge(
+            "migration_documents",
+            "Documents of the generation that a migration builds, by the state of their heads; counted by one embed "
+            "worker.",
+            "generation",
+            "state",
+        )
+        self.migration_expected_documents = self._gauge(
+            "migration_expected_documents",
+            "Documents of the live generation, deleted ones left out, at the same moment.",
+            "generation",
+        )
+        self.configuration_mismatch = self._gauge(
+            "configuration_mismatch",
+            "1 if the process's configuration proposes a model or chunking that is neither live nor being built.",
+        )
+
+        self.source_documents = self._gauge(
+            "source_documents", "Documents that the last complete scan listed.", "source"
+        )
+        self.source_last_scan_timestamp_seconds = self._gauge(
+            "source_last_scan_timestamp_seconds",
+            "When the last complete scan began whose findings are all published; 0: none since the start.",
+            "source",
+        )
+        self.source_scan_duration_seconds = self._gauge(
+            "source_scan_duration_seconds", "How long that scan took.", "source"
+        )
+        self.source_rescan_seconds = self._gauge(
+            "source_rescan_seconds", "The configured time between two scans.", "source"
+        )
+
         self.verify_findings = self._gauge(
             "verify_findings",
             "Documents that the last complete verification in the background found wrong, before any repair.",
@@ -124,8 +202,11 @@ class Metrics:
         )
         self.verify_last_complete_timestamp_seconds = self._gauge(
             "verify_last_complete_timestamp_seconds",
-            "When a verification in the background was last complete.",
+            "When a verification in the background was last complete; 0: not within a week.",
             "generation",
+        )
+        self.verify_interval_seconds = self._gauge(
+            "verify_interval_seconds", "The configured time between two verifications; 0: none here."
         )
         self.verify_coverage_ratio = self._gauge(
             "verify_coverage_ratio",
@@ -159,12 +240,13 @@ class Metrics:
         self._initialise()
 
     def exposition(self) -> bytes:
-        """Everything, in Prometheus's text format."""
-        return generate_latest(self.registry)
+        """Everything, in Prometheus's text format, and what the process takes of the machine."""
+        return generate_latest(self._served)
 
     def forget(self, stage: str, generation: str) -> None:
         """A worker has ended: what it was last must not stand for ever."""
         for gauge in (
+            self.poll_budget_used_ratio,
             self.oldest_unprocessed_event_age_seconds,
             self.last_commit_timestamp_seconds,
             self.inflight_records,
@@ -178,7 +260,7 @@ class Metrics:
         """Counters summed over their labels, by name without prefix, for ``status``."""
         totals: dict[str, float] = {}
         for metric in self.registry.collect():
-            if metric.type == "counter":
+            if metric.type == "counter" and metric.name.startswith("vectide_"):
                 name = metric.name.removeprefix("vectide_")
                 totals[name] = sum(s.value for s in metric.samples if s.name.endswith("_total"))
         return totals
@@ -213,6 +295,8 @@ class Metrics:
             self.chunks_reused.labels(source)
         for outcome in ("ok", "failed", "lost"):
             self.commits.labels(outcome)
+        for dependency in READINESS:
+            self.dependency_ready.labels(dependency).set(1)
         for dependency in DEPENDENCIES:
             self.retries.labels(dependency)
             for error in PASSING:
@@ -222,8 +306,11 @@ class Metrics:
             self.documents_published.labels(kind)
         for reason in SKIPPED:
             self.source_skipped.labels(reason)
+        for error in (*PASSING, "other"):
+            self.search_errors.labels(error)
         for complete in ("true", "false"):
             self.searches.labels(complete)
+        ProcessCollector(registry=self.registry)
         try:
             self.build_info.labels(version("vectide")).set(1)
         except PackageNotFoundError:
@@ -243,3 +330,16 @@ class Metrics:
         metric = Histogram(f"vectide_{name}", text, labels, buckets=buckets, registry=self.registry)
         self._declared.append(metric)
         return metric
+
+
+class _Labelled:
+    """A registry's metrics with further labels on every sample."""
+
+    def __init__(self, registry: CollectorRegistry, labels: Mapping[str, str]) -> None:
+        self._registry = registry
+        self._labels = dict(labels)
+
+    def collect(self) -> Iterable[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [one._replace(labels={**self._labels, **one.labels}) for one in metric.samples]
+            yield metric

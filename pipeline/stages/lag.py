@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 from pipeline.errors import Fatal, Transient
@@ -46,6 +47,8 @@ class LagSampler:
         worker: Working,
         health: Health,
         metrics: Metrics,
+        stage: str = "",
+        generation: str = "",
     ) -> None:
         self._broker = broker
         self._group = group
@@ -53,6 +56,8 @@ class LagSampler:
         self._worker = worker
         self._health = health
         self._metrics = metrics
+        self._labels = (stage, generation)
+        self._partitions: set[int] = set()
         self._next = 0.0
 
     def tick(self) -> None:
@@ -66,8 +71,24 @@ class LagSampler:
         except (Transient, Fatal) as error:
             log.debug("lag not sampled", extra={"error": str(error)})
             return
-        for partition, records in lag.items():
-            self._metrics.consumer_lag_records.labels(self._topic, str(partition), self._group).set(records)
+        self._show(lag, committed)
         moving = sorted(self._worker.moving)
         place = (self._worker.steps, [(partition, committed.get(partition, -1)) for partition in moving])
         self._health.progress(self._group, place, behind=any(lag.get(partition, 0) for partition in moving))
+
+    def forget(self) -> None:
+        """Its line has ended: what the lag was last must not stand for ever."""
+        for partition in self._partitions:
+            for gauge in (self._metrics.consumer_lag_records, self._metrics.consumer_committed_offset):
+                gauge.remove(*self._place(partition))
+        self._partitions.clear()
+
+    def _show(self, lag: Mapping[int, int], committed: Mapping[int, int]) -> None:
+        self._partitions.update(lag)
+        for partition, records in lag.items():
+            self._metrics.consumer_lag_records.labels(*self._place(partition)).set(max(0, records))
+            if partition in committed:
+                self._metrics.consumer_committed_offset.labels(*self._place(partition)).set(committed[partition])
+
+    def _place(self, partition: int) -> tuple[str, ...]:
+        return (self._topic, str(partition), self._group, *self._labels)

@@ -24,6 +24,7 @@ from pipeline.errors import Backpressure, BrokerUnavailable, PartitionsLost, Tra
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
 from pipeline.ports import Consumer, TopicPartition
+from pipeline.stages.intervals import Intervals
 from pipeline.stages.window import Taken, Window
 
 log = logging.getLogger(__name__)
@@ -107,6 +108,8 @@ class WorkerLimits:
     commit_seconds: float = 0.5
     commit_timeout_seconds: float = 10.0
     drain_seconds: float = 20.0
+    poll_budget_seconds: float = 60.0
+    """Between two polls: longer, and it loses its partitions or its process is restarted."""
 
 
 class Worker:
@@ -141,6 +144,8 @@ class Worker:
         self._next_commit = 0.0
         self._flush_at = 0.0
         self._commit_failing = False
+        self._polls = Intervals()
+        self._over = False
         self._labels = (stage.name, generation)
         of = f".{generation}" if generation else ""
         self._poll_loop = f"{stage.name}.poll{of}"
@@ -169,6 +174,12 @@ class Worker:
         """Pieces of work that the stage has done so far."""
         return self._stage.steps
 
+    def watch(self) -> None:
+        """Show how near it is to losing its partitions; from another thread, for this one may hang."""
+        if not self._over:
+            used = self._polls.longest() / self._limits.poll_budget_seconds
+            self._metrics.poll_budget_used_ratio.labels(*self._labels).set(used)
+
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set, then drain, commit and leave the group.
 
@@ -189,6 +200,7 @@ class Worker:
                 self._health.end(loop)
                 self._health.set_ready(f"broker.{loop}", True, "")
             self._health.set_ready(self._flush_part, True, "")
+            self._over = True
             self._metrics.forget(*self._labels)
             self._consumer.close(Deadline.after(self._limits.commit_timeout_seconds))
 
@@ -210,6 +222,7 @@ class Worker:
         self._on_tick()
 
     def _read(self) -> None:
+        self._polls.mark()
         # A short poll while work is in flight: its completion must not wait for the poll to end.
         timeout = 0.05 if self._window.in_flight else self._limits.poll_seconds
         try:

@@ -111,6 +111,7 @@ class Patrol:
 
     def run(self, stop: threading.Event) -> None:
         """Until ``stop`` is set."""
+        self.metrics.verify_interval_seconds.set(self.every_seconds)
         if not self.every_seconds:
             return
         if stop.wait(min(_SETTLE_SECONDS, self.every_seconds)):
@@ -146,7 +147,10 @@ class Patrol:
     def _is_due(self, id: str) -> bool:
         now = time.time()
         if id not in self._due:
-            self._due[id] = self.last().get(id, 0.0) + self.every_seconds
+            last = self.last().get(id, 0.0)
+            self._due[id] = last + self.every_seconds
+            self._shown.add(id)
+            self.metrics.verify_last_complete_timestamp_seconds.labels(id).set(last)
         return not now < self._due[id]
 
     def _verify(self, id: str, stop: threading.Event) -> None:

@@ -23,7 +23,9 @@ def metrics() -> str:
     lines = [
         "# Metrics",
         "",
-        "Made from `pipeline/observe/metrics.py` by `make docs`; every process serves them at `/metrics`.",
+        "Made from `pipeline/observe/metrics.py` by `make docs`; every process serves them at `/metrics`, and beside",
+        "them `process_*` of Prometheus's client. Every series has the label `pipeline` as well: the first two parts",
+        "of every name in Kafka and in the store. [observability.md](observability.md) has alerts and dashboards.",
         "",
         "| metric | type | labels | meaning |",
         "|---|---|---|---|",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 import threading
 import time
@@ -19,7 +20,7 @@ from pipeline.errors import ConfigError, Fatal, FingerprintMismatch, Refused, St
 from pipeline.observe.connections import Listener
 from pipeline.observe.health import Health
 from pipeline.observe.http import HttpServer
-from pipeline.observe.metrics import Metrics
+from pipeline.observe.metrics import READINESS, Metrics
 from tests.support.commands import run
 
 Ask = Callable[..., tuple[int, Any]]
@@ -72,6 +73,38 @@ def test_metrics_are_served_and_start_at_zero(server: HttpServer) -> None:
     status, text = ask(server, "GET", "/metrics")
     assert status == 200
     assert 'vectide_dead_letters_total{reason="embedding_failed"} 0.0' in text
+
+
+def test_metrics_say_what_a_process_waits_for_as_of_the_scrape(server: HttpServer, health: Health) -> None:
+    def waiting() -> set[str]:
+        text = ask(server, "GET", "/metrics")[1]
+        assert len(re.findall(r"^vectide_dependency_ready\{", text, re.MULTILINE)) == len(READINESS)
+        assert ("vectide_ready 1.0" in text) == health.readyz().ok
+        return set(re.findall(r'vectide_dependency_ready\{dependency="(\w+)"\} 0.0', text))
+
+    assert waiting() == {"start"}
+    health.set_started()
+    assert waiting() == set()
+    for part in ("broker.chunk.poll.g1", "broker", "store.embed.flush.g1", "source.docs", "schema.embed.g1", "state"):
+        health.set_ready(part, False, "away")
+    assert waiting() == {"broker", "store", "source", "schema", "state"}
+    health.set_ready("broker", True, "")
+    assert "broker" in waiting(), "another part of it waits still"
+    health.set_ready("broker.chunk.poll.g1", True, "")
+    assert "broker" not in waiting()
+
+
+def test_every_part_that_health_is_told_of_is_a_label(health: Health) -> None:
+    """As the code names them; a part that no label knows would be ready in every metric."""
+    named = set()
+    for folder in ("pipeline", "connectors"):
+        for path in (Path(__file__).parents[2] / folder).rglob("*.py"):
+            text = path.read_text()
+            named |= set(re.findall(r'set_ready\(\s*f?"(\w+)', text))
+            named |= set(re.findall(r'until_done\(\s*"(\w+)"', text))
+            named |= set(re.findall(r'_part = f"(\w+)', text))
+    assert {"broker", "store", "source", "generation", "search", "schema", "state"} <= named, "they are found at all"
+    assert named <= set(READINESS)
 
 
 def test_a_route_answers_json_with_json(server: HttpServer) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from pipeline.observe.metrics import REASONS, SKIPPED, Metrics, bounded
+from pipeline.observe.metrics import REASONS, SKIPPED, Metrics, bounded, printable_label
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,3 +31,13 @@ def test_what_a_connector_of_somebody_else_calls_its_reasons_is_one_label() -> N
         metrics.source_skipped.labels(bounded(f"reason\n{number}", SKIPPED)).inc()
     assert len(metrics.exposition().splitlines()) == before
     assert metrics.registry.get_sample_value("vectide_source_skipped_total", {"reason": "other"}) == 100
+
+
+def test_everything_served_says_whose_it_is_and_a_name_that_is_not_utf8_can_be_served() -> None:
+    metrics = Metrics("vectide.handbook")
+    metrics.source_documents.labels(printable_label("n\udce4me")).set(1)
+    lines = [line for line in metrics.exposition().decode().splitlines() if not line.startswith("#")]
+    assert len(lines) > 100
+    assert [line for line in lines if 'pipeline="vectide.handbook"' not in line] == []
+    assert any(r'source="n\\udce4me"' in line for line in lines)
+    assert not any(name.startswith("process") for name in metrics.totals()), "status adds up our own"

@@ -114,6 +114,31 @@ def test_a_second_generation_is_built_beside_the_live_one_and_left_when_it_is_ov
     assert bench.documents(bench.live.id) == 21
 
 
+def test_a_migration_is_told_in_metrics_and_leaves_none_behind(bench: Bench) -> None:
+    def value(name: str, **labels: str) -> float | None:
+        return bench.parts.metrics.registry.get_sample_value(f"vectide_{name}", labels)
+
+    def series(id: str) -> set[str]:
+        text = bench.parts.metrics.exposition().decode()
+        return {line.split("{")[0] for line in text.splitlines() if f'generation="{id}"' in line}
+
+    for number in range(5):
+        bench.put(f"d{number}")
+    id = bench.start()
+    bench.turn_until(lambda: bench.documents(id) == 5)
+    bench.lines._gauges._next_count = 0.0  # not in half a minute, but now
+    bench.turn_until(lambda: value("migration_documents", generation=id, state="complete") == 5)
+    assert value("migration_expected_documents", generation=id) == 5
+    assert value("migration_state", generation=id, state="building") == 1
+    stages = {"vectide_consumer_lag_records", "vectide_poll_budget_used_ratio", "vectide_assigned_partitions"}
+    assert stages <= series(id)
+    bench.operate(lambda state: transitions.abort(state, id, time.time()))
+    bench.turn_until(lambda: list(bench.lines._lines) == [bench.live.id])
+    for thread in bench.lines._ending:
+        thread.join(SECONDS)
+    assert series(id) == {"vectide_migration_state", "vectide_generation_state_timestamp_seconds"}
+
+
 def test_a_line_that_ends_closes_its_publishers(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has a thread and a connection to Kafka, and a process may see a hundred generations."""
     opened: list[Publisher] = []

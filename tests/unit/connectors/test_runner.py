@@ -15,7 +15,7 @@ from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.errors import Fenced, Poison
 from pipeline.ports import NewRecord
 from pipeline.records import DocumentChanged, DocumentDeleted
-from tests.support.sources import Documents, running, scanned, wait_until
+from tests.support.sources import Documents, runner, running, scanned, wait_until
 from tests.unit.connectors.faults import Spy, reopened
 
 
@@ -255,3 +255,21 @@ def test_the_loop_beats_and_ends(documents: Documents) -> None:
         one.wait_scanned()
         assert "connect.m" in one.health._beats
     assert one.health._beats == {}
+
+
+def test_a_complete_scan_says_when_it_began_how_long_it_took_and_what_it_listed(documents: Documents) -> None:
+    source = MemorySource("m")
+    for number in range(3):
+        source.put(str(number), "x")
+    one = runner(source, documents, limits=RunnerLimits(rescan_seconds=77))
+
+    def shown(name: str) -> float | None:
+        return one.metrics.registry.get_sample_value(f"vectide_source_{name}", {"source": "m"})
+
+    assert shown("last_scan_timestamp_seconds") == shown("documents") == 0, "none yet: an alert must see that"
+    assert shown("rescan_seconds") == 77
+    before = time.time()
+    one = scanned(source, documents)
+    assert shown("documents") == 3
+    assert before <= (shown("last_scan_timestamp_seconds") or 0) <= time.time()
+    assert (shown("scan_duration_seconds") or -1) >= 0

@@ -11,7 +11,7 @@ from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.deadline import Deadline
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
-from pipeline.ports import NewRecord, TopicSpec
+from pipeline.ports import NewRecord, TopicPartition, TopicSpec
 from pipeline.stages import lag
 from pipeline.stages.lag import LagSampler
 
@@ -77,3 +77,22 @@ def test_an_outage_that_is_known_does_not(broker: EmbeddedBroker) -> None:
     health = Health(LIMIT, Clock())
     health.set_ready("store", False, "away")
     assert watched(broker, health, 0, 1)
+
+
+def test_lag_and_offsets_are_shown_with_their_stage_and_go_with_their_line(broker: EmbeddedBroker) -> None:
+    metrics, consumer = Metrics(), broker.consumer("h", ["t"], "one")
+    consumer.poll(1.0, 10)
+    sampler = LagSampler(broker, "h", "t", Worker(frozenset()), Health(), metrics, "embed", "g1")
+    sampler.tick()
+
+    def shown(name: str, partition: int) -> float | None:
+        labels = {"topic": "t", "partition": str(partition), "group": "h", "stage": "embed", "generation": "g1"}
+        return metrics.registry.get_sample_value(f"vectide_consumer_{name}", labels)
+
+    assert [shown("lag_records", 0), shown("lag_records", 1)] == [500, 0]
+    assert shown("committed_offset", 0) is None, "nothing was committed"
+    consumer.commit({TopicPartition("t", 0): 10}, Deadline.after(5))
+    sampler.tick()
+    assert [shown("lag_records", 0), shown("committed_offset", 0)] == [490, 10]
+    sampler.forget()
+    assert [shown("lag_records", 0), shown("lag_records", 1), shown("committed_offset", 0)] == [None] * 3

@@ -14,6 +14,7 @@ from pipeline.errors import Fatal, PartitionsLost, StoreUnavailable
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
 from pipeline.ports import Consumer, NewRecord, TopicPartition, TopicSpec
+from pipeline.stages.intervals import Intervals
 from pipeline.stages.window import Taken
 from pipeline.stages.worker import Worker, WorkerLimits
 
@@ -306,3 +307,24 @@ def test_a_worker_is_ready_once_it_has_joined_its_group(bench: Bench) -> None:
     bench.consumer.member = True
     bench.steps(1)
     assert bench.health.readyz().ok
+
+
+def test_the_longest_time_between_two_polls_is_shown_as_a_part_of_what_it_may_be(bench: Bench) -> None:
+    clock = [100.0]
+    bench.worker._polls = Intervals(lambda: clock[0])
+
+    def used() -> float | None:
+        bench.worker.watch()
+        labels = {"stage": "embed", "generation": ""}
+        return bench.metrics.registry.get_sample_value("vectide_poll_budget_used_ratio", labels)
+
+    bench.steps(1)
+    clock[0] += 15
+    bench.steps(1)
+    assert used() == 0.25, "of 60 s"
+    clock[0] += 30
+    assert used() == 0.5, "it hangs, and somebody else looks"
+    stop = threading.Event()
+    stop.set()
+    bench.worker.run(stop)
+    assert used() is None, "it has ended"

@@ -48,6 +48,12 @@ class Bench:
         return self.metrics.registry.get_sample_value(f"vectide_verify_{name}", {"generation": "live", **labels})
 
 
+def stopped() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
+
+
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     return Bench(monkeypatch)
@@ -63,8 +69,19 @@ def test_each_generation_is_verified_once_in_its_time(bench: Bench) -> None:
 def test_a_restart_does_not_begin_the_time_anew(bench: Bench) -> None:
     bench.last["live"] = bench.now - EVERY + 100
     assert bench.turn() == []
+    assert bench.metric("last_complete_timestamp_seconds") == bench.now - EVERY + 100, "nor for those who watch it"
     assert bench.turn(99) == []
     assert bench.turn(1) == ["live"]
+
+
+def test_one_that_was_never_verified_here_goes_without_a_trace(bench: Bench) -> None:
+    bench.last["live"] = bench.now
+    bench.turn()
+    bench.generations.clear()
+    bench.turn()
+    assert bench.metric("last_complete_timestamp_seconds") is None
+    bench.patrol.run(stopped())
+    assert bench.metrics.registry.get_sample_value("vectide_verify_interval_seconds") == EVERY
 
 
 def test_what_is_found_is_shown_and_goes_when_it_is_no_longer_ours(bench: Bench) -> None:
@@ -98,7 +115,8 @@ def test_whatever_fails_is_tried_again_later_and_never_the_worker_s(bench: Bench
 
     bench.outcome = fail
     assert bench.turn() == ["live"]
-    assert bench.metric("last_complete_timestamp_seconds") is None
+    assert bench.metric("last_complete_timestamp_seconds") == 0, "there is none, and an alert must see that"
+    assert bench.metric("coverage_ratio") is None
     assert bench.turn(299) == []
     assert bench.turn(1) == ["live"]
 

@@ -1,0 +1,80 @@
+"""What a process that answers searches tells in its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pipeline.broker.embedded import EmbeddedBroker
+from pipeline.cli.assembly import Followed, Models, Parts, apply_topics, founded
+from pipeline.cli.operations import Operations
+from pipeline.cli.process import generations_shown
+from pipeline.config import Config, ModelConfig
+from pipeline.errors import BrokerUnavailable, ConfigError, MalformedRecord, StoreUnavailable
+from pipeline.generations.control import ControlState
+from pipeline.naming import Names
+from pipeline.store.memory import MemoryStore
+
+CONFIG = Config(model=ModelConfig(provider="hashing", name="hashing"))
+
+
+@pytest.fixture
+def parts() -> Iterator[Parts]:
+    broker = EmbeddedBroker(None)
+    yield Parts(CONFIG, Names("t", "p"), broker, MemoryStore())
+    broker.close()
+
+
+class Failing:
+    """A search that has no answer."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def search(self, *arguments: Any, **more: Any) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "counted"),
+    [
+        (StoreUnavailable("away"), "StoreUnavailable"),
+        (KeyError("a bug"), "other"),
+        (ConfigError("no such field"), None),
+    ],
+)
+def test_a_search_without_an_answer_is_counted_unless_it_was_asked_wrongly(
+    parts: Parts, error: Exception, counted: str | None
+) -> None:
+    control: Any = None
+    operations = Operations(parts, control, Failing(error), Models(CONFIG))  # type: ignore[arg-type]
+    with pytest.raises(type(error)):
+        operations.search({"query": "x"})
+    with pytest.raises(ConfigError):
+        operations.search({"query": ""})
+    operations.close()
+    (found,) = (one for one in parts.metrics.registry.collect() if one.name == "vectide_search_errors")
+    counts = {one.labels["error_type"]: one.value for one in found.samples if one.name.endswith("_total")}
+    assert {name for name, value in counts.items() if value} == ({counted} if counted else set())
+
+
+@pytest.mark.parametrize("error", [BrokerUnavailable("away"), MalformedRecord("not ours")])
+def test_a_process_without_stages_tells_of_the_generations_and_outlives_that_it_cannot(
+    parts: Parts, error: Exception
+) -> None:
+    apply_topics(parts)
+    live = founded(parts).live
+    assert live is not None
+    control = Followed(parts)
+    generations_shown(parts.metrics, control)()
+    labels = {"generation": live.id, "model": "hashing", "state": "live"}
+    assert parts.metrics.registry.get_sample_value("vectide_generation_info", labels) == 1
+    control.close()
+
+    def away() -> ControlState:
+        raise error
+
+    generations_shown(parts.metrics, away)()
+    assert parts.metrics.registry.get_sample_value("vectide_generation_info", labels) == 1, "as last known"
