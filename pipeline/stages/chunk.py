@@ -226,14 +226,15 @@ class ChunkStage:
         return _Work(taken, document, letter)
 
     def _publish(self, works: list[_Work]) -> None:
-        """All at once; if something is too large for the topic, each on its own."""
+        """All at once; halved down to what is too large for the topic, in the order of the records."""
         sent = [work for work in works if work.document is not None]
         try:
             self._send(sent)
         except Poison as error:
             if len(sent) > 1:
-                for work in sent:
-                    self._publish([work])
+                middle = len(sent) // 2
+                self._publish(sent[:middle])
+                self._publish(sent[middle:])
                 return
             (work,) = sent
             # Over the limit even without its text: the letter is all that can be written.

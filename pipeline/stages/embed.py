@@ -65,6 +65,10 @@ class _Batch:
     prepared: PreparedBatch | None = None
     vectors: dict[str, Vectors] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    unread: list[DeadLetter] = field(default_factory=list)
+    """Of records that cannot be decoded."""
+    lost: list[Taken] = field(default_factory=list)
+    """Those of them that not even a document is left of: the letter is all that there is to do."""
     started: float = field(default_factory=time.monotonic)
 
 
@@ -252,16 +256,21 @@ class EmbedStage:
             if block:
                 block, batch.started = False, time.monotonic()
             records += 1
-            document = self._decoded(taken)
+            document = self._decoded(taken, batch)
             if document is None:
                 continue
             batch.taken.setdefault(document.key.doc, []).append(taken)
             batch.origins[document.key.doc, document.version, document.replay] = taken
             batch.documents.append(document)
             tokens += sum(chunk.tokens for chunk in document.chunks)
+        # The letters before the heads, as in _write, and before anything of the batch is finished.
+        self._bury(batch.unread)
+        self._count_letters(batch.unread)
+        self._metrics.records_processed.labels(self.name, "dead_letter").inc(len(batch.lost))
+        self._finish(batch.lost)
         return batch
 
-    def _decoded(self, taken: Taken) -> ChunkedDocument | None:
+    def _decoded(self, taken: Taken, batch: _Batch) -> ChunkedDocument | None:
         if not taken.live:
             self._finish([taken])
             return None
@@ -280,11 +289,9 @@ class EmbedStage:
             letter = letter_of(
                 taken.record, generation, "embed", -1 if document is None else document.version, error, 1
             )
-            self._bury([letter])
-            self._count_letters([letter])
+            batch.unread.append(letter)
             if document is None:
-                self._metrics.records_processed.labels(self.name, "dead_letter").inc()
-                self._finish([taken])
+                batch.lost.append(taken)
                 return None
             return replace(document, reason=f"{letter.reason}: {letter.detail}")
 
