@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.server import create_server
 from waitress.task import ThreadedTaskDispatcher
+
+from pipeline.deadline import Deadline
 
 #: A query is at most a long paragraph.
 _BODY_BYTES: Final = 64 * 1024
@@ -24,6 +27,8 @@ _REQUEST_SECONDS: Final = 20
 _LOOK_SECONDS: Final = 2
 _THREADS: Final = 4
 _END_SECONDS: Final = 5.0
+#: For the thread that reads to see what has arrived.
+_SETTLE_SECONDS: Final = 0.05
 #: Beyond it nothing is accepted, probes included; each may be open for _REQUEST_SECONDS without a request.
 _CONNECTIONS: Final = 256
 
@@ -59,20 +64,39 @@ class Listener:
             clear_untrusted_proxy_headers=True,
         )
         self._server.channel_class = _Connection
+        self._closed = False
         self._thread = threading.Thread(target=self._server.run, name="http", daemon=True)
 
     def start(self) -> None:
         """Begin to answer."""
         self._thread.start()
 
-    def close(self) -> None:
-        """Stop answering."""
+    def close(self, seconds: float = 0.0) -> None:
+        """Accept nothing more, and stop answering once what has been asked is answered, or so many seconds
+        are over.
+        """
+        if self._closed:
+            return
+        self._closed = True
         if self._thread.ident is None:
             self._end()
         else:
+            self._answer_the_last(Deadline.after(seconds))
             self._server.trigger.pull_trigger(self._end)  # wakes its thread, which then runs it
             self._thread.join(_END_SECONDS)
         self._server.task_dispatcher.shutdown(cancel_pending=True, timeout=1)
+
+    def _answer_the_last(self, deadline: Deadline) -> None:
+        if deadline.expired:
+            return
+        self._server.trigger.pull_trigger(lambda: wasyncore.dispatcher.close(self._server))  # its listening socket
+        time.sleep(min(_SETTLE_SECONDS, deadline.remaining()))
+        while self._answering() and not deadline.expired:
+            time.sleep(_SETTLE_SECONDS)
+
+    def _answering(self) -> bool:
+        channels = list(self._server.active_channels.values())
+        return any(channel.requests or channel.total_outbufs_len for channel in channels)
 
     def _end(self) -> None:
         wasyncore.close_all(self._server._map, ignore_all=True)  # noqa: SLF001 - all that its loop serves

@@ -32,7 +32,7 @@ from pipeline.ports import Collection, Publisher, TopicPartition
 from pipeline.records import ChunkedDocument, DeadLetter
 from pipeline.stages.dead_letters import bury, letter_of
 from pipeline.stages.held import HeldDeletes
-from pipeline.stages.lane import Lane
+from pipeline.stages.lane import TAKING_SHARE, Lane
 from pipeline.stages.pace import Pace, unhurried
 from pipeline.stages.parking import Parking
 from pipeline.stages.repair import RepairWalk
@@ -186,18 +186,29 @@ class EmbedStage:
             lane.raise_failure()
 
     def stop(self, drain: Deadline) -> None:
-        """Finish what was offered and sweep what is held, as far as the deadline allows."""
+        """Finish what was offered and sweep what is held, as far as the deadline allows. What is being
+        embedded when most of it is over is still written: its next reader must not embed it again.
+        """
         self._pace.release()
         self._release.set()
+        embed, write = self._lanes
+        taking = Deadline.after(drain.remaining() * TAKING_SHARE)
         with self._busy:
-            while self._open and not drain.expired and not any(lane.ended for lane in self._lanes):
+            while self._open and not taking.expired and not (embed.ended or write.ended):
                 self._busy.wait(0.05)
-        for lane in self._lanes:
-            lane.ask_to_stop()
+            embed.ask_to_stop()
+            while not ((embed.ended and self._written) or drain.expired or write.ended):
+                self._busy.wait(0.05)
+        write.ask_to_stop()
         self._patience.give_up()
         for lane in self._lanes:
             if not lane.stop(Deadline.after(max(1.0, drain.remaining()))):
                 log.warning("a lane did not end within the drain budget", extra={"stage": self.name})
+
+    @property
+    def _written(self) -> bool:
+        """Nothing that was embedded waits for the write lane."""
+        return not self._writing and not self._held.records
 
     # ---------------------------------------------------------------------- the embed lane
 
