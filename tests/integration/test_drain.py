@@ -22,7 +22,7 @@ from tests.support.deployment import Deployment, loopback_qdrant
 from tests.support.kafka import KafkaServer
 from tests.support.probing import Probed, members, until
 
-pytestmark = [pytest.mark.kafka, pytest.mark.processes, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.kafka, pytest.mark.processes, pytest.mark.timeout(900)]
 
 DOCUMENTS = 240
 #: A member that only stops reading is in its group for so long: longer than a test takes.

@@ -19,7 +19,7 @@ from tests.integration.test_up import CONFIGURATION
 from tests.support.deployment import Deployment
 from tests.support.probing import Probed, until
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 
 DOCUMENTS = 60
 
@@ -52,6 +52,7 @@ def test_up_that_is_told_to_stop_finishes_its_batch_and_answers_what_it_was_aske
     ((status, answer),) = answers
     assert (status, len(answer["hits"])) == (200, 1)
     up = Probed(made, "up", "docs")
+    up.until_probes(200, 200, 200)
     status = made.quiet(DOCUMENTS)
     assert status["chunks_embedded"] == status["chunks"] == DOCUMENTS
     assert status["documents_published"] == DOCUMENTS
@@ -69,6 +70,7 @@ def test_the_codes_of_a_job_an_impatient_user_and_another_log(made: Deployment) 
     assert up.command.process.wait(60) == 130, up.command.errors()
     # What was interrupted goes on
     up = Probed(made, "up", "docs")
+    up.until_probes(200, 200, 200)
     made.quiet(DOCUMENTS)
     assert up.command.stop() == 0
     # A job that builds by itself

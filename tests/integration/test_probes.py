@@ -16,7 +16,7 @@ from tests.support.deployment import Deployment, loopback_qdrant
 from tests.support.kafka import KafkaServer
 from tests.support.probing import Probed, until
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
 
 #: Shorter waits than an operator would want, so that an outage is noticed in seconds.
 QUICK = """
