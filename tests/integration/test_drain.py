@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from collections import Counter
@@ -56,6 +57,11 @@ class Pipeline:
     def records(self, topic: str) -> list[Any]:
         return list(chain.from_iterable(to_the_end(self.broker.reader(topic), topic, 500, 30.0)))
 
+    def status(self) -> dict[str, Any]:
+        """``vectide status``, in this process."""
+        found: dict[str, Any] = json.loads(run(self.made.folder, "status", "--json").out)
+        return found
+
     def behind(self, stage: str, topic: str) -> int:
         """Records that the next worker will read."""
         committed = self.broker.committed(self.group(stage), topic)
@@ -65,7 +71,9 @@ class Pipeline:
 @pytest.fixture
 def pipeline(kafka: KafkaServer, qdrant: str, fresh: str, tmp_path: Path) -> Iterator[Pipeline]:
     configuration = CONFIGURATION.format(prefix=fresh, kafka=kafka.bootstrap, qdrant=qdrant)
-    made = Deployment(tmp_path, configuration.replace("session_timeout_seconds = 6", SESSION))
+    configuration = configuration.replace("session_timeout_seconds = 6", SESSION)
+    # Small batches: a worker cannot finish everything that it has read before it must end.
+    made = Deployment(tmp_path, configuration.replace("[embed]", "[embed]\ngather_documents = 4"))
     found = Pipeline(made, kafka, fresh)
     assert run(tmp_path, "topics", "apply").code == 0
     try:
@@ -110,7 +118,7 @@ def test_whoever_is_told_to_stop_finishes_commits_leaves_and_repeats_nothing(pip
     until(lambda: len(pipeline.records(pipeline.chunks)) == DOCUMENTS and pipeline.behind("chunk", documents) == 0)
     assert second.metric("records_consumed_total", stage="chunk") == left
     # An embed worker that cannot do all of it in its time; and it is told twice
-    first = Probed(made, "work", "embed", **{"pass": 0.5})
+    first = Probed(made, "work", "embed", **{"pass": 1})
     until(lambda: first.metric("records_processed_total", stage="embed") > 0, first.command.errors)
     assert first.metric("inflight_records", stage="embed") > 0
     first.command.process.terminate()
@@ -119,10 +127,12 @@ def test_whoever_is_told_to_stop_finishes_commits_leaves_and_repeats_nothing(pip
     assert first.command.stop() == 0, first.command.errors()
     assert members(pipeline.kafka.bootstrap, pipeline.group("embed")) == 0
     left = pipeline.behind("embed", pipeline.chunks)
+    assert 0 < left < DOCUMENTS
     third = Probed(made, "work", "embed")
     until(lambda: pipeline.behind("embed", pipeline.chunks) == 0, third.command.errors)
     assert third.metric("records_consumed_total", stage="embed") == left
-    status = made.quiet(DOCUMENTS)
+    assert third.command.stop() == 0, third.command.errors()  # with its last report
+    status = pipeline.status()
     assert status["chunks_embedded"] == status["chunks"] == DOCUMENTS
     assert status["chunks_reused"] == 0
     # Both workers of a stage at once, as in a rollout
@@ -132,7 +142,7 @@ def test_whoever_is_told_to_stop_finishes_commits_leaves_and_repeats_nothing(pip
     until(lambda: len(pipeline.records(documents)) > DOCUMENTS)
     for one in (second.command, *others):
         one.process.terminate()
-    for one in (second.command, *others, third.command, connector):
+    for one in (second.command, *others, connector):
         assert one.stop() == 0, one.errors()
     sent = Counter(record.key for record in pipeline.records(pipeline.chunks))
     committed = len(pipeline.records(documents)) - pipeline.behind("chunk", documents)
@@ -146,7 +156,7 @@ def test_a_search_in_flight_is_answered(pipeline: Pipeline) -> None:
     made = pipeline.made
     fill(made.documents, 3)
     workers = [made.begin("connect", "filesystem"), made.begin("work", "chunk"), made.begin("work", "embed")]
-    made.quiet(3)
+    until(lambda: pipeline.status()["documents"] == 3)
     served = Probed(made, "serve", query=2)
     served.until_probes(200, 200, 200)
     answers: list[Any] = []
