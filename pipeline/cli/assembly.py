@@ -162,10 +162,12 @@ class Models:
     Args:
         config: where weights are, device and threads.
         loaded: some that are there already.
+        stop: once it is set, no model is waited for.
     """
 
-    def __init__(self, config: Config, loaded: Sequence[Embedder] = ()) -> None:
+    def __init__(self, config: Config, loaded: Sequence[Embedder] = (), stop: threading.Event | None = None) -> None:
         self._config = config
+        self._stop = stop or threading.Event()
         self._lock = threading.Lock()
         self._loaded = {one.spec.fingerprint: one for one in loaded}
 
@@ -175,12 +177,13 @@ class Models:
         Raises:
             ConfigError: it is not on this machine.
             FingerprintMismatch: what is there is another model.
+            Transient: this process is stopping.
         """
         with self._lock:
             found = self._loaded.get(spec.model.fingerprint)
             if found is None:
                 place = located(spec, self._config)
-                found = SharedEmbedder(lambda: load(place, spec.model))
+                found = SharedEmbedder(lambda: load(place, spec.model), self._stop.is_set)
                 self._loaded[spec.model.fingerprint] = found
             return found
 

@@ -44,6 +44,7 @@ class Index:
     Raises:
         FingerprintMismatch: the configuration proposes another model or chunking than the live one.
         ConfigError: the model is not on this machine, or a source's settings are wrong.
+        Transient: ``stop`` was set before the model was loaded.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Index:
         self.spec: GenerationSpec = live.spec
         limit = parts.config.pipeline.document_limit_bytes
         self.sources = {id: open_source(id, source, limit) for id, source in sources.items()}
-        self.models = Models(parts.config, [] if embedder is None else [embedder])
+        self.models = Models(parts.config, [] if embedder is None else [embedder], stop)
         self.embedder = self.models.of(self.spec)
         self.collection = collection_of(parts, self.spec)
         self.control = Followed(parts)
@@ -104,11 +105,17 @@ class Index:
         """Records that some stage of the live generation has not committed yet."""
         return live_lag(self.parts, self.spec)
 
-    def close(self) -> bool:
-        """Drain, commit and end all threads; False if one did not end in time."""
+    def drain(self) -> bool:
+        """Finish what is in work, commit it and end all threads; False if one did not end in time. Searches
+        go on.
+        """
         for source in self.sources.values():
             source.close()
-        ended = self.crew.end(Deadline.after(self.parts.config.work.drain_seconds + _END_SECONDS))
+        return self.crew.end(Deadline.after(self.parts.config.work.drain_seconds + _END_SECONDS))
+
+    def close(self) -> bool:
+        """Drain, if that is not done, and close what searches need."""
+        ended = self.drain()
         self.operations.close()
         self.control.close()
         self._reporter.end()

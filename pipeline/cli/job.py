@@ -18,9 +18,9 @@ import click
 
 from pipeline.cli.access import Ask, reached, running
 from pipeline.cli.assembly import opened
-from pipeline.cli.crew import until_stopped
 from pipeline.cli.index import Index
 from pipeline.cli.migrations import refused_by_gate
+from pipeline.cli.stopping import asked, until_stopped
 from pipeline.cli.tasks import raised
 from pipeline.config import Config
 from pipeline.errors import Backpressure, ConfigError, Refused, Transient
@@ -186,7 +186,12 @@ class Job:
                 yield ask
             return
         with opened(config, "migrate") as parts:
-            index = Index(parts, {}, stop)
+            try:
+                index = Index(parts, {}, stop)
+            except Transient:
+                if asked():
+                    raise click.exceptions.Exit(STOPPED) from None
+                raise
             index.start()
             routes = index.operations.routes()
             try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ from pathlib import Path
 import click
 
 from pipeline.cli.assembly import Parts, metrics_of, open_parts
-from pipeline.cli.crew import Crew, until_stopped
+from pipeline.cli.crew import Crew
 from pipeline.cli.options import configuration, configure_logs
-from pipeline.cli.process import http_server, token_of
+from pipeline.cli.process import http_server, stopping, token_of
+from pipeline.cli.stopping import asked, until_stopped
 from pipeline.errors import Backpressure, ConfigError, Transient
 from pipeline.observe.health import Health
 from pipeline.observe.http import HttpServer, refuse_open
@@ -67,7 +67,7 @@ def long_lived(
     with until_stopped() as stop, ExitStack() as ending:
         retry = config.retry
         patience = Patience(RetryPolicy(retry.initial_seconds, retry.maximum_seconds), health, metrics)
-        _give_up_on(stop, patience)
+        stopping(stop, health, patience.give_up)
         server = http_server(config, health, metrics)
         ending.callback(server.close)
         server.start()
@@ -78,15 +78,7 @@ def long_lived(
                 patience.until_done("store", parts.store.check)
             yield Process(parts, Crew(stop), server, patience)
         except (Transient, Backpressure):
-            if not stop.is_set():
+            if not asked():
                 raise
-            # Told to stop while it still waited for Kafka or the store: nothing was begun.
+            # Told to stop while it still waited for Kafka, the store or its model: nothing was begun.
             raise click.exceptions.Exit(0) from None
-
-
-def _give_up_on(stop: threading.Event, patience: Patience) -> None:
-    def watch() -> None:
-        stop.wait()
-        patience.give_up()
-
-    threading.Thread(target=watch, name="give-up", daemon=True).start()

@@ -30,11 +30,13 @@ from typing import Final
 
 import click
 
+from pipeline.cli.stopping import end_at_once, leave
 from pipeline.errors import VectideError, exit_code
 from pipeline.masking import without_passwords
 from pipeline.observe.logs import printable_lines
 
 _INTERRUPTED: Final = 130
+_LONG_LIVED: Final = ("up", "connect", "work", "serve")
 
 #: Command: module, name in it, and the line that ``--help`` shows without importing it.
 _COMMANDS: Final = {
@@ -87,19 +89,21 @@ def main() -> None:
     """The entry point: errors become one clear text on standard error and an exit code."""
     # What is written here, the state folder above all, holds texts of documents: its owner's only.
     os.umask(0o077)
+    if sys.argv[1:2] and sys.argv[1] in _LONG_LIVED:
+        end_at_once()  # its imports take seconds
     try:
         # Out of its own mode click returns the code of an Exit that a command raised.
         code = cli.main(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        leave(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         error.show()
-        sys.exit(2)
+        leave(2)
     except (KeyboardInterrupt, click.exceptions.Abort):
-        sys.exit(_INTERRUPTED)
+        leave(_INTERRUPTED)
     except BrokenPipeError:
         # `vectide search ... | head`: the reader has what it wants.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        leave(0)
     except VectideError as error:
         click.echo(printable_lines(f"vectide: {without_passwords(str(error))}"), err=True)
-        sys.exit(exit_code(error))
+        leave(exit_code(error))

@@ -46,6 +46,17 @@ def follow(search: SearchService, health: Health, stop: threading.Event) -> None
         health.set_ready("search", not why, why)
 
 
+def stopping(stop: threading.Event, health: Health, then: Callable[[], None] = lambda: None) -> None:
+    """Once ``stop`` is set: not ready, so that nobody sends anything more while what is there is finished."""
+
+    def watch() -> None:
+        stop.wait()
+        health.set_ready("process", False, "it is stopping")
+        then()
+
+    threading.Thread(target=watch, name="stopping", daemon=True).start()
+
+
 def http_server(
     config: Config, health: Health, metrics: Metrics, routes: Mapping[tuple[str, str], Route] | None = None
 ) -> HttpServer:

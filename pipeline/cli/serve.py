@@ -26,7 +26,7 @@ def serve(config_file: Path | None, state: Path | None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with long_lived("serve", config_file, state, answers=True) as process:
         parts = process.parts
-        control, models = Followed(parts), Models(parts.config)
+        control, models = Followed(parts), Models(parts.config, stop=process.crew.stop)
         search = search_service(parts, control, models, alone=True)
         process.patience.until_done("store", lambda: _warm(search))
         operations = Operations(parts, control, search, models)
@@ -42,6 +42,7 @@ def serve(config_file: Path | None, state: Path | None) -> None:
         try:
             attend(process.crew, parts, f"vectide serve: ready on {process.url}")
         finally:
+            process.server.close(parts.config.work.drain_seconds)  # before what its answers are made of
             report.end()
             operations.close()
             control.close()

@@ -10,13 +10,13 @@ import click
 
 from pipeline.cli.access import Endpoint
 from pipeline.cli.assembly import opened
-from pipeline.cli.crew import until_stopped
 from pipeline.cli.index import Index
 from pipeline.cli.options import configuration, configure_logs, configured
-from pipeline.cli.process import http_server, token_of
+from pipeline.cli.process import http_server, stopping, token_of
 from pipeline.cli.progress import FirstSync
+from pipeline.cli.stopping import asked, until_stopped
 from pipeline.config import Config, SourceConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import Backpressure, ConfigError, Transient
 from pipeline.observe.http import refuse_open
 
 
@@ -44,6 +44,7 @@ def up(folders: tuple[Path, ...], config_file: Path | None, state: Path | None) 
     with until_stopped() as stop, opened(config, "up") as parts:
         server = http_server(config, parts.health, parts.metrics)
         server.start()
+        stopping(stop, parts.health)
         endpoint = Endpoint(config.state)
         try:
             index = Index(parts, sources, stop)
@@ -58,8 +59,15 @@ def up(folders: tuple[Path, ...], config_file: Path | None, state: Path | None) 
                 while not index.crew.wait(0.5):
                     pass
             finally:
+                index.drain()
+                endpoint.withdraw()
+                server.close(config.work.drain_seconds)  # before what its answers are made of
                 index.close()
             index.crew.raise_failure()
+        except (Transient, Backpressure):
+            if not asked():
+                raise
+            # Told to stop while it began: nothing is lost.
         finally:
             endpoint.withdraw()
             server.close()

@@ -49,7 +49,7 @@ def _work(stage: Stage, only: str | None, config_file: Path | None, state: Path 
         known = process.patience.until_done("broker", lambda: founded(parts))
         if only is not None and only not in {one.id for one in known.followed}:
             raise Refused(f"there is no generation {only} to follow", "`vectide migrate status` shows which there are")
-        control, models = Followed(parts), Models(parts.config)
+        control, models = Followed(parts), Models(parts.config, stop=process.crew.stop)
         lines = Lines(
             parts,
             control,

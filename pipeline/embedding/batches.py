@@ -1,7 +1,8 @@
-"""Texts to vectors in batches of a token budget, halved on failure down to the guilty text.
+"""Texts to vectors in batches of a token budget; a text that the model cannot take costs only itself.
 
 A forward pass costs its padded tokens: texts x the longest of them. Sorting by length before
-cutting keeps padding low; see docs/models.md for what it gains.
+cutting keeps padding low; see docs/models.md for what it gains. Of a pass that gives some bad vectors,
+only their texts are tried again; one that fails as a whole is halved down to the guilty text.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pipeline.ports import Embedder
 #: A norm of 1 may be off by this much in float32 (and in half precision, rounded to float32).
 NORM_TOLERANCE = 1e-2
 _PROBE = "a text that any model can take"
+#: Model code raises what it likes.
+_RAISED = (Poison, Transient, ValueError, RuntimeError, IndexError)
 
 
 class Item(Protocol):
@@ -88,12 +91,28 @@ def check(vectors: Vectors, count: int, dimension: int, *, normalized: bool) -> 
     Raises:
         BadVector: wrong shape, not finite, or not of length 1 where it should be.
     """
+    for why in faults(vectors, count, dimension, normalized=normalized):
+        if why:
+            raise BadVector(why)
+
+
+def faults(vectors: Vectors, count: int, dimension: int, *, normalized: bool) -> list[str]:
+    """Of each vector why it must not be stored; empty where it may.
+
+    Raises:
+        BadVector: wrong shape: no row belongs to a text.
+    """
     if vectors.shape != (count, dimension):
         raise BadVector(f"the model gave shape {vectors.shape}, not {(count, dimension)}")
-    if not np.isfinite(vectors).all():
-        raise BadVector("the model gave NaN or infinity")
-    if normalized and not np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=NORM_TOLERANCE):
-        raise BadVector("the model gave a vector whose length is not 1")
+    found = [""] * count
+    finite = np.isfinite(vectors).all(axis=1)
+    for row in np.flatnonzero(~finite):
+        found[row] = "the model gave NaN or infinity"
+    if normalized:
+        lengths = np.linalg.norm(vectors, axis=1)
+        for row in np.flatnonzero(finite & ~np.isclose(lengths, 1.0, atol=NORM_TOLERANCE)):
+            found[row] = "the model gave a vector whose length is not 1"
+    return found
 
 
 def _probe(embedder: Embedder) -> None:
@@ -113,21 +132,48 @@ def _probe(embedder: Embedder) -> None:
 
 
 def _embed(embedder: Embedder, items: Sequence[Item], vectors: dict[str, Vectors], failed: dict[str, str]) -> None:
-    spec = embedder.spec
     try:
-        found = embedder.embed_documents([item.text for item in items])
-        check(found, len(items), spec.dimension, normalized=spec.normalize)
-    except (Poison, Transient, ValueError, RuntimeError, IndexError) as error:
-        # Model code raises what it likes; halving finds the one text that it cannot take.
+        bad = _passed(embedder, items, vectors)
+        if len(bad) == len(items):
+            raise BadVector(bad[0][1])  # it may be the model, and not the texts
+    except _RAISED as error:
         if len(items) == 1:
             if isinstance(error, Transient):
                 raise  # nothing smaller could be tried: wait
             _probe(embedder)
             failed[items[0].content_hash] = f"{type(error).__name__}: {error}"[:500]
             return
-        middle = len(items) // 2
-        _embed(embedder, items[:middle], vectors, failed)
-        _embed(embedder, items[middle:], vectors, failed)
+        _halve(embedder, items, vectors, failed)
         return
-    for item, vector in zip(items, found, strict=True):
-        vectors[item.content_hash] = vector
+    if bad:
+        _embed_again(embedder, [item for item, _ in bad], vectors, failed)
+
+
+def _embed_again(
+    embedder: Embedder, items: Sequence[Item], vectors: dict[str, Vectors], failed: dict[str, str]
+) -> None:
+    """Texts whose vectors were bad in a pass that gave good ones to others: the model works, so they are
+    to blame if it happens again without these neighbours.
+    """
+    try:
+        bad = _passed(embedder, items, vectors)
+    except _RAISED:
+        _embed(embedder, items, vectors, failed)
+        return
+    for item, why in bad:
+        failed[item.content_hash] = f"{BadVector.__name__}: {BadVector(why)}"
+
+
+def _halve(embedder: Embedder, items: Sequence[Item], vectors: dict[str, Vectors], failed: dict[str, str]) -> None:
+    middle = len(items) // 2
+    _embed(embedder, items[:middle], vectors, failed)
+    _embed(embedder, items[middle:], vectors, failed)
+
+
+def _passed(embedder: Embedder, items: Sequence[Item], vectors: dict[str, Vectors]) -> list[tuple[Item, str]]:
+    """One forward pass: good vectors are kept, the items of the others returned, and why."""
+    spec = embedder.spec
+    found = embedder.embed_documents([item.text for item in items])
+    whys = faults(found, len(items), spec.dimension, normalized=spec.normalize)
+    vectors.update((item.content_hash, vector) for item, vector, why in zip(items, found, whys, strict=True) if not why)
+    return [(item, why) for item, why in zip(items, whys, strict=True) if why]

@@ -8,11 +8,15 @@ they sleep between two operations instead of spinning, which costs MiniLM on 2 c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Final
 
+from pipeline.errors import Transient
 from pipeline.points import Vectors
 from pipeline.ports import Embedder, Tokenizer
 from pipeline.specs import ModelSpec
+
+_LOOK_SECONDS: Final = 0.1
 
 
 class SharedEmbedder:
@@ -20,11 +24,20 @@ class SharedEmbedder:
 
     Args:
         load: makes the other; called at once, in the model's thread. What it raises is raised.
+        given_up: true once nobody waits for the model any more.
+
+    Raises:
+        Transient: it was given up.
     """
 
-    def __init__(self, load: Callable[[], Embedder]) -> None:
+    def __init__(self, load: Callable[[], Embedder], given_up: Callable[[], bool] = lambda: False) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-        self._embedder = self._thread.submit(load).result()
+        loaded = self._thread.submit(load)
+        # Loading takes a minute or more, and nothing can interrupt it: whoever is told to stop leaves it behind.
+        while not wait([loaded], _LOOK_SECONDS).done:
+            if given_up():
+                raise Transient("the model was not waited for: this process is stopping")
+        self._embedder = loaded.result()
 
     @property
     def spec(self) -> ModelSpec:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.server import create_server
 from waitress.task import ThreadedTaskDispatcher
+
+from pipeline.deadline import Deadline
 
 #: A query is at most a long paragraph.
 _BODY_BYTES: Final = 64 * 1024
@@ -24,6 +27,8 @@ _REQUEST_SECONDS: Final = 20
 _LOOK_SECONDS: Final = 2
 _THREADS: Final = 4
 _END_SECONDS: Final = 5.0
+#: For the thread that reads to see what has arrived.
+_SETTLE_SECONDS: Final = 0.05
 #: Beyond it nothing is accepted, probes included; each may be open for _REQUEST_SECONDS without a request.
 _CONNECTIONS: Final = 256
 #: An answer that is ready after the end wakes nobody.
@@ -61,16 +66,23 @@ class Listener:
             clear_untrusted_proxy_headers=True,
         )
         self._server.channel_class = _Connection
+        self._closed = False
         self._thread = threading.Thread(target=self._server.run, name="http", daemon=True)
 
     def start(self) -> None:
         """Begin to answer."""
         self._thread.start()
 
-    def close(self) -> None:
-        """Stop answering."""
+    def close(self, seconds: float = 0.0) -> None:
+        """Accept nothing more, and stop answering once what has been asked is answered, or so many seconds
+        are over.
+        """
+        if self._closed:
+            return
+        self._closed = True
         served = dict(self._server._map)  # noqa: SLF001 - all that its loop serves, before connections
         if self._thread.ident is not None:
+            self._answer_the_last(Deadline.after(seconds))
             # Wakes its thread, which then runs it. What is closed there may be another file's descriptor
             # by the time that this thread, or one that answers, writes to the trigger: hence not there.
             self._server.trigger.pull_trigger(lambda: self._forget(served))
@@ -83,6 +95,18 @@ class Listener:
         """In the loop's thread, which ends when it has nothing to serve."""
         served.update(self._server._map)  # noqa: SLF001
         self._server._map.clear()  # noqa: SLF001
+
+    def _answer_the_last(self, deadline: Deadline) -> None:
+        if deadline.expired:
+            return
+        self._server.trigger.pull_trigger(lambda: wasyncore.dispatcher.close(self._server))  # its listening socket
+        time.sleep(min(_SETTLE_SECONDS, deadline.remaining()))
+        while self._answering() and not deadline.expired:
+            time.sleep(_SETTLE_SECONDS)
+
+    def _answering(self) -> bool:
+        channels = list(self._server.active_channels.values())
+        return any(channel.requests or channel.total_outbufs_len for channel in channels)
 
 
 class _Connection(HTTPChannel):  # type: ignore[misc] # the library has no types

@@ -1,7 +1,8 @@
 """Health of a process: alive (its loops turn), ready (it can work), started (its model is loaded).
 
-Liveness never looks at Kafka or the store: an outage shows as not-ready and lag, with no restart.
-It is the watchdog for a call that hangs: a loop that no longer beats fails it.
+Liveness never looks at Kafka or the store: an outage shows as not-ready and lag, with no restart. Nor
+does it keep a process from having started: what waits for a dependency needs no restart either.
+Liveness is the watchdog for a call that hangs: a loop that no longer beats fails it.
 """
 
 from __future__ import annotations
@@ -115,5 +116,10 @@ class Health:
         return Verdict(not reasons, reasons)
 
     def startupz(self) -> Verdict:
-        """Not ok: do not probe liveness yet."""
-        return Verdict(self._started, {} if self._started else {"start": "still starting"})
+        """Not ok: still loading; one that takes too long is restarted. What waits for Kafka or the store
+        is not: it is alive, and not ready.
+        """
+        with self._lock:
+            waiting = bool(self._parts)
+        ok = self._started or waiting
+        return Verdict(ok, {} if ok else {"start": "still starting"})

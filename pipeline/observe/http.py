@@ -105,9 +105,9 @@ class HttpServer:
         """Begin to answer."""
         self._listener.start()
 
-    def close(self) -> None:
-        """Stop answering."""
-        self._listener.close()
+    def close(self, seconds: float = 0.0) -> None:
+        """Accept nothing more; what has been asked by now is answered, if it takes no longer than that."""
+        self._listener.close(seconds)
 
     def _application(self, environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         answer = self._answer(environ)

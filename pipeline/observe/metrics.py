@@ -56,8 +56,8 @@ TRAFFIC: Final = ("live", "backfill")
 #: What work waits for; ``state`` is the disk under what a connector keeps.
 DEPENDENCIES: Final = ("broker", "store", "model", "source", "state")
 #: What a process can be not ready for: dependencies; a record of a newer schema; a generation that it cannot
-#: follow yet; a search that answers from another generation than the live one; its own start.
-READINESS: Final = (*DEPENDENCIES, "schema", "generation", "search", "start")
+#: follow yet; a search that answers from another generation than the live one; its own start and its end.
+READINESS: Final = (*DEPENDENCIES, "schema", "generation", "search", "start", "process")
 #: Of the stages' and generations' states; see pipeline.points and pipeline.generations.control.
 HEADS: Final = ("complete", "incomplete", "failed", "omitted", "deleted")
 GENERATIONS: Final = ("building", "ready", "live", "previous", "aborted", "failed")

@@ -29,7 +29,7 @@ from pipeline.ports import Broker, NewRecord, Publisher, TopicPartition
 from pipeline.records import ChunkedDocument, DeadLetter
 from pipeline.specs import GenerationSpec
 from pipeline.stages.dead_letters import bury, letter_of
-from pipeline.stages.lane import Lane
+from pipeline.stages.lane import TAKING_SHARE, Lane
 from pipeline.stages.pace import Pace, unhurried
 from pipeline.stages.parking import Parking
 from pipeline.stages.window import Taken
@@ -147,9 +147,10 @@ class ChunkStage:
         self._lane.raise_failure()
 
     def stop(self, drain: Deadline) -> None:
-        """Finish what was offered, as far as the deadline allows."""
+        """Finish what was offered, as far as the deadline allows; the last quarter is for the present batch."""
         self._pace.release()
-        while not self._inbox.empty() and not drain.expired and not self._lane.ended:
+        taking = Deadline.after(drain.remaining() * TAKING_SHARE)
+        while not self._inbox.empty() and not taking.expired and not self._lane.ended:
             time.sleep(0.01)
         self._lane.ask_to_stop()
         if not self._lane.stop(drain):
@@ -226,14 +227,15 @@ class ChunkStage:
         return _Work(taken, document, letter)
 
     def _publish(self, works: list[_Work]) -> None:
-        """All at once; if something is too large for the topic, each on its own."""
+        """All at once; halved down to what is too large for the topic, in the order of the records."""
         sent = [work for work in works if work.document is not None]
         try:
             self._send(sent)
         except Poison as error:
             if len(sent) > 1:
-                for work in sent:
-                    self._publish([work])
+                middle = len(sent) // 2
+                self._publish(sent[:middle])
+                self._publish(sent[middle:])
                 return
             (work,) = sent
             # Over the limit even without its text: the letter is all that can be written.

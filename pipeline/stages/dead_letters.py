@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from pipeline.broker.reading import to_the_end
@@ -34,6 +34,7 @@ DETAIL_CHARACTERS = 2_000
 _SECONDS = 30.0
 #: Each letter holds a whole record.
 _PAGE = 100
+_PART_BYTES = 4 * 1024 * 1024
 
 
 def letter_of(record: Record, generation: str, stage: Stage, version: int, cause: Poison, attempts: int) -> DeadLetter:
@@ -54,20 +55,16 @@ def letter_of(record: Record, generation: str, stage: Stage, version: int, cause
     )
 
 
-def bury(publisher: Publisher, names: Names, letters: list[DeadLetter]) -> None:
-    """Write dead letters; durable on return, so that the offset may be committed.
+def bury(publisher: Publisher, names: Names, letters: Sequence[DeadLetter]) -> None:
+    """Write dead letters, many at once; durable on return, so that the offset may be committed.
 
     A record too large to be kept is buried without its value and headers: its origin still names it.
 
     Raises:
         BrokerUnavailable: no answer; do not commit.
     """
-    for letter in letters:
-        try:
-            publisher.publish([_record(names, letter)], Deadline.after(_SECONDS))
-        except Poison:
-            bare = dataclasses.replace(letter, record_value=None, record_headers=())
-            publisher.publish([_record(names, bare)], Deadline.after(_SECONDS))
+    for some in _parted(letters):
+        _publish(publisher, names, some)
     if letters:
         # One line for a batch: a poisoned stretch of the log must not flood the logs as well.
         first = letters[0]
@@ -168,6 +165,36 @@ def describe(letter: DeadLetter) -> dict[str, object]:
         "failed_at": letter.failed_at,
         "record_bytes": len(letter.record_value or b""),
     }
+
+
+def _parted(letters: Sequence[DeadLetter]) -> Iterator[list[DeadLetter]]:
+    """In parts that a publisher can hold: each letter has a whole record in it."""
+    part: list[DeadLetter] = []
+    size = 0
+    for letter in letters:
+        part.append(letter)
+        size += len(letter.record_value or b"")
+        if size >= _PART_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _publish(publisher: Publisher, names: Names, letters: Sequence[DeadLetter]) -> None:
+    """All at once, for each wait is for a disk or for replicas; halved down to the one that is too large."""
+    try:
+        publisher.publish([_record(names, letter) for letter in letters], Deadline.after(_SECONDS))
+    except Poison:
+        if len(letters) == 1 and letters[0].record_value is None:
+            raise
+        if len(letters) == 1:
+            bare = dataclasses.replace(letters[0], record_value=None, record_headers=())
+            _publish(publisher, names, [bare])
+            return
+        middle = len(letters) // 2
+        _publish(publisher, names, letters[:middle])
+        _publish(publisher, names, letters[middle:])
 
 
 def _record(names: Names, letter: DeadLetter) -> NewRecord:

@@ -32,7 +32,7 @@ from pipeline.ports import Collection, Publisher, TopicPartition
 from pipeline.records import ChunkedDocument, DeadLetter
 from pipeline.stages.dead_letters import bury, letter_of
 from pipeline.stages.held import HeldDeletes
-from pipeline.stages.lane import Lane
+from pipeline.stages.lane import TAKING_SHARE, Lane
 from pipeline.stages.pace import Pace, unhurried
 from pipeline.stages.parking import Parking
 from pipeline.stages.repair import RepairWalk
@@ -65,6 +65,10 @@ class _Batch:
     prepared: PreparedBatch | None = None
     vectors: dict[str, Vectors] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    unread: list[DeadLetter] = field(default_factory=list)
+    """Of records that cannot be decoded."""
+    lost: list[Taken] = field(default_factory=list)
+    """Those of them that not even a document is left of: the letter is all that there is to do."""
     started: float = field(default_factory=time.monotonic)
 
 
@@ -182,18 +186,29 @@ class EmbedStage:
             lane.raise_failure()
 
     def stop(self, drain: Deadline) -> None:
-        """Finish what was offered and sweep what is held, as far as the deadline allows."""
+        """Finish what was offered and sweep what is held, as far as the deadline allows. What is being
+        embedded when most of it is over is still written: its next reader must not embed it again.
+        """
         self._pace.release()
         self._release.set()
+        embed, write = self._lanes
+        taking = Deadline.after(drain.remaining() * TAKING_SHARE)
         with self._busy:
-            while self._open and not drain.expired and not any(lane.ended for lane in self._lanes):
+            while self._open and not taking.expired and not (embed.ended or write.ended):
                 self._busy.wait(0.05)
-        for lane in self._lanes:
-            lane.ask_to_stop()
+            embed.ask_to_stop()
+            while not ((embed.ended and self._written) or drain.expired or write.ended):
+                self._busy.wait(0.05)
+        write.ask_to_stop()
         self._patience.give_up()
         for lane in self._lanes:
             if not lane.stop(Deadline.after(max(1.0, drain.remaining()))):
                 log.warning("a lane did not end within the drain budget", extra={"stage": self.name})
+
+    @property
+    def _written(self) -> bool:
+        """Nothing that was embedded waits for the write lane."""
+        return not self._writing and not self._held.records
 
     # ---------------------------------------------------------------------- the embed lane
 
@@ -252,16 +267,21 @@ class EmbedStage:
             if block:
                 block, batch.started = False, time.monotonic()
             records += 1
-            document = self._decoded(taken)
+            document = self._decoded(taken, batch)
             if document is None:
                 continue
             batch.taken.setdefault(document.key.doc, []).append(taken)
             batch.origins[document.key.doc, document.version, document.replay] = taken
             batch.documents.append(document)
             tokens += sum(chunk.tokens for chunk in document.chunks)
+        # The letters before the heads, as in _write, and before anything of the batch is finished.
+        self._bury(batch.unread)
+        self._count_letters(batch.unread)
+        self._metrics.records_processed.labels(self.name, "dead_letter").inc(len(batch.lost))
+        self._finish(batch.lost)
         return batch
 
-    def _decoded(self, taken: Taken) -> ChunkedDocument | None:
+    def _decoded(self, taken: Taken, batch: _Batch) -> ChunkedDocument | None:
         if not taken.live:
             self._finish([taken])
             return None
@@ -280,11 +300,9 @@ class EmbedStage:
             letter = letter_of(
                 taken.record, generation, "embed", -1 if document is None else document.version, error, 1
             )
-            self._bury([letter])
-            self._count_letters([letter])
+            batch.unread.append(letter)
             if document is None:
-                self._metrics.records_processed.labels(self.name, "dead_letter").inc()
-                self._finish([taken])
+                batch.lost.append(taken)
                 return None
             return replace(document, reason=f"{letter.reason}: {letter.detail}")
 

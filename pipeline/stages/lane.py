@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from typing import Final
 
 from pipeline.deadline import Deadline
 from pipeline.errors import Backpressure, Transient
 
 log = logging.getLogger(__name__)
+
+#: Of a drain budget, for taking up more of what was offered; the rest is for what is in work then.
+TAKING_SHARE: Final = 0.75
 
 
 class Lane:

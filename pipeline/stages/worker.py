@@ -316,9 +316,9 @@ class Worker:
                 for taken in self._applied:
                     self._window.done(taken)
                 self._applied.clear()
-        self._commit()
+        self._commit(Deadline.after(self._limits.commit_timeout_seconds))
 
-    def _commit(self) -> None:
+    def _commit(self, deadline: Deadline) -> None:
         self._health.beat(self._commit_loop)
         started = time.monotonic()
         offsets: dict[TopicPartition, int] = {}
@@ -331,7 +331,7 @@ class Worker:
                 if target > self._committed.get(partition, -1):
                     offsets[partition] = target
             if offsets:
-                self._consumer.commit(offsets, Deadline.after(self._limits.commit_timeout_seconds))
+                self._consumer.commit(offsets, deadline)
         except PartitionsLost as error:
             log.warning("partitions lost", extra={"stage": self._stage.name, "error": str(error)})
             self._metrics.commits.labels("lost").inc()
@@ -385,4 +385,10 @@ class Worker:
         try:
             self._stage.raise_failure()
         finally:
+            deadline = Deadline.after(self._limits.commit_timeout_seconds)
             self._settle(force=True)
+            while self._commit_failing and not deadline.expired:
+                # A group that rebalances takes no commit for a moment, until its members have joined again.
+                self._consumer.pause(self._consumer.assignment())
+                self._read()
+                self._commit(deadline)

@@ -1,7 +1,7 @@
 """``python -m tests.bench``: all benchmarks in one run, as tables and as build/bench.json.
 
 On 2 cores about an hour and a half. ``--documents 200 --rounds 1 --memory-minutes 2
---verified-chunks 20000`` shows that it runs.
+--poisoned 1000 --verified-chunks 20000`` shows that it runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from tests.bench import freshness, labelled, memory, migration, throughput, verification
+from tests.bench import freshness, labelled, memory, migration, poison, throughput, verification
 from tests.bench.setting import machine
 from tests.support.kafka import Missing, check
 
@@ -28,6 +28,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--edits", type=int, default=150)
     options.add_argument("--memory-minutes", type=float, default=30.0)
+    options.add_argument("--poisoned", type=int, default=10_000, help="documents, a tenth of them poison")
     options.add_argument("--verified-chunks", type=int, default=1_000_000)
     chosen = options.parse_args()
     try:
@@ -48,6 +49,8 @@ def main() -> None:
         for name in ("cranfield", "scifact"):
             result[f"migration of {name}"] = labelled.there_and_back(Path(data) / name)
             _show(f"migration of {name}", result[f"migration of {name}"])
+    result["poison"] = poison.measure(chosen.poisoned, chosen.poisoned // 10, chosen.rounds, 1_000, 1, {})
+    _show("poison: a tenth of the documents", result["poison"])
     result["verification"] = verification.measure(chosen.verified_chunks, 50, seed=1)
     _show("verification", result["verification"])
     result["memory"] = memory.measure(chosen.memory_minutes, "hashing", 300, 10.0, 1)

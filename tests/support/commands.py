@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -52,6 +53,7 @@ def run(folder: Path, *arguments: str, environment: Mapping[str, str] | None = N
 def _as_it_was(folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
     """What an entry point changes for good in its own process is put back."""
     root, before = logging.getLogger(), os.getcwd()
+    asked = signal.getsignal(signal.SIGTERM)
     levels = {name: logging.getLogger(name).level for name in ("", "pipeline", "connectors", "kafka", "waitress.queue")}
     kept = (list(root.handlers), sys.argv, sys.excepthook, threading.excepthook, dict(os.environ), os.umask(0o022))
     os.umask(kept[5])
@@ -61,6 +63,8 @@ def _as_it_was(folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, asked)
         root.handlers[:], sys.argv, sys.excepthook, threading.excepthook = kept[0], kept[1], kept[2], kept[3]
         os.environ.clear()
         os.environ.update(kept[4])

@@ -71,6 +71,33 @@ def test_only_the_guilty_fail(count: int, bad: set[int], error: Exception | None
     assert max(embedder.calls) <= 16
 
 
+def test_bad_vectors_cost_their_own_texts_once_more_and_no_other() -> None:
+    """Given a batch with a tenth of texts that the model cannot take, then it is not halved: that would be
+    four passes over all of it.
+    """
+    texts = [f"text number {number}" for number in range(40)]
+    embedder = Choosy(frozenset(texts[::10]), None)
+    vectors, failed = embed_all(embedder, [ToEmbed(text, text, 1) for text in texts], None, 40)
+    assert embedder.calls == [40, 4]
+    assert len(vectors) == 36
+    assert set(failed.values()) == {"BadVector: bad_vector: the model gave NaN or infinity"}
+
+
+def test_a_vector_that_a_neighbour_has_spoilt_is_made_again() -> None:
+    """Given a text that spoils the vectors of others in its pass, then those are right without it."""
+
+    class Spoiling(Choosy):
+        def embed_documents(self, texts: Sequence[str]) -> Vectors:
+            vectors = super().embed_documents(texts)
+            if "text 0" in texts:
+                vectors[len(texts) // 2 :] = np.nan
+            return vectors
+
+    embedder = Spoiling(frozenset(), None)
+    vectors, failed = embed_all(embedder, [ToEmbed(str(n), f"text {n}", 1) for n in range(20)], None, 20)
+    assert (len(vectors), failed) == (20, {})
+
+
 def test_the_budget_of_the_device_is_taken_where_none_is_given() -> None:
     embedder = Choosy(frozenset(), None)
     padded: list[int] = []

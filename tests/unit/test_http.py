@@ -61,6 +61,57 @@ def test_probes_say_what_is_wrong_and_an_outage_is_not_a_reason_to_restart(serve
     assert ask(server, "GET", "/livez")[0] == 200
 
 
+def test_a_start_that_waits_for_a_dependency_needs_no_restart(health: Health) -> None:
+    assert not health.startupz().ok, "it loads, or hangs: nobody knows"
+    health.set_ready("broker", False, "no answer")
+    assert health.startupz().ok
+    assert not health.readyz().ok
+    health.set_ready("broker", True, "")
+    assert not health.startupz().ok
+    health.set_started()
+    assert health.startupz().ok
+
+
+@pytest.mark.parametrize("seconds", [30.0, 0.0])
+def test_what_was_asked_before_the_end_is_answered_if_there_is_time(server: HttpServer, seconds: float) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def slow(body: Mapping[str, Any]) -> str:
+        begun.set()
+        goes_on.wait(30)
+        return "answered"
+
+    server.mount("POST", "/search", slow)
+    answers: list[object] = []
+
+    def asking() -> None:
+        try:
+            answers.append(ask(server, "POST", "/search", b"{}"))
+        except (OSError, http.client.HTTPException):
+            answers.append(None)
+
+    client = threading.Thread(target=asking)
+    client.start()
+    assert begun.wait(30)
+    closing = threading.Thread(target=lambda: server.close(seconds))
+    closing.start()
+    # Nobody is let in any more, while the one who was is still waited for
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
+        except OSError:
+            break
+    else:
+        pytest.fail("it listens on")
+    if not seconds:
+        client.join(30)
+    goes_on.set()
+    client.join(30)
+    closing.join(30)
+    assert answers == [(200, "answered") if seconds else None]
+
+
 def test_a_loop_that_no_longer_beats_fails_liveness_unless_it_has_ended() -> None:
     health = Health(beat_limit_seconds=-1.0)
     health.beat("embed.poll")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.deadline import Deadline
 from pipeline.errors import Poison
 from pipeline.identity import DocumentKey
-from pipeline.ports import NewRecord, Record
+from pipeline.ports import NewRecord, Publisher, Record, Written
+from pipeline.records import DeadLetter
 from pipeline.stages.dead_letters import DETAIL_CHARACTERS, bury, count, describe, letter_of, resolve, standing
 from tests.support.workers import NAMES
 
@@ -43,6 +47,48 @@ def test_a_foreign_record_hides_no_letter(broker: EmbeddedBroker) -> None:
     publisher.publish([NewRecord(NAMES.dead_letters, b"x", b"not ours")], Deadline.after(5))
     bury(publisher, NAMES, [letter_of(RECORD, "g1", "embed", 1, Poison("bad", ""), 1)])
     assert len(standing(broker, NAMES)) == count(broker, NAMES) == 1
+
+
+class Counting:
+    """A publisher that counts its calls, of a topic that takes no record over a limit."""
+
+    def __init__(self, inner: Publisher, limit: int) -> None:
+        self.inner, self.limit, self.calls = inner, limit, 0
+
+    def publish(self, records: Sequence[NewRecord], deadline: Deadline) -> list[Written]:
+        self.calls += 1
+        if any(len(record.value or b"") > self.limit for record in records):
+            raise Poison("record_too_large", "over the topic's limit")
+        return self.inner.publish(records, deadline)
+
+    def close(self, deadline: Deadline) -> None:
+        self.inner.close(deadline)
+
+
+def letters_of(sizes: Sequence[int]) -> list[DeadLetter]:
+    records = [replace(RECORD, offset=place, value=b"x" * size) for place, size in enumerate(sizes)]
+    return [letter_of(record, "g1", "chunk", 1, Poison("bad", ""), 1) for record in records]
+
+
+def test_many_letters_are_written_at_once(broker: EmbeddedBroker) -> None:
+    publisher = Counting(broker.publisher("test"), 1 << 30)
+    bury(publisher, NAMES, letters_of([10] * 100))
+    assert (publisher.calls, count(broker, NAMES)) == (1, 100)
+    # In parts, where they are large
+    publisher.calls = 0
+    bury(publisher, NAMES, letters_of([3 << 20] * 5))
+    assert publisher.calls == 3
+
+
+def test_a_letter_that_is_too_large_loses_its_record_and_the_others_keep_theirs(broker: EmbeddedBroker) -> None:
+    publisher = Counting(broker.publisher("test"), 10_000)
+    sizes = [10] * 64
+    sizes[37] = 20_000
+    bury(publisher, NAMES, letters_of(sizes))
+    found = standing(broker, NAMES).values()
+    assert len(found) == 64
+    assert [letter.origin.offset for letter in found if letter.record_value is None] == [37]
+    assert publisher.calls <= 2 * 7
 
 
 def test_a_cause_is_bounded_and_any_text_can_be_one() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,10 @@ class Model:
     """The hashing embedder, which cannot take texts that hold ``poison``, and counts what it embeds."""
 
     embedded: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    """That a forward pass takes."""
+    passed: threading.Event = field(default_factory=threading.Event)
+    """A forward pass has begun."""
 
     def __post_init__(self) -> None:
         self.inner = load(ModelConfig(provider="hashing", name="hashing"))
@@ -49,6 +54,8 @@ class Model:
 
     def embed_documents(self, texts: Sequence[str]) -> Vectors:
         vectors = self.inner.embed_documents(texts)
+        self.passed.set()
+        time.sleep(self.seconds)
         if any("poison" in text for text in texts):
             vectors[[("poison" in text) for text in texts]] = np.nan
         else:
@@ -81,6 +88,7 @@ class Running(Working):
     health: Health
     metrics: Metrics
     worker: Worker
+    stage: EmbedStage
     offset: int = 0
 
     def send(self, path: str, *paragraphs: str, state: str = "chunked", version: int | None = None) -> NewRecord:
@@ -136,7 +144,7 @@ def running() -> Iterator[Running]:
         )
         consumer = broker.consumer(NAMES.group("embed", GENERATION), [NAMES.chunks(GENERATION)], "embed")
         worker = Worker(consumer, stage, WorkerLimits(commit_seconds=0.02, drain_seconds=5), health, metrics)
-        made = Running(broker, collection, model, health, metrics, worker)
+        made = Running(broker, collection, model, health, metrics, worker, stage)
         health.set_started()
         with working(worker, made.failure):
             yield made
@@ -250,3 +258,17 @@ def test_a_fatal_error_of_the_store_stops_the_worker_with_it_uncommitted(running
         time.sleep(0.01)
     assert "broken for good" in str(running.failure[0])
     assert running.lag() == 1
+
+
+def test_what_is_embedded_when_the_time_to_stop_is_over_is_written(running: Running) -> None:
+    """Given more documents than can be done before the drain budget ends, then no text was embedded for nothing."""
+    running.model.seconds = 0.3
+    running.stage._limits = replace(running.stage._limits, documents=1)
+    for number in range(40):
+        running.send(f"d{number}", f"text number {number}")
+    assert running.model.passed.wait(SECONDS)
+    running.stage.stop(Deadline.after(2.0))
+    embedded = len(running.model.embedded)
+    assert 0 < embedded < 40, "the rest is the next worker's"
+    assert running.collection.inner.count_chunks() == embedded
+    running.until(lambda: running.lag() == 40 - embedded)

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.deadline import Deadline
-from pipeline.errors import Fatal, PartitionsLost, StoreUnavailable
+from pipeline.errors import BrokerUnavailable, Fatal, PartitionsLost, StoreUnavailable
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
 from pipeline.ports import Consumer, NewRecord, TopicPartition, TopicSpec
@@ -196,6 +196,20 @@ def test_stopping_commits_what_finished_and_nothing_else(bench: Bench) -> None:
     bench.worker.run(stop)
     assert bench.stage.stopped
     assert bench.committed == {0: 2}
+
+
+def test_a_last_commit_that_meets_a_rebalance_is_made_again(bench: Bench) -> None:
+    """Given two workers that stop at once, then the one's leaving does not make the other's work be done twice."""
+    bench.send(2)
+    bench.steps()
+    bench.stage.finish_at_stop = 2
+    bench.consumer.refusals = [BrokerUnavailable("the group is rebalancing")] * 2
+    bench.send(1)  # behind them, and not read any more
+    stop = threading.Event()
+    stop.set()
+    bench.worker.run(stop)
+    assert bench.committed == {0: 2}
+    assert bench.read() == [0, 1]
 
 
 def test_an_error_that_stops_a_lane_stops_the_worker_and_commits_nothing_unfinished(bench: Bench) -> None:
