@@ -98,8 +98,12 @@ def metadata_are_scalars_and_lists_of_text(trial: Trial) -> None:
     list(source.scan())
     for name, value in trial.fetched(source, "m.md").metadata.items():
         assert isinstance(name, str)
-        plain = isinstance(value, str | int | float | bool) or all(isinstance(item, str) for item in value)
+        plain = isinstance(value, str | int | float | bool) or _texts(value)
         assert plain, f"the metadata field {name!r} is {value!r}"
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 @CHECKS.add

@@ -163,7 +163,12 @@ def secrets_are_not_shown(trial: Trial) -> None:
     shown += [repr(event) for event in trial.documents.events()]
     for secret in secrets:
         found = [text for text in shown if secret in text]
-        assert not found, f"a secret is shown: {found[0].replace(secret, '<THE SECRET>')[:300]}"
+        assert not found, f"a secret is shown: {_around(secret, found[0])}"
+
+
+def _around(secret: str, text: str) -> str:
+    before, _, after = text.partition(secret)
+    return f"{before[-100:]}<THE SECRET>{after.replace(secret, '<THE SECRET>')[:100]}"
 
 
 def _errors_of(trial: Trial) -> list[str]:
