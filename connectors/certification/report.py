@@ -127,7 +127,7 @@ def run(check: Check, place: Callable[[Path], Place], folder: Path, scale: Scale
         AssertionError: the connector does not do what it must.
         NotShown: this place cannot tell.
     """
-    (folder / "place").mkdir()
+    (folder / "place").mkdir(parents=True)
     trial = Trial(place(folder / "place"), folder, scale)
     try:
         check.run(trial)

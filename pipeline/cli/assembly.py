@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pipeline.broker.opening import open_broker
 from pipeline.broker.topics import pipeline_topics
@@ -115,6 +116,11 @@ def founded(parts: Parts) -> ControlState:
         )
     check_log(state, identity)
     return _proposed(parts, state)
+
+
+def connector_state(config: Config) -> Path:
+    """The folder of what connectors keep; every process on this state folder uses the same."""
+    return config.state / "connectors"
 
 
 def log_identity(parts: Parts) -> LogIdentity:

@@ -9,7 +9,7 @@ import click
 
 from connectors.registry import open_source
 from connectors.runner import Runner, RunnerLimits
-from pipeline.cli.assembly import Followed, Parts, log_identity
+from pipeline.cli.assembly import Followed, Parts, connector_state, log_identity
 from pipeline.cli.longlived import long_lived
 from pipeline.cli.options import configured
 from pipeline.cli.process import Pulse, attend, reporter
@@ -32,7 +32,7 @@ def connect(connector: str, wanted: tuple[str, ...], config_file: Path | None, s
         chosen = _chosen(parts, connector, wanted)
         process.patience.until_done("broker", lambda: log_identity(parts))
         limit = parts.config.pipeline.document_limit_bytes
-        sources = [open_source(id, parts.config.sources[id], limit) for id in chosen]
+        sources = [open_source(id, parts.config.sources[id], limit, connector_state(parts.config)) for id in chosen]
         control = Followed(parts)
         report = reporter(parts.broker, parts.names, "connect", _NO_GENERATION, parts.health, parts.metrics, chosen)
         report.now()  # first: a command takes over a source that nobody says to run
@@ -57,7 +57,7 @@ def runner_of(parts: Parts, source: Source, config: SourceConfig, control: Follo
         broker=parts.broker,
         names=parts.names,
         epoch=parts.config.pipeline.epoch,
-        state_directory=parts.config.state / "connectors",
+        state_directory=connector_state(parts.config),
         patience=parts.patience(),
         health=parts.health,
         metrics=parts.metrics,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from connectors.certification import LIMIT_BYTES, Fault, Place
@@ -14,6 +15,7 @@ from connectors.registry import open_source
 from pipeline.config import SourceConfig
 from pipeline.errors import Poison, SourceUnavailable
 from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
+from tests.support.repositories import Repository, Served
 
 
 class FolderPlace:
@@ -145,4 +147,84 @@ class _Weathered:
         self._source.close()
 
 
-PLACES: dict[str, Callable[[Path], Place]] = {"filesystem": FolderPlace, "memory": MemoryPlace}
+class GitPlace:
+    """A repository on this machine, with a working tree."""
+
+    faults: tuple[Fault, ...] = ("down", "garbled")
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.repository = Repository(folder / "team" / "handbook")
+
+    def put(self, path: str, text: str) -> None:
+        self.repository.put(path, text)
+
+    def put_many(self, documents: Mapping[str, str]) -> None:
+        self.repository.put_many(documents)
+
+    def remove(self, path: str) -> None:
+        self.repository.remove(path)
+
+    def rename(self, old: str, new: str) -> None:
+        self.repository.rename(old, new)
+
+    def poison(self, path: str) -> None:
+        self.put(path, "x" * (LIMIT_BYTES + 1))
+
+    def break_(self, fault: Fault) -> None:
+        here = self.repository.folder
+        self.repository.folder = here.with_name("away")
+        here.rename(self.repository.folder)
+        if fault == "garbled":
+            shutil.copytree(self.repository.folder / ".git", here / ".git")
+            (here / ".git" / "refs" / "heads" / "main").write_text("garbage\n")
+
+    def mend(self) -> None:
+        here = self.repository.folder.with_name("handbook")
+        shutil.rmtree(here, ignore_errors=True)
+        self.repository.folder.rename(here)
+        self.repository.folder = here
+
+    def source(self) -> Source:
+        return self._opened(repository=str(self.folder / "team" / "handbook"))
+
+    def _opened(self, **settings: object) -> Source:
+        config = SourceConfig.model_validate({"connector": "git", **settings})
+        return open_source("place", config, LIMIT_BYTES, self.folder / "state")
+
+
+class GitHttpPlace(GitPlace):
+    """The same on a server that asks for a password."""
+
+    faults = ("down", "slow", "unauthorised", "garbled")
+    poll_seconds = 0.3
+    secrets = (Served.PASSWORD,)
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.server = Served(folder / "team")
+
+    def break_(self, fault: Fault) -> None:
+        self.server.fault = fault
+
+    def mend(self) -> None:
+        self.server.fault = None
+
+    def source(self) -> Source:
+        return self._opened(
+            repository=f"{self.server.url}/handbook/.git",
+            username=self.server.USER,
+            password=self.server.PASSWORD,
+            poll_seconds=self.poll_seconds,
+        )
+
+    def close(self) -> None:
+        self.server.close()
+
+
+PLACES: dict[str, Callable[[Path], Place]] = {
+    "filesystem": FolderPlace,
+    "memory": MemoryPlace,
+    "git": GitPlace,
+    "git-http": GitHttpPlace,
+}
