@@ -39,7 +39,7 @@ _INTERRUPTED: Final = 130
 #: Command: module, name in it, and the line that ``--help`` shows without importing it.
 _COMMANDS: Final = {
     "demo": ("demo", "demo", "See it work: real documents, live edits, a restart."),
-    "up": ("up", "up", "Keep an index of folders live, in one process, until Ctrl-C."),
+    "up": ("up", "up", "Keep an index of folders and other sources live, until Ctrl-C."),
     "search": ("search", "search", "Ask a question of the index."),
     "status": ("status", "status", "What is indexed, how far behind, how fresh, what failed."),
     "topics": ("topics", "topics", "Create and check the topics in Kafka."),
