@@ -286,7 +286,7 @@ class Mirror:
         for token in self._git.tokens(*arguments, *self._within(), seconds=_LOCAL_SECONDS):
             if described:
                 parts = described.split(b" ")
-                yield parts[1], parts[3].decode(), token
+                yield parts[1], parts[3].decode(), self._inside(token)
                 described = b""
             else:
                 described = token
@@ -299,7 +299,7 @@ class Mirror:
             for token in tokens:
                 line = token.lstrip(b"\n")
                 if follows:
-                    yield commit, token
+                    yield commit, self._inside(token)
                     follows = False
                 elif line.startswith(b":"):
                     follows = True
@@ -307,7 +307,11 @@ class Mirror:
                     commit = _commit_of(line)
 
     def _within(self) -> list[str]:
-        return [f"--relative={self._below}", "--", self._below] if self._below else ["--"]
+        return ["--", self._below] if self._below else ["--"]
+
+    def _inside(self, path: bytes) -> bytes:
+        """The path below our folder: `--relative` leaves those of merges as they are."""
+        return path[len(_bytes(self._below)) + 1 :] if self._below else path
 
     def _commit(self, id: str) -> _Commit:
         return _commit_of(self._git.output("show", "--no-patch", _FORMAT, id, seconds=_LOCAL_SECONDS).strip())
