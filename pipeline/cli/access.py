@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.cli.assembly import Followed, Models, apply_topics, opened, search_service
+from pipeline.cli.given import remembered
 from pipeline.cli.operations import Operations
 from pipeline.cli.process import token_of
 from pipeline.config import Config
@@ -54,7 +55,10 @@ def reached(config: Config) -> Iterator[Ask]:
         if config.broker == "embedded":
             apply_topics(parts)
         control, models = Followed(parts), Models(config)
-        operations = Operations(parts, control, search_service(parts, control, models), models)
+        # What `up` was given is no longer said by anybody.
+        known = remembered(config.state) if config.broker == "embedded" else {}
+        sources = {**known, **config.sources}
+        operations = Operations(parts, control, search_service(parts, control, models), models, sources=sources)
         routes = operations.routes()
         try:
             yield lambda method, path, arguments: routes[method, path](arguments)

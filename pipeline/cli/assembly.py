@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pipeline.broker.opening import open_broker
 from pipeline.broker.topics import pipeline_topics
@@ -128,6 +129,11 @@ def proposed(config: Config) -> str | None:
         return generation_spec(config).fingerprint
     except ConfigError:
         return None
+
+
+def connector_state(config: Config) -> Path:
+    """The folder of what connectors keep; every process on this state folder uses the same."""
+    return config.state / "connectors"
 
 
 def log_identity(parts: Parts) -> LogIdentity:

@@ -9,10 +9,11 @@ import click
 
 from connectors.registry import open_source
 from connectors.runner import Runner, RunnerLimits
-from pipeline.cli.assembly import Followed, Parts, log_identity
+from pipeline.cli.assembly import Followed, Parts, connector_state, log_identity
 from pipeline.cli.longlived import long_lived
-from pipeline.cli.options import configured
+from pipeline.cli.options import as_json, configuration, configured
 from pipeline.cli.process import Pulse, attend, generations_shown, reporter
+from pipeline.cli.rehearsing import chosen_sources, rehearsed
 from pipeline.config import SourceConfig
 from pipeline.errors import ConfigError
 from pipeline.ports import Source
@@ -24,15 +25,32 @@ _NO_GENERATION: Final = ""
 @click.command()
 @click.argument("connector")
 @click.option("--source", "wanted", multiple=True, help="Only these sources; repeatable.  [default: all of CONNECTOR]")
+@click.option("--dry-run", is_flag=True, help="Show what would be published, and publish nothing.")
+@as_json
 @configured
-def connect(connector: str, wanted: tuple[str, ...], config_file: Path | None, state: Path | None) -> None:
-    """Publish the changes of every configured source of CONNECTOR (for example filesystem)."""
+def connect(
+    connector: str,
+    wanted: tuple[str, ...],
+    dry_run: bool,
+    json_: bool,
+    config_file: Path | None,
+    state: Path | None,
+) -> None:
+    """Publish the changes of every configured source of CONNECTOR (for example filesystem).
+
+    With --dry-run, say instead what would be published, in the first run or since the last one, and end.
+    """
+    if dry_run:
+        rehearsed(connector, wanted, configuration(config_file, state), json_=json_)
+        return
+    if json_:
+        raise ConfigError("--json is of --dry-run", "leave it out")
     with long_lived("connect", config_file, state, stores=False) as process:
         parts = process.parts
-        chosen = _chosen(parts, connector, wanted)
+        chosen = chosen_sources(parts.config, connector, wanted)
         process.patience.until_done("broker", lambda: log_identity(parts))
         limit = parts.config.pipeline.document_limit_bytes
-        sources = [open_source(id, parts.config.sources[id], limit) for id in chosen]
+        sources = [open_source(id, parts.config.sources[id], limit, connector_state(parts.config)) for id in chosen]
         control = Followed(parts)
         report = reporter(parts.broker, parts.names, "connect", _NO_GENERATION, parts.health, parts.metrics, chosen)
         report.now()  # first: a command takes over a source that nobody says to run
@@ -57,23 +75,10 @@ def runner_of(parts: Parts, source: Source, config: SourceConfig, control: Follo
         broker=parts.broker,
         names=parts.names,
         epoch=parts.config.pipeline.epoch,
-        state_directory=parts.config.state / "connectors",
+        state_directory=connector_state(parts.config),
         patience=parts.patience(),
         health=parts.health,
         metrics=parts.metrics,
         limits=RunnerLimits(rescan_seconds=config.rescan_seconds),
         requests=lambda: control().asked,
     )
-
-
-def _chosen(parts: Parts, connector: str, wanted: tuple[str, ...]) -> list[str]:
-    of_kind = [id for id, source in parts.config.sources.items() if source.connector == connector]
-    for id in wanted:
-        if id not in of_kind:
-            raise ConfigError(
-                f"there is no source {id!r} of connector {connector!r}", f"there are: {', '.join(of_kind)}"
-            )
-    chosen = list(wanted) or of_kind
-    if not chosen:
-        raise ConfigError(f"no source has connector = {connector!r}", "add a table [sources.NAME] to the configuration")
-    return chosen

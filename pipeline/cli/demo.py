@@ -17,6 +17,7 @@ from rich.console import Console
 
 from pipeline.cli.assembly import opened
 from pipeline.cli.corpus import write_corpus
+from pipeline.cli.given import folder_sources
 from pipeline.cli.index import Index
 from pipeline.cli.migrate import gate_lines
 from pipeline.cli.options import configuration
@@ -24,7 +25,6 @@ from pipeline.cli.progress import FirstSync
 from pipeline.cli.search import described
 from pipeline.cli.stopping import until_stopped
 from pipeline.cli.tasks import raised
-from pipeline.cli.up import folder_sources
 from pipeline.config import Config
 from pipeline.errors import Fatal, Transient
 from pipeline.identity import DocumentKey

@@ -13,6 +13,7 @@ from pipeline.cli.assembly import (
     Parts,
     apply_topics,
     collection_of,
+    connector_state,
     founded,
     proposed,
     search_service,
@@ -61,7 +62,8 @@ class Index:
         assert live is not None  # founded() gives no state without one
         self.spec: GenerationSpec = live.spec
         limit = parts.config.pipeline.document_limit_bytes
-        self.sources = {id: open_source(id, source, limit) for id, source in sources.items()}
+        state = connector_state(parts.config)
+        self.sources = {id: open_source(id, source, limit, state) for id, source in sources.items()}
         self.models = Models(parts.config, [] if embedder is None else [embedder], stop)
         self.embedder = self.models.of(self.spec)
         self.collection = collection_of(parts, self.spec)

@@ -41,7 +41,7 @@ _LONG_LIVED: Final = ("up", "connect", "work", "serve")
 #: Command: module, name in it, and the line that ``--help`` shows without importing it.
 _COMMANDS: Final = {
     "demo": ("demo", "demo", "See it work: real documents, live edits, a restart."),
-    "up": ("up", "up", "Keep an index of folders live, in one process, until Ctrl-C."),
+    "up": ("up", "up", "Keep an index of folders and other sources live, until Ctrl-C."),
     "search": ("search", "search", "Ask a question of the index."),
     "status": ("status", "status", "What is indexed, how far behind, how fresh, what failed."),
     "topics": ("topics", "topics", "Create and check the topics in Kafka."),
@@ -55,6 +55,7 @@ _COMMANDS: Final = {
     "forget": ("forget", "forget", "Delete documents everywhere, prove it, and keep them out."),
     "receipt": ("forget", "receipt", "Check the receipt of what was forgotten."),
     "gc": ("gc", "gc", "Remove what nothing needs any more; a dry run by default."),
+    "certify": ("certify", "certify", "Hold a connector to what every connector must do."),
     "config": ("config", "config", "Check the configuration and show what is in effect."),
 }
 

@@ -1,4 +1,4 @@
-"""``vectide up``: an index of folders, kept live in one process."""
+"""``vectide up``: an index of folders and other sources, kept live in one process."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ import click
 
 from pipeline.cli.access import Endpoint
 from pipeline.cli.assembly import opened
+from pipeline.cli.given import given_sources, remember
 from pipeline.cli.index import Index
 from pipeline.cli.options import configuration, configure_logs, configured
 from pipeline.cli.process import http_server, stopping, token_of
 from pipeline.cli.progress import FirstSync
 from pipeline.cli.stopping import asked, until_stopped
-from pipeline.config import Config, SourceConfig
+from pipeline.config import Config
 from pipeline.errors import Backpressure, ConfigError, Transient
 from pipeline.observe.http import refuse_open
 
 
 @click.command()
-@click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("given", metavar="SOURCE...", nargs=-1)
 @configured
-def up(folders: tuple[Path, ...], config_file: Path | None, state: Path | None) -> None:
-    """Keep an index of FOLDERS live until Ctrl-C; without any, of the sources in the configuration.
+def up(given: tuple[str, ...], config_file: Path | None, state: Path | None) -> None:
+    """Keep an index of each SOURCE live until Ctrl-C; without any, of those in the configuration.
+
+    A SOURCE is a folder, or the URI of whatever has a connector: git+https://host/team/handbook.git
 
     Everything stays in one state folder (--state). Ask with `vectide search` from another terminal.
     """
@@ -36,9 +39,9 @@ def up(folders: tuple[Path, ...], config_file: Path | None, state: Path | None) 
         )
     configure_logs(config)
     refuse_open(config.http.host, token_of(config))
-    sources = folder_sources(folders) if folders else dict(config.sources)
+    sources = given_sources(given) if given else dict(config.sources)
     if not sources:
-        raise ConfigError("no folder to keep in step", "give one or more: `vectide up FOLDER`")
+        raise ConfigError("no source to keep in step", "give one or more: `vectide up FOLDER`")
     # A tokenizer's threads and torch's own would fight over the same cores.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with until_stopped() as stop, opened(config, "up") as parts:
@@ -48,6 +51,8 @@ def up(folders: tuple[Path, ...], config_file: Path | None, state: Path | None) 
         endpoint = Endpoint(config.state)
         try:
             index = Index(parts, sources, stop)
+            if given:
+                remember(config.state, sources)
             for (method, path), route in index.operations.routes().items():
                 server.mount(method, path, route)
             server.mount("GET", "/instance", endpoint.route(), public=True)
@@ -71,36 +76,6 @@ def up(folders: tuple[Path, ...], config_file: Path | None, state: Path | None) 
         finally:
             endpoint.withdraw()
             server.close()
-
-
-def folder_sources(folders: tuple[Path, ...]) -> dict[str, SourceConfig]:
-    """A filesystem source for each folder, named after it; equal names get their parents' before them.
-
-    Raises:
-        ConfigError: one is not a folder, or lies inside another.
-    """
-    roots = []
-    for folder in folders:
-        root = folder.expanduser().resolve()
-        if not root.is_dir():
-            raise ConfigError(f"{folder} is not a folder", "give an existing folder")
-        roots.append(root)
-    for one in roots:
-        for other in roots:
-            if one is not other and one.is_relative_to(other):
-                raise ConfigError(f"{one} lies inside {other}, or is given twice", "give the outer folder only")
-    depth = 1
-    while len({_name(root, depth) for root in roots}) < len(roots):
-        depth += 1
-    return {
-        _name(root, depth): SourceConfig.model_validate({"connector": "filesystem", "path": str(root)})
-        for root in roots
-    }
-
-
-def _name(root: Path, depth: int) -> str:
-    parts = [part for part in root.parts if part != root.anchor][-depth:]
-    return "-".join(parts) or "root"
 
 
 def _described(index: Index, config: Config) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from connectors.batches import encoded, unreadable
 from connectors.registry import open_source
-from pipeline.cli.assembly import Models, Parts, log_identity, same_log
+from pipeline.cli.assembly import Models, Parts, connector_state, log_identity, same_log
 from pipeline.config import SourceConfig
 from pipeline.embedding.batches import embed_all
 from pipeline.embedding.generation import chunker
@@ -286,7 +286,7 @@ class Examination:
         with ExitStack() as closing:
             sources = []
             for id, config in self._sources.items():
-                sources.append(open_source(id, config, limit))
+                sources.append(open_source(id, config, limit, connector_state(self._parts.config)))
                 closing.callback(sources[-1].close)
             reports = compare_sources(
                 self._parts.broker,

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cli.assembly import Parts, opened
+from pipeline.cli.given import folder_sources
 from pipeline.cli.index import Index
-from pipeline.cli.up import folder_sources
 from pipeline.config import load
 from pipeline.errors import BrokerUnavailable
 from pipeline.ports import Embedder

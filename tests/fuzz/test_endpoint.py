@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from pipeline.cli.access import _Following, running
 from pipeline.cli.assembly import opened
+from pipeline.cli.given import folder_sources
 from pipeline.cli.index import Index
-from pipeline.cli.up import folder_sources
 from pipeline.config import load
 from pipeline.errors import VectideError
 from pipeline.observe.http import HttpServer

@@ -124,6 +124,9 @@ def test_an_index_is_verified_while_up_runs_and_after(made: Deployment) -> None:
     assert alone["full"]["chunks"] == status["chunks"]
     told = made.ask("verify")
     assert "verdict       the collection equals the log" in told
+    # What `up` was given is known after it has ended.
+    assert [(one["source"], one["ok"]) for one in verified(made, "--source")["sources"]] == [("docs", True)]
+    (made.folder / ".vectide" / "sources.json").unlink()
     assert "no source is configured" in made.ask("verify", "--source", code=2)
     assert "there is no generation gx that is kept in step" in made.ask("verify", "--generation", "gx", code=8)
 

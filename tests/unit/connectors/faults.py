@@ -2,60 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
+from connectors.certification.interruptions import FaultyBroker, Killed
 from connectors.memory import MemorySource
-from pipeline.deadline import Deadline
-from pipeline.errors import BrokerUnavailable
-from pipeline.ports import Broker, Fetched, Hint, Listed, NewRecord, Skipped, Then, TransactionalPublisher, Written
+from pipeline.ports import Fetched, Hint, Listed, Skipped
 
-
-class Killed(BaseException):
-    """The process is gone, here."""
-
-
-class FaultyBroker:
-    """Passes everything on, but for what happens around a transaction.
-
-    Args:
-        broker: the real one.
-        plan: called before (``after`` False) and after (True) each transaction was written; raises
-            what should happen there.
-    """
-
-    def __init__(self, broker: Broker, plan: Callable[[bool], None]) -> None:
-        self._broker = broker
-        self.plan = plan
-        self.taken_over = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._broker, name)
-
-    def transactional_publisher(self, transactional_id: str) -> TransactionalPublisher:
-        self.taken_over += 1
-        return _FaultyPublisher(self._broker.transactional_publisher(transactional_id), self)
-
-
-class _FaultyPublisher:
-    def __init__(self, publisher: TransactionalPublisher, broker: FaultyBroker) -> None:
-        self._publisher = publisher
-        self._broker = broker
-        self._broken = False
-
-    def publish(self, records: Sequence[NewRecord], deadline: Deadline, then: Then | None = None) -> list[Written]:
-        assert not self._broken, "a publisher whose outcome is unknown was used again"
-        try:
-            self._broker.plan(False)
-            written = self._publisher.publish(records, deadline, then)
-            self._broker.plan(True)
-        except BrokerUnavailable:
-            self._broken = True
-            raise
-        return written
-
-    def close(self, deadline: Deadline) -> None:
-        self._publisher.close(deadline)
+__all__ = ["FaultyBroker", "Killed", "Spy", "reopened"]
 
 
 class Spy:

@@ -1,0 +1,96 @@
+"""Contents of files, from one long-lived ``git cat-file``."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+from typing import Final
+
+from connectors.git.commands import Git
+from pipeline.errors import SourceUnavailable, Transient
+
+_SECONDS: Final = 60.0
+_READ_BYTES: Final = 1 << 20
+_LINE_BYTES: Final = 4096
+
+
+class Blobs:
+    """Reads blobs by their ids; used by one thread."""
+
+    def __init__(self, git: Git) -> None:
+        self._git = git
+        self._process: subprocess.Popen[bytes] | None = None
+        self._rest = b""
+
+    def size(self, blob: str) -> int:
+        """Bytes of a blob, without reading it.
+
+        Raises:
+            Transient: it is not there, or git does not answer.
+        """
+        return self._asked("info", blob)
+
+    def content(self, blob: str) -> bytes:
+        """A whole blob.
+
+        Raises:
+            Transient: it is not there, or git does not answer.
+        """
+        size = self._asked("contents", blob)
+        return self._take(size + 1)[:-1]
+
+    def close(self) -> None:
+        """End git."""
+        process, self._process, self._rest = self._process, None, b""
+        if process is not None:
+            self._git.end(process)
+
+    def _asked(self, what: str, blob: str) -> int:
+        """The size that git says."""
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            try:
+                self._process = self._git.opened("cat-file", "--batch-command")
+            except SourceUnavailable as error:
+                raise Transient(str(error)) from None
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"{what} {blob}\n".encode())
+            self._process.stdin.flush()
+        except OSError as error:
+            self.close()
+            raise Transient(f"git cat-file has ended: {error}") from None
+        words = self._line().split(b" ")
+        if len(words) != 3 or words[1] != b"blob":
+            self.close()
+            raise Transient(f"blob {blob} cannot be read from the copy of the repository")
+        return int(words[2])
+
+    def _line(self) -> bytes:
+        while b"\n" not in self._rest and len(self._rest) < _LINE_BYTES:
+            self._more()
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+    def _take(self, size: int) -> bytes:
+        parts, left = [self._rest[:size]], size - len(self._rest[:size])
+        self._rest = self._rest[size:]
+        while left > 0:
+            self._more()
+            parts.append(self._rest[:left])
+            self._rest = self._rest[left:]
+            left -= len(parts[-1])
+        return b"".join(parts)
+
+    def _more(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        poll = select.poll()
+        poll.register(self._process.stdout, select.POLLIN)
+        ready = poll.poll(_SECONDS * 1000)
+        part = os.read(self._process.stdout.fileno(), _READ_BYTES) if ready else b""
+        if not part:
+            self.close()
+            raise Transient("git cat-file has ended" if ready else f"git gave no answer within {_SECONDS:.0f} s")
+        self._rest += part

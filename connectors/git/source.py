@@ -1,0 +1,167 @@
+"""A :class:`pipeline.ports.Source` over the copy of a branch that a thread of its own keeps up to date.
+
+A document is a regular file of the branch's newest commit, under its path in the repository (or below
+``folder``). What changed between two newest commits is hinted at once; commits in between leave no
+trace, for their documents are not there any more. Symbolic links, submodules and pointers of LFS are no
+documents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from connectors.extraction import SAMPLE_BYTES, VERSION, binary, binary_suffix, extract
+from connectors.git.blobs import Blobs
+from connectors.git.commands import Git
+from connectors.git.follower import Follower
+from connectors.git.mirror import File, Mirror
+from connectors.git.places import LocalRefs, Touched
+from connectors.git.settings import GitSettings
+from connectors.ignoring import Rules
+from connectors.settings import parse
+from pipeline.errors import ConfigError
+from pipeline.identity import Metadata, content_hash
+from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
+
+#: Of a source's paths; names on this machine must not be taken for it.
+_NO_FOLDER: Final = os.devnull
+_LFS: Final = b"version https://git-lfs.github.com/spec/"
+#: A pointer is some 130 bytes.
+_LFS_BYTES: Final = 1024
+
+
+def connector(
+    source_id: str, settings: Mapping[str, Any], document_limit_bytes: int, state: Path | None = None
+) -> Source:
+    """Make a git source. ``state``: the folder of its copy of the repository; None: one that is removed at the end.
+
+    Raises:
+        ConfigError: a setting is unknown or wrong.
+    """
+    found = parse(GitSettings, source_id, settings)
+    try:
+        found.access()
+    except ValueError as error:
+        raise ConfigError(f"sources.{source_id}.{error}", "mount the secret there") from None
+    return GitSource(source_id, found, document_limit_bytes, state)
+
+
+class GitSource:
+    """The files of one branch.
+
+    Args:
+        id: the source's.
+        settings: of the source.
+        limit_bytes: a larger file is published without its text.
+        state: the folder of its copy.
+    """
+
+    def __init__(self, id: str, settings: GitSettings, limit_bytes: int, state: Path | None) -> None:
+        self.id = id
+        self._limit = limit_bytes
+        access = settings.access()
+        self._temporary = None if state is not None else tempfile.mkdtemp(prefix="vectide-git-")
+        folder = state or Path(self._temporary or "")
+        self._rules = Rules(_NO_FOLDER, settings.include, settings.exclude, gitignore=False, hidden=settings.hidden)
+        git = Git(folder, access)
+        self._git = git
+        self._mirror = Mirror(
+            git,
+            folder,
+            access.repository,
+            settings.branch,
+            settings.folder,
+            settings.fetch_seconds,
+            history=settings.history,
+        )
+        self._blobs = Blobs(git)
+        watched = [LocalRefs(access.repository, settings.branch)]
+        touched = [] if settings.hook_file is None else [Touched(settings.hook_file)]
+        self._follower = Follower(self._mirror, settings.poll_seconds, [*watched, *touched], git.stop)
+
+    def scan(self) -> Iterator[Listed]:
+        """Every admitted file of the newest commit, once it has been fetched."""
+        self._follower.fresh()
+        for file in self._mirror.files():
+            if self._rules.admits(file.path):
+                yield Listed(file.path, self._revision(file))
+
+    def hints(self, timeout: float) -> list[Hint]:
+        """Files that new commits have changed."""
+        hints = self._follower.taken(timeout)
+        return [hint for hint in hints if hint.path is None or self._rules.admits(hint.path)]
+
+    def fetch(self, path: str) -> Fetched | Skipped | None:
+        """The file, as of the last fetch from the repository."""
+        self._follower.begun()
+        file = self._mirror.file(path) if self._rules.admits(path) else None
+        if file is None:
+            return None
+        revision = self._revision(file)
+        if binary_suffix(path):
+            return Skipped(path, revision, "binary")
+        size = self._blobs.size(file.blob)
+        if size > self._limit:
+            return self._over_limit(file, revision, size)
+        data = self._blobs.content(file.blob)
+        if size < _LFS_BYTES and data.startswith(_LFS):
+            return Skipped(path, revision, "special")
+        if binary(data[:SAMPLE_BYTES]):
+            return Skipped(path, revision, "binary")
+        extracted = extract(data, path)
+        if extracted is None:
+            return Skipped(path, revision, "binary")
+        text_size = len(extracted.text.encode("utf-8", "surrogatepass"))
+        if text_size > self._limit:
+            return self._over_limit(file, revision, text_size)
+        return Fetched(
+            path=path,
+            revision=revision,
+            text=extracted.text,
+            digest=content_hash(extracted.text),
+            media_type=extracted.media_type,
+            metadata={**_metadata(file), **extracted.metadata},
+            event_time=float(file.at),
+            size=text_size,
+        )
+
+    def close(self) -> None:
+        """Stop following."""
+        self._follower.close()
+        self._blobs.close()
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _over_limit(self, file: File, revision: str, size: int) -> Fetched:
+        return Fetched(
+            path=file.path,
+            revision=revision,
+            text=None,
+            digest=hashlib.blake2b(file.blob.encode(), digest_size=16).hexdigest(),
+            media_type="application/octet-stream",
+            metadata=_metadata(file),
+            event_time=float(file.at),
+            size=size,
+            omitted=f"{size / 1e6:.1f} MB, over the limit of {self._limit / 1e6:.1f} MB",
+        )
+
+    def _revision(self, file: File) -> str:
+        """Equal only if nothing about the file, its last change, its extraction or the limit for it has changed."""
+        return f"{file.blob}-{file.commit[:16]}-{self._limit:x}-{VERSION}"
+
+
+def _metadata(file: File) -> Metadata:
+    if not file.commit:
+        return {}
+    try:
+        authored = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(file.at))
+    except (OverflowError, ValueError, OSError):  # a commit can say any number
+        return {"commit": file.commit, "author": file.author}
+    return {"commit": file.commit, "author": file.author, "authored_at": authored}

@@ -1,0 +1,99 @@
+"""Sources that are given as arguments: folders, and URIs of any connector that is installed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from connectors.registry import scheme_of, source_of
+from pipeline.config import SourceConfig
+from pipeline.errors import ConfigError
+from pipeline.masking import masked, without_passwords
+
+log = logging.getLogger(__name__)
+
+_FILE: Final = "sources.json"
+
+
+def given_sources(arguments: Sequence[str]) -> dict[str, SourceConfig]:
+    """A source for each folder and URI, named after the last part of it; equal names get what stands before.
+
+    Raises:
+        ConfigError: one is not a folder, lies inside another, is given twice, or no connector knows it.
+    """
+    folders = [Path(one).expanduser().resolve() for one in arguments if scheme_of(one) is None]
+    uris = [one for one in arguments if scheme_of(one) is not None]
+    _check(folders)
+    for uri in uris:
+        if uris.count(uri) > 1:
+            raise ConfigError(f"{without_passwords(uri)} is given twice", "give it once")
+    found = [
+        (_parts(folder), SourceConfig.model_validate({"connector": "filesystem", "path": str(folder)}))
+        for folder in folders
+    ]
+    found += [(_parts_of(uri), source_of(uri)) for uri in uris]
+    depth, most = 1, max((len(parts) for parts, _ in found), default=0)
+    while len({_name(parts, depth) for parts, _ in found}) < len(found):
+        depth += 1
+        if depth > most:
+            names = ", ".join(sorted(_name(parts, depth) for parts, _ in found))
+            raise ConfigError(
+                f"two of these would have the same name: {names}", "name them in the configuration: [sources.NAME]"
+            )
+    return {_name(parts, depth): source for parts, source in found}
+
+
+def folder_sources(folders: Sequence[Path]) -> dict[str, SourceConfig]:
+    """The same of folders alone."""
+    return given_sources([str(folder) for folder in folders])
+
+
+def remember(state: Path, sources: Mapping[str, SourceConfig]) -> None:
+    """Keep what was given, so that commands know it while nothing runs; never what holds a secret."""
+    tables = {id: source.model_dump(mode="json") for id, source in sources.items()}
+    plain = {id: table for id, table in tables.items() if masked(table) == table}
+    try:
+        (state / _FILE).write_text(json.dumps(plain), encoding="utf-8")
+    except OSError as error:
+        log.debug("sources not remembered", extra={"error": str(error)})
+
+
+def remembered(state: Path) -> dict[str, SourceConfig]:
+    """What the last process on this state folder was given; nothing if that cannot be read."""
+    try:
+        tables: dict[str, Any] = json.loads((state / _FILE).read_text(encoding="utf-8"))
+        return {id: SourceConfig.model_validate(table) for id, table in tables.items()}
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return {}
+
+
+def _check(roots: Sequence[Path]) -> None:
+    for root in roots:
+        if not root.is_dir():
+            raise ConfigError(f"{root} is not a folder", "give an existing folder, or the URI of a source")
+    for one in roots:
+        for other in roots:
+            if one is not other and one.is_relative_to(other):
+                raise ConfigError(f"{one} lies inside {other}, or is given twice", "give the outer folder only")
+
+
+def _parts(root: Path) -> list[str]:
+    return [part for part in root.parts if part != root.anchor] or ["root"]
+
+
+def _parts_of(uri: str) -> list[str]:
+    try:
+        parts = urlsplit(uri)
+        names = [parts.hostname or "", *unquote(parts.path).split("/")]
+    except ValueError:
+        raise ConfigError(f"{without_passwords(uri)} is not a URI", "see docs/connectors.md") from None
+    found = [name.removesuffix(".git") for name in names if name not in ("", ".", "..", ".git")]
+    return found or [scheme_of(uri) or "source"]
+
+
+def _name(parts: Sequence[str], depth: int) -> str:
+    return "-".join(parts[-depth:])

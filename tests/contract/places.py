@@ -1,0 +1,230 @@
+"""Places for the certification suite: one for each connector."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from connectors.certification import LIMIT_BYTES, Fault, Place
+from connectors.memory import MemorySource
+from connectors.registry import open_source
+from pipeline.config import SourceConfig
+from pipeline.errors import Poison, SourceUnavailable
+from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
+from tests.support.repositories import Repository, Served
+
+
+class FolderPlace:
+    """A folder on disk."""
+
+    faults: tuple[Fault, ...] = ("down", "unauthorised") if os.geteuid() else ("down",)  # root may read everything
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "root"
+        self.folder.mkdir()
+
+    def _path(self, path: str) -> Path:
+        away = self.folder.with_name("away")
+        return (away if away.exists() else self.folder) / path
+
+    def put(self, path: str, text: str) -> None:
+        self._path(path).parent.mkdir(parents=True, exist_ok=True)
+        self._path(path).write_text(text, encoding="utf-8")
+
+    def remove(self, path: str) -> None:
+        self._path(path).unlink()
+
+    def rename(self, old: str, new: str) -> None:
+        self._path(old).rename(self._path(new))
+
+    def poison(self, path: str) -> None:
+        self.put(path, "x" * (LIMIT_BYTES + 1))
+
+    def break_(self, fault: Fault) -> None:
+        if fault == "down":
+            self.folder.rename(self.folder.with_name("away"))
+        else:
+            self.folder.chmod(0)
+
+    def mend(self) -> None:
+        if self.folder.exists():
+            self.folder.chmod(0o700)
+        else:
+            self.folder.with_name("away").rename(self.folder)
+
+    def source(self) -> Source:
+        return open_source("place", SourceConfig.model_validate({"path": str(self.folder)}), LIMIT_BYTES)
+
+
+class MemoryPlace:
+    """A source in memory, and all that a place can be."""
+
+    faults: tuple[Fault, ...] = ("down", "slow", "unauthorised", "garbled")
+    secrets = ("hunter2",)
+
+    def __init__(self, folder: Path) -> None:
+        self.one = MemorySource("place")
+        self.fault: Fault | None = None
+        self.poisoned: set[str] = set()
+        self.open: list[MemorySource] = []
+
+    def put(self, path: str, text: str) -> None:
+        self.one.put(path, text)
+        self._tell()
+
+    def remove(self, path: str) -> None:
+        self.one.remove(path)
+        self._tell()
+
+    def rename(self, old: str, new: str) -> None:
+        self.one.rename(old, new)
+        self._tell()
+
+    def poison(self, path: str) -> None:
+        self.poisoned.add(path)
+        self.put(path, "poison")
+
+    def break_(self, fault: Fault) -> None:
+        self.fault = fault
+
+    def mend(self) -> None:
+        self.fault = None
+
+    def source(self) -> Source:
+        made = MemorySource("place", self.one._documents, _revision=self.one._revision)
+        self.open.append(made)
+        return _Weathered(made, self)
+
+    def _tell(self) -> None:
+        for source in self.open:
+            with source._changed:
+                for path in list(self.one._hints):
+                    source._note(path)
+        self.one._hints.clear()
+
+
+class _Weathered:
+    """A source whose place can break."""
+
+    def __init__(self, source: MemorySource, place: MemoryPlace) -> None:
+        self._source = source
+        self._place = place
+        self._closed = threading.Event()
+        self.id = source.id
+
+    def _check(self) -> None:
+        match self._place.fault:
+            case "slow":
+                self._closed.wait(0.05)
+            case None:
+                pass
+            case fault:
+                raise SourceUnavailable(f"the place is {fault}")
+
+    def scan(self) -> Iterator[Listed]:
+        self._check()
+        for listed in self._source.scan():
+            self._check()
+            yield listed
+
+    def hints(self, timeout: float) -> list[Hint]:
+        end = time.monotonic() + timeout
+        self._check()
+        return self._source.hints(max(0.0, end - time.monotonic()))
+
+    def fetch(self, path: str) -> Fetched | Skipped | None:
+        self._check()
+        if path in self._place.poisoned and path in self._source._documents:
+            raise Poison("broken", "nobody can read it")
+        return self._source.fetch(path)
+
+    def close(self) -> None:
+        self._closed.set()
+        self._source.close()
+
+
+class GitPlace:
+    """A repository on this machine, with a working tree."""
+
+    faults: tuple[Fault, ...] = ("down", "garbled")
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.repository = Repository(folder / "team" / "handbook")
+
+    def put(self, path: str, text: str) -> None:
+        self.repository.put(path, text)
+
+    def put_many(self, documents: Mapping[str, str]) -> None:
+        self.repository.put_many(documents)
+
+    def remove(self, path: str) -> None:
+        self.repository.remove(path)
+
+    def rename(self, old: str, new: str) -> None:
+        self.repository.rename(old, new)
+
+    def poison(self, path: str) -> None:
+        self.put(path, "x" * (LIMIT_BYTES + 1))
+
+    def break_(self, fault: Fault) -> None:
+        here = self.repository.folder
+        self.repository.folder = here.with_name("away")
+        here.rename(self.repository.folder)
+        if fault == "garbled":
+            shutil.copytree(self.repository.folder / ".git", here / ".git")
+            (here / ".git" / "refs" / "heads" / "main").write_text("garbage\n")
+
+    def mend(self) -> None:
+        here = self.repository.folder.with_name("handbook")
+        shutil.rmtree(here, ignore_errors=True)
+        self.repository.folder.rename(here)
+        self.repository.folder = here
+
+    def source(self) -> Source:
+        return self._opened(repository=str(self.folder / "team" / "handbook"))
+
+    def _opened(self, **settings: object) -> Source:
+        config = SourceConfig.model_validate({"connector": "git", **settings})
+        return open_source("place", config, LIMIT_BYTES, self.folder / "state")
+
+
+class GitHttpPlace(GitPlace):
+    """The same on a server that asks for a password."""
+
+    faults = ("down", "slow", "unauthorised", "garbled")
+    poll_seconds = 0.3
+    secrets = (Served.PASSWORD,)
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.server = Served(folder / "team")
+
+    def break_(self, fault: Fault) -> None:
+        self.server.fault = fault
+
+    def mend(self) -> None:
+        self.server.fault = None
+
+    def source(self) -> Source:
+        return self._opened(
+            repository=f"{self.server.url}/handbook/.git",
+            username=self.server.USER,
+            password=self.server.PASSWORD,
+            poll_seconds=self.poll_seconds,
+        )
+
+    def close(self) -> None:
+        self.server.close()
+
+
+PLACES: dict[str, Callable[[Path], Place]] = {
+    "filesystem": FolderPlace,
+    "memory": MemoryPlace,
+    "git": GitPlace,
+    "git-http": GitHttpPlace,
+}
