@@ -108,7 +108,7 @@ def test_a_broken_connector_is_refused(name: str, broken: type[Broken], reason: 
     assert reason in outcome.detail
 
 
-@pytest.mark.parametrize("name", OF_THE_RUNNER)
+@pytest.mark.parametrize("name", sorted(OF_THE_RUNNER))
 def test_a_broken_runner_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = Batch.records
     if name == "a-zombie-copy-is-fenced-out":
