@@ -53,6 +53,7 @@ _COMMANDS: Final = {
     "forget": ("forget", "forget", "Delete documents everywhere, prove it, and keep them out."),
     "receipt": ("forget", "receipt", "Check the receipt of what was forgotten."),
     "gc": ("gc", "gc", "Remove what nothing needs any more; a dry run by default."),
+    "size": ("size", "size", "What a pipeline of some size needs: workers, memory, hours, cost."),
     "config": ("config", "config", "Check the configuration and show what is in effect."),
 }
 

@@ -75,6 +75,17 @@ def test_compose_files_are_of_the_compose_specification(tmp_path: Path) -> None:
     assert str(ROOT / compose.GPU) not in checked.stdout.partition('"errors"')[2]
 
 
+def test_prometheus_takes_its_configuration(request: pytest.FixtureRequest) -> None:
+    try:
+        promtool = request.getfixturevalue("promtool")
+    except pytest.FixtureLookupError:
+        pytest.skip("there is no promtool")
+    checked = promtool(["check", "config", "--syntax-only", str(ROOT / compose.PROMETHEUS)])
+    assert checked.returncode == 0, checked.stderr
+    wrong = promtool(["check", "config", "--syntax-only", str(ROOT / COMPOSE)])
+    assert wrong.returncode != 0
+
+
 def healthcheck(port: int) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-I", "-S", str(ROOT / "docker/healthcheck.py")]
     # A proxy would answer for the container, or not at all.
