@@ -52,7 +52,7 @@ def test_arguments_that_vectide_refuses_are_found(arguments: list[str]) -> None:
 
 def linted(text: str) -> subprocess.CompletedProcess[str]:
     command = [str(TOOLS / "hadolint"), "--failure-threshold", "style", "-"]
-    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=150, check=False)
 
 
 def test_hadolint_has_nothing_to_say() -> None:
@@ -68,7 +68,7 @@ def test_compose_files_are_of_the_compose_specification(tmp_path: Path) -> None:
     wrong.write_text(Project().text(COMPOSE).replace("    depends_on: *after-topics\n", "    dependson: {}\n"))
     command = [TOOLS / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", "--output-format", "json"]
     files = [ROOT / COMPOSE, ROOT / compose.GPU, wrong]
-    checked = subprocess.run([*command, *files], capture_output=True, text=True, timeout=60, check=False)
+    checked = subprocess.run([*command, *files], capture_output=True, text=True, timeout=150, check=False)
     assert checked.returncode == 1
     assert "dependson" in checked.stdout
     assert f'"{ROOT / COMPOSE}"' not in checked.stdout.partition('"errors"')[2]
@@ -90,7 +90,7 @@ def healthcheck(port: int) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-I", "-S", str(ROOT / "docker/healthcheck.py")]
     # A proxy would answer for the container, or not at all.
     environment = {"VECTIDE_HTTP__PORT": str(port), "http_proxy": "http://127.0.0.1:1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
 
 
 def test_the_healthcheck_says_what_livez_says() -> None:
