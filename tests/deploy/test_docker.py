@@ -149,7 +149,7 @@ def test_what_the_base_image_is_for_runs_without_torch() -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=170,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
