@@ -56,6 +56,7 @@ _COMMANDS: Final = {
     "receipt": ("forget", "receipt", "Check the receipt of what was forgotten."),
     "gc": ("gc", "gc", "Remove what nothing needs any more; a dry run by default."),
     "certify": ("certify", "certify", "Hold a connector to what every connector must do."),
+    "size": ("size", "size", "What a pipeline of some size needs: workers, memory, hours, cost."),
     "config": ("config", "config", "Check the configuration and show what is in effect."),
 }
 

@@ -99,7 +99,7 @@ def model_spec(config: ModelConfig, tokenizer: Tokenizer) -> ModelSpec:
         if config.provider == "wordllama":
             dimension, tokens, prompts = 256, _WORDLLAMA_TOKENS, {}
         else:
-            dimension, tokens = _dimension(files.folder), _max_tokens(files.folder)
+            dimension, tokens = _measures(files.folder)
             prompts = _prompts(files.folder / "config_sentence_transformers.json")
     if config.max_tokens is not None and config.max_tokens > tokens and config.provider != "hashing":
         raise ConfigError(
@@ -121,6 +121,15 @@ def model_spec(config: ModelConfig, tokenizer: Tokenizer) -> ModelSpec:
         distance=config.distance,
         dtype=config.dtype,
     )
+
+
+def measures(config: ModelConfig) -> tuple[int, int]:
+    """Dimension and sequence limit of a sentence-transformers model, by its files; no weights are read.
+
+    Raises:
+        ConfigError: it is not on this machine, or its files do not say.
+    """
+    return _measures(resolve(config).folder)
 
 
 def located(spec: GenerationSpec, config: Config) -> ModelConfig:
@@ -253,6 +262,10 @@ def _package_folder(name: str) -> Path:
     if not folder.is_dir():
         raise ConfigError(f"model.name: package {package!r} has no folder {inside!r}", "name a folder that it has")
     return folder
+
+
+def _measures(folder: Path) -> tuple[int, int]:
+    return _dimension(folder), _max_tokens(folder)
 
 
 def _dimension(folder: Path) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from tests.bench import freshness, labelled, memory, migration, poison, throughput, verification
+from tests.bench import freshness, labelled, memory, migration, poison, room, throughput, verification
 from tests.bench.setting import machine
 from tests.support.kafka import Missing, check
 
@@ -53,6 +53,8 @@ def main() -> None:
     _show("poison: a tenth of the documents", result["poison"])
     result["verification"] = verification.measure(chosen.verified_chunks, 50, seed=1)
     _show("verification", result["verification"])
+    result["room"] = room.measure(min(3_000, 2 * chosen.documents))
+    _show("room: what documents, chunks and points take", result["room"])
     result["memory"] = memory.measure(chosen.memory_minutes, "hashing", 300, 10.0, 1)
     _show("memory of `up`, edited all the time", result["memory"])
     Path("build").mkdir(exist_ok=True)

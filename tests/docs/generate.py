@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import types
 import typing
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
 from pydantic import BaseModel, SecretStr
 
 from pipeline.broker.rights import ROLES
 from pipeline.broker.rights import rights as rules
+from pipeline.cli.main import cli
 from pipeline.config import PREFIX, Config, SourceConfig
 from pipeline.naming import Names
 from pipeline.observe.metrics import Metrics
+from pipeline.sizing import FIGURES
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -52,6 +57,23 @@ def rights() -> str:
         for one in rules(role, Names("vectide", "default"), 0, ["docs"]):
             lines.append(f"| {one.kind} | `{one.name}{'*' if one.prefixed else ''}` | {one.operation} | {one.why} |")
     return "\n".join(lines) + "\n"
+
+
+def sizing() -> str:
+    """docs/sizing.md: what its commands print, and the figures that these rest on; the rest is written by hand."""
+    text = (DOCS / "sizing.md").read_text()
+    text = re.sub(r"```text\n\$ (vectide size (?:.*\\\n)*.*)\n(?:(?!```).*\n)*```", _printed, text)
+    table = ["| figure | value | | from |", "|---|---|---|---|"]
+    for name, one in FIGURES.items():
+        table.append(f"| {name.replace('_', ' ')} | {one.value:,g} {one.unit} | {one.source} | {one.where} |")
+    begin, end = "<!-- figures -->\n", "\n<!-- end of figures -->"
+    return text[: text.index(begin)] + begin + "\n".join(table) + text[text.index(end) :]
+
+
+def _printed(found: re.Match[str]) -> str:
+    _, *arguments = shlex.split(found[1].replace("\\\n", " "))
+    ran = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    return f"```text\n$ {found[1]}\n{ran.output}```"
 
 
 def config() -> str:
@@ -136,7 +158,7 @@ def _shown(field: Any) -> str:
     return "-" if default is None else str(default)
 
 
-PAGES = {"metrics.md": metrics, "config.md": config, "rights.md": rights}
+PAGES = {"metrics.md": metrics, "config.md": config, "rights.md": rights, "sizing.md": sizing}
 
 if __name__ == "__main__":
     for page, make in PAGES.items():

