@@ -118,6 +118,7 @@ class Mirror:
             (known,) = file.execute("SELECT tip FROM origin").fetchone()
             if known != commit:
                 self._list(file, known, commit)
+                self._tidy(descriptor)
             return commit
 
     def changes(self, old: str, new: str) -> Changes:
@@ -136,7 +137,7 @@ class Mirror:
                     return Changes((), everything=True)
         except SourceUnavailable:  # the old commit was collected
             return Changes((), everything=True)
-        with closing(self._file()) as file:
+        with self._read() as file:
             there = [path for path in paths if _file_at(file, path) is not None]
         gone = paths.keys() - set(there)
         return Changes((*there, *(path for path in paths if path in gone)))
@@ -150,7 +151,7 @@ class Mirror:
 
     def files(self) -> Iterator[File]:
         """Everything that the newest commit holds, in order; a page at a time, while it may be changed."""
-        with closing(self._file()) as file:
+        with self._read() as file:
             after = b""
             while True:
                 rows = file.execute(
@@ -164,7 +165,7 @@ class Mirror:
 
     def file(self, path: str) -> File | None:
         """One of them."""
-        with closing(self._file()) as file:
+        with self._read() as file:
             return _file_at(file, path)
 
     # ---------------------------------------------------------------------- the copy
@@ -172,7 +173,7 @@ class Mirror:
     @contextmanager
     def _locked(self) -> Iterator[int]:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise SourceUnavailable(f"the copy of the repository cannot be written: {error}") from None
@@ -227,7 +228,6 @@ class Mirror:
             if self._history:
                 file.execute("UPDATE files SET commit_ = ? WHERE commit_ IS NULL", (_number(file, tip),))
             file.execute("UPDATE origin SET tip = ?, at = ?", (commit, tip.at))
-        self._tidy()
 
     def _begin(self, file: sqlite3.Connection, commit: str) -> None:
         """From the tree; then newest first, for the first commit that names a path has last changed it."""
@@ -323,14 +323,22 @@ class Mirror:
             return False
         return True
 
-    def _tidy(self) -> None:
+    def _tidy(self, descriptor: int) -> None:
         """Pack what many fetches have left; it can wait for the next time."""
         with contextlib.suppress(SourceUnavailable):
-            self._git.output("gc", "--auto", "--quiet", seconds=self._seconds)
+            self._git.output("gc", "--auto", "--quiet", seconds=self._seconds, keep_open=[descriptor])
+
+    @contextmanager
+    def _read(self) -> Iterator[sqlite3.Connection]:
+        with closing(self._file()) as file:
+            try:
+                yield file
+            except sqlite3.Error as error:
+                raise SourceUnavailable(f"the list of the repository's files in {self._folder}: {error}") from None
 
     def _file(self) -> sqlite3.Connection:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             return _opened(self._folder / "list.db")
         except (OSError, sqlite3.Error) as error:
             raise SourceUnavailable(f"the list of the repository's files in {self._folder}: {error}") from None

@@ -15,7 +15,7 @@ from connectors.certification.report import run
 from tests.contract.places import PLACES
 
 #: `vectide certify` does more of everything.
-SCALE = Scale(documents=1_000, document_bytes=2_000, kills=5, latencies=5, patience_seconds=90.0)
+SCALE = Scale(documents=600, document_bytes=2_000, kills=5, latencies=5, patience_seconds=90.0)
 
 #: Of a place that is another one's over a network, what only it can show.
 ONLY = {
