@@ -138,6 +138,7 @@ class GitSource:
         """Stop following."""
         self._follower.close()
         self._blobs.close()
+        self._mirror.close()
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
