@@ -87,6 +87,8 @@ MUTANTS: dict[str, list[tuple[type[Broken], str]]] = {
     "a-large-place-is-synced-in-bounded-memory-with-progress": [(mutants.KeepsEverything, "memory grew")],
     "a-change-reaches-the-log-and-how-fast": [(mutants.HintsNothing, "never reached the log")],
 }
+#: For the command's own test.
+NESTING = placed(mutants.NestsMetadata)
 #: Of these the runner is to blame, and its part is broken below.
 OF_THE_RUNNER = {"events-and-state-are-one-transaction", "a-zombie-copy-is-fenced-out"}
 

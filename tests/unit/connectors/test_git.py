@@ -361,3 +361,12 @@ def test_hints_are_of_documents_that_the_rules_admit(repository: Repository, ope
     repository.write("y.txt", "y")
     repository.commit()
     assert hinted(source) == ["y.txt"]
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    text = (ROOT / "docs" / "connectors.md").read_text().split("\n## git\n")[1].split("\n## ")[0]
+    rows = [row for row in text.splitlines() if row.startswith("| `")]
+    for name, field in GitSettings.model_fields.items():
+        (row,) = [row for row in rows if f"`{name}`" in row.split("|")[1]]
+        if isinstance(field.default, bool | float) and name != "hidden":
+            assert f"`{str(field.default).lower().removesuffix('.0')}`" in row
