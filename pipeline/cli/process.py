@@ -104,7 +104,12 @@ def reporter(
         verdict = health.readyz()
         return verdict.ok, "; ".join(f"{part}: {why}" for part, why in verdict.reasons.items())
 
-    return Reporter(broker.publisher("reports"), names, role, generation, metrics.totals, readiness, sources)
+    def reached(ok: bool, why: str) -> None:
+        # Searches need the store alone: they must not end because Kafka is away.
+        if role != "serve":
+            health.set_ready("broker.reports", ok, why)
+
+    return Reporter(broker.publisher("reports"), names, role, generation, metrics.totals, readiness, sources, reached)
 
 
 def generations_shown(metrics: Metrics, control: Callable[[], ControlState]) -> Callable[[], None]:

@@ -20,7 +20,7 @@ import msgspec
 from pipeline.broker.reading import to_the_end
 from pipeline.codec import UNREADABLE
 from pipeline.deadline import Deadline
-from pipeline.errors import VectideError
+from pipeline.errors import Transient, VectideError
 from pipeline.naming import Names
 from pipeline.ports import Broker, NewRecord, Publisher, Record
 
@@ -58,7 +58,12 @@ class WorkerReport(msgspec.Struct, frozen=True):
 
 
 class Reporter:
-    """Publishes a worker's report every few seconds, and at its end."""
+    """Publishes a worker's report every few seconds, and at its end.
+
+    Args:
+        reached: told whether the broker took a report, and why not. A poll of a group tells nothing of a
+            broker that is away, and an idle worker asks it nothing else.
+    """
 
     def __init__(
         self,
@@ -69,8 +74,10 @@ class Reporter:
         counters: Callable[[], Mapping[str, float]],
         readiness: Callable[[], tuple[bool, str]],
         sources: Sequence[str] = (),
+        reached: Callable[[bool, str], None] = lambda ok, why: None,
     ) -> None:
         self._sources = list(sources)
+        self._reached = reached
         self._publisher = publisher
         self._names = names
         self._worker = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
@@ -114,6 +121,10 @@ class Reporter:
             self._publisher.publish([record], Deadline.after(_PUBLISH_SECONDS))
         except VectideError as error:
             log.debug("report not published", extra={"error": str(error)})
+            if isinstance(error, Transient):
+                self._reached(False, str(error))
+        else:
+            self._reached(True, "")
 
 
 def read_reports(broker: Broker, names: Names) -> list[WorkerReport]:

@@ -83,6 +83,17 @@ class Probed:
 
         until(look, lambda: f"{self.probes()}\n{self.get('/readyz')}\n{self.command.errors()}")
 
+    def until_not_ready(self, part: str) -> None:
+        """Wait until /readyz names a part that does not work; nothing asks for a restart meanwhile."""
+
+        def look() -> bool:
+            assert self.command.process.poll() is None, self.command.errors()
+            status, reasons = self.get("/readyz")
+            return status == 503 and part in reasons
+
+        until(look, lambda: f"{self.get('/readyz')}\n{self.command.errors()}")
+        assert (self.get("/livez")[0], self.get("/startupz")[0]) == (200, 200)
+
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels."""
         _, text = self.get("/metrics")

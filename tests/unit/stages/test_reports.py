@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.deadline import Deadline
-from pipeline.errors import BrokerUnavailable
+from pipeline.errors import BrokerUnavailable, NotAllowed
 from pipeline.ports import NewRecord, Written
 from pipeline.stages.reports import Reporter, read_reports
 from tests.support.workers import NAMES
@@ -35,14 +35,24 @@ def test_each_worker_s_last_report_is_what_counts(broker: EmbeddedBroker) -> Non
     assert (by_role["chunk"].ended, by_role["embed"].ended) == (False, True)
 
 
-def test_a_broker_that_is_away_does_not_stop_a_worker() -> None:
+def test_a_broker_that_is_away_does_not_stop_a_worker_and_is_told() -> None:
+    answers: list[Exception | None] = [BrokerUnavailable("away"), NotAllowed("not you"), None]
+
     class Away:
         def publish(self, records: Sequence[NewRecord], deadline: Deadline) -> list[Written]:
-            raise BrokerUnavailable("away")
+            error = answers.pop(0)
+            if error is not None:
+                raise error
+            return []
 
         def close(self, deadline: Deadline) -> None: ...
 
-    Reporter(Away(), NAMES, "chunk", "g", dict, lambda: (True, "")).now()
+    told: list[tuple[bool, str]] = []
+    reporter = Reporter(Away(), NAMES, "chunk", "g", dict, lambda: (True, ""), (), lambda *of: told.append(of))
+    for _ in range(3):
+        reporter.now()
+    # Who may not report can work all the same
+    assert told == [(False, "away"), (True, "")]
 
 
 def test_a_later_version_s_report_hides_no_other(broker: EmbeddedBroker) -> None:
