@@ -116,7 +116,7 @@ def test_every_alert_says_what_how_bad_and_what_to_do() -> None:
     for alert, rule in alerts().items():
         assert rule["labels"]["severity"] in ("critical", "warning"), alert
         assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}, alert
-        assert re.search(r"\$value|\d", rule["annotations"]["description"]), f"{alert}: without a number"
+        assert re.search(r"\$value|\$labels|\d", rule["annotations"]["description"]), f"{alert}: of what, how much?"
         assert rule["annotations"]["runbook_url"] == f"{BASE}{page(alert)}.md"
         text = (RUNBOOKS / f"{page(alert)}.md").read_text()
         assert text.startswith(f"# {alert}\n\n{rule['labels']['severity'].title()}. ")

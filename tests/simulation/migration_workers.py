@@ -67,6 +67,9 @@ class _Stage:
     stop: Event | None = None
     committed: dict[TopicPartition, int] = field(default_factory=dict)
 
+    def watch(self) -> None:
+        """It has no group that could lose patience with it."""
+
     def run(self, stop: Event) -> None:
         """Until it is told to stop."""
         self.stop = stop
