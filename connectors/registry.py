@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any, Final, Protocol
 
+from connectors.mapping import Mapped, rules_of
 from pipeline.config import SourceConfig
 from pipeline.errors import ConfigError
 from pipeline.ports import Source
@@ -32,7 +33,7 @@ def open_source(source_id: str, config: SourceConfig, document_limit_bytes: int)
     """The source that the configuration describes under ``sources.<source_id>``.
 
     Raises:
-        ConfigError: there is no such connector, or a setting of it is unknown or wrong.
+        ConfigError: there is no such connector, or a setting of it or a rule for metadata is unknown or wrong.
     """
     found = {point.name: point for point in entry_points(group=GROUP)}
     point = found.get(config.connector)
@@ -44,4 +45,6 @@ def open_source(source_id: str, config: SourceConfig, document_limit_bytes: int)
             "install the package that has it, or correct the name",
         )
     connector: Connector = point.load()
-    return connector(source_id, config.settings, document_limit_bytes)
+    rules = rules_of(source_id, config.metadata)
+    source = connector(source_id, config.settings, document_limit_bytes)
+    return Mapped(source, rules) if rules else source

@@ -124,6 +124,7 @@ class Runner:
         self._looks = Looks()
         self._hot: dict[str, tuple[float, float]] = {}
         self._unreadable: set[str] = set()
+        self._told: set[str] = set()
         self._scan_wanted = True
         self._next_scan = 0.0
         self._rested = 0.0
@@ -275,6 +276,7 @@ class Runner:
             case Transient():
                 self._unread(found, look)
             case Fetched():
+                self._unfit(found)
                 if found.text != "" or not self._unsettled(look):
                     self._found(found, look)
 
@@ -297,6 +299,17 @@ class Runner:
             return
         provenance = Provenance(look.event_time(fetched.event_time, self._scanned_at), traceparent(), look.backfill)
         self._add(changed(self._topic, self._state, self._key(look.path), fetched, provenance), look)
+
+    def _unfit(self, fetched: Fetched) -> None:
+        """Metadata that is left out is counted; the first document of each name is told."""
+        for name in fetched.unfit:
+            self._metrics.metadata_left_out.inc()
+            if name not in self._told:
+                self._told.add(name)
+                log.warning(
+                    "metadata does not fit its type and is left out; others of this name are only counted",
+                    extra={"field": name, "document": self._key(fetched.path).text},
+                )
 
     def _gone(self, look: Look) -> None:
         known = self._known(look.path)

@@ -642,6 +642,8 @@ class Fetched:
     """Why there is no text."""
     found: Mapping[str, Any] = field(default_factory=dict)
     """What else the source knows of it, nested as JSON is: only a mapping of metadata sees it."""
+    unfit: tuple[str, ...] = ()
+    """Names of metadata whose values did not fit their types and are left out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ WORDS = {
 EXCEPTIONS = {
     "crc32c": "LGPL-2.1-or-later",  # imported as it is, from a package of its own that can be replaced
     "cuda-toolkit": None,  # no file of its own: it names NVIDIA's packages
-    # BSD-3-Clause or Apache-2.0; PDFium in it is BSD-3-Clause, with parts under BSD, MIT, Zlib, libtiff's, FreeType's ...
+    # BSD-3-Clause or Apache-2.0; PDFium in it is BSD-3-Clause, with parts under MIT, Zlib, FreeType's ...
     "pypdfium2": None,
     "wordllama": None,  # MIT, as its whole text; for tests
     "nvidia-cusparselt-cu13": None,  # as those below
