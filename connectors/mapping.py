@@ -170,7 +170,8 @@ class Mapped:
 
 def mapped(rules: tuple[Rule, ...], source_id: str, found: Fetched) -> tuple[dict[str, MetadataValue], tuple[str, ...]]:
     """A document's metadata by the rules, and the names whose value did not fit and was left out."""
-    root = {**found.found, **found.metadata, "document": _document(source_id, found)}
+    # What nests is whole only in the former: of a list of tables the metadata has an empty one.
+    root = {**found.metadata, **found.found, "document": _document(source_id, found)}
     metadata, unfit = dict(found.metadata), []
     for rule in rules:
         metadata.pop(rule.name, None)

@@ -276,7 +276,6 @@ class Runner:
             case Transient():
                 self._unread(found, look)
             case Fetched():
-                self._unfit(found)
                 if found.text != "" or not self._unsettled(look):
                     self._found(found, look)
 
@@ -297,11 +296,12 @@ class Runner:
             if self._batch.get(look.path) is None:
                 self._until_done("state", lambda: self._state.note(look.path, known, fetched.revision))
             return
+        self._unfit(fetched)
         provenance = Provenance(look.event_time(fetched.event_time, self._scanned_at), traceparent(), look.backfill)
         self._add(changed(self._topic, self._state, self._key(look.path), fetched, provenance), look)
 
     def _unfit(self, fetched: Fetched) -> None:
-        """Metadata that is left out is counted; the first document of each name is told."""
+        """Metadata that is left out of what is published is counted; the first document of each name is told."""
         for name in fetched.unfit:
             self._metrics.metadata_left_out.inc()
             if name not in self._told:

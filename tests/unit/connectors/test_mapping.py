@@ -238,8 +238,10 @@ def test_front_matter_that_nests_is_there_for_rules_and_is_not_published() -> No
         b"---\nauthor: {name: Bob, since: 2020-01-31}\nteams: [{id: a}, {id: b}]\nplain: x\n---\ntext\n", "a.md"
     )
     assert found is not None
-    assert set(found.metadata) == {"plain", "extractor"}
+    assert set(found.metadata) == {"plain", "teams", "extractor"}
     assert dict(found.found) == {"author": {"name": "Bob", "since": "2020-01-31"}, "teams": [{"id": "a"}, {"id": "b"}]}
+    fetched = Fetched("a.md", "r", found.text, "d", found.media_type, found.metadata, 0.0, found=found.found)
+    assert of({"teams": "$.teams[*].id"}, fetched)[0]["teams"] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
