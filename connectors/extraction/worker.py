@@ -18,6 +18,7 @@ import resource
 import signal
 import sys
 import time
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -67,7 +68,8 @@ def _pipes() -> tuple[int, int]:
 def _limit(what: int, value: int) -> None:
     _, hard = resource.getrlimit(what)
     within = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(what, (within, within))
+    with suppress(ValueError, OSError):  # a system that has no such limit
+        resource.setrlimit(what, (within, within))
 
 
 def _answer(asked: Asked, data: bytes, memory: int) -> Answered:
