@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any, Final
 
 from connectors.extraction.front_matter import front_matter
@@ -166,12 +166,12 @@ def format_of(path: str) -> Format:
     """The format of a file by its name."""
     if _code_type(path) is not None:
         return _CODE
-    return FORMATS.get(PurePosixPath(path).suffix.lower(), _PLAIN)
+    return FORMATS.get(posixpath.splitext(path)[1].lower(), _PLAIN)
 
 
 def _code_type(path: str) -> str | None:
-    name = PurePosixPath(path)
-    return _CODE_NAMES.get(name.name) or _CODE_TYPES.get(name.suffix.lower())
+    name = posixpath.basename(path)
+    return _CODE_NAMES.get(name) or _CODE_TYPES.get(posixpath.splitext(name)[1].lower())
 
 
 def _title(text: str) -> dict[str, MetadataValue]:

@@ -7,10 +7,10 @@ writes nothing and asks nobody.
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import PurePosixPath
 from typing import Final
 
 #: What ``pip install`` calls the packages of the readers.
@@ -64,7 +64,7 @@ BY_NAME: Final = {one.name: one for one in FORMATS.values()}
 
 def document_format(path: str) -> DocumentFormat | None:
     """What reads a document of this name; None: it is a text, or nothing that is read."""
-    return FORMATS.get(PurePosixPath(path).suffix.lower())
+    return FORMATS.get(posixpath.splitext(path)[1].lower())
 
 
 @cache
