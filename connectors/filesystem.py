@@ -2,7 +2,8 @@
 
 A document's path is the file's, relative to the folder, with ``/``; a name that is not UTF-8 is
 carried byte for byte. A file that becomes binary is no document any more: it is deleted. A file
-over the size limit is published without its text, and its content is not read.
+over the size limit is published without its text, and its content is not read. Documents that are no texts
+(PDF, Office ...) are read in a process of their own (:mod:`connectors.extraction.reader`).
 """
 
 from __future__ import annotations
@@ -19,12 +20,20 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from connectors.extraction import SAMPLE_BYTES, VERSION, binary, binary_suffix, extract
+from connectors.extraction import (
+    SAMPLE_BYTES,
+    Extracted,
+    ExtractionLimits,
+    Extractor,
+    binary,
+    is_text,
+    revision_of,
+)
 from connectors.ignoring import Rules, patterns
 from connectors.settings import parse
 from connectors.tree import Tree, raise_unless_absent
 from connectors.watching import Watch
-from pipeline.errors import SourceUnavailable
+from pipeline.errors import Poison, SourceUnavailable
 from pipeline.identity import content_hash
 from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
 
@@ -33,6 +42,8 @@ from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
 _SETTLE_SECONDS: Final = 0.1
 #: Of a file that is not read, its two ends tell whether it changed.
 _END_BYTES: Final = 64 * 1024
+#: Files that could not be read, and why, are remembered up to this many.
+_FAILED: Final = 1_000
 
 
 class FilesystemSettings(BaseModel):
@@ -52,6 +63,7 @@ class FilesystemSettings(BaseModel):
         False, description="links count as what they lead to; `inside`: if that lies in the folder, too"
     )
     hidden: bool = Field(False, description="names that begin with a dot, too")
+    extraction: ExtractionLimits = Field(ExtractionLimits(), description="what a PDF, an Office file ... may cost")
 
 
 def connector(source_id: str, settings: Mapping[str, Any], document_limit_bytes: int) -> Source:
@@ -69,13 +81,15 @@ class FilesystemSource:
     Args:
         id: the source's.
         settings: of the source.
-        limit_bytes: a larger file is published without its text.
+        limit_bytes: a larger text is published without it.
     """
 
     def __init__(self, id: str, settings: FilesystemSettings, limit_bytes: int) -> None:
         self.id = id
         self._settings = settings
         self._limit = limit_bytes
+        self._extractor = Extractor(settings.extraction, limit_bytes)
+        self._failed: dict[str, tuple[str, Poison]] = {}
         root = os.path.abspath(settings.path.expanduser())
         self._rules = Rules(
             root, settings.include, settings.exclude, gitignore=settings.gitignore, hidden=settings.hidden
@@ -93,7 +107,7 @@ class FilesystemSource:
         """Every admitted file, in order of folders and names."""
         self._ensure_watch()
         for entry in self._tree.walk():
-            yield Listed(entry.path, self._revision(entry.status))
+            yield Listed(entry.path, self._revision(entry.path, entry.status))
 
     def hints(self, timeout: float) -> list[Hint]:
         """Files that may have changed."""
@@ -126,9 +140,9 @@ class FilesystemSource:
         if status is None or stat.S_ISDIR(status.st_mode):
             return None
         if not stat.S_ISREG(status.st_mode):
-            return Skipped(path, self._revision(status), "special")
-        if binary_suffix(path):
-            return Skipped(path, self._revision(status), "binary")
+            return Skipped(path, self._revision(path, status), "special")
+        if reason := self._extractor.left_out(path):
+            return Skipped(path, self._revision(path, status), reason)
         try:
             return self._read(path)
         except OSError as error:
@@ -137,7 +151,8 @@ class FilesystemSource:
             return None
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop watching, and reading."""
+        self._extractor.close()
         with self._lock:
             self._closed = True
             if self._watch is not None:
@@ -146,22 +161,23 @@ class FilesystemSource:
     # ------------------------------------------------------------------------- content
 
     def _read(self, path: str) -> Fetched | Skipped:
+        limit = self._extractor.limit(path)
         descriptor = self._tree.open(path)
         with open(descriptor, "rb", buffering=0) as file:
             # The revision of before the reading: what changes during it is another one.
             status = os.fstat(descriptor)
-            revision = self._revision(status)
+            revision = self._revision(path, status)
             if not stat.S_ISREG(status.st_mode):
                 return Skipped(path, revision, "special")
-            if status.st_size > self._limit:
+            if status.st_size > limit:
                 return self._over_limit(path, revision, status, _ends(file.fileno(), status.st_size))
-            if binary(os.pread(descriptor, SAMPLE_BYTES, 0)):
+            if is_text(path) and binary(os.pread(descriptor, SAMPLE_BYTES, 0)):
                 return Skipped(path, revision, "binary")
-            data = _bytes_of(file.fileno(), self._limit + 1)
-            if len(data) > self._limit:  # it grows while it is read
+            data = _bytes_of(file.fileno(), limit + 1)
+            if len(data) > limit:  # it grows while it is read
                 status = os.fstat(descriptor)
                 return self._over_limit(path, revision, status, _ends(file.fileno(), status.st_size))
-        extracted = extract(data, path)
+        extracted = self._extracted(data, path, revision)
         if extracted is None:
             return Skipped(path, revision, "binary")
         size = len(extracted.text.encode("utf-8", "surrogatepass"))
@@ -176,7 +192,23 @@ class FilesystemSource:
             metadata=extracted.metadata,
             event_time=status.st_mtime,
             size=size,
+            found=extracted.found,
         )
+
+    def _extracted(self, data: bytes, path: str, revision: str) -> Extracted | None:
+        """What is in a file. The runner looks again at one that cannot be read, since it may be half written;
+        as long as it is the very same, it is not read again, which may have taken half a minute.
+        """
+        failed = self._failed.pop(path, None)
+        if failed is None or failed[0] != revision:
+            try:
+                return self._extractor.extract(data, path)
+            except Poison as error:
+                failed = (revision, error)
+        if len(self._failed) >= _FAILED:
+            self._failed.clear()
+        self._failed[path] = failed
+        raise failed[1]
 
     def _over_limit(self, path: str, revision: str, status: os.stat_result, sample: bytes) -> Fetched:
         size = max(status.st_size, len(sample))
@@ -189,16 +221,16 @@ class FilesystemSource:
             metadata={},
             event_time=status.st_mtime,
             size=size,
-            omitted=f"{_human(size)}, over the limit of {_human(self._limit)}",
+            omitted=f"{_human(size)}, over the limit of {_human(self._extractor.limit(path))}",
         )
 
-    def _revision(self, status: os.stat_result) -> str:
+    def _revision(self, path: str, status: os.stat_result) -> str:
         """Equal only if nothing about the file, its extraction or the limit for it has changed."""
         if not stat.S_ISREG(status.st_mode):
             return f"special-{stat.S_IFMT(status.st_mode):x}"
         # The change time too: tools that write in place can put the modification time back.
-        over = "+" if status.st_size > self._limit else ""
-        return f"{status.st_mtime_ns:x}-{status.st_ctime_ns:x}-{status.st_size:x}{over}-{VERSION}"
+        over = "+" if status.st_size > self._extractor.limit(path) else ""
+        return f"{status.st_mtime_ns:x}-{status.st_ctime_ns:x}-{status.st_size:x}{over}-{revision_of(path)}"
 
     # ------------------------------------------------------------------------ watching
 

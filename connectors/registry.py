@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
+from connectors.mapping import Mapped, rules_of
 from pipeline.config import SourceConfig
 from pipeline.errors import ConfigError
 from pipeline.ports import Source
@@ -62,7 +63,7 @@ def open_source(source_id: str, config: SourceConfig, document_limit_bytes: int,
         state: the folder of connectors' state; None: they keep nothing.
 
     Raises:
-        ConfigError: there is no such connector, or a setting of it is unknown or wrong.
+        ConfigError: there is no such connector, or a setting of it or a rule for metadata is unknown or wrong.
     """
     found = {point.name: point for point in entry_points(group=GROUP)}
     point = found.get(config.connector)
@@ -74,12 +75,13 @@ def open_source(source_id: str, config: SourceConfig, document_limit_bytes: int,
             "install the package that has it, or correct the name",
         )
     connector: Any = point.load()
+    rules = rules_of(source_id, config.metadata)
     if "state" in inspect.signature(connector).parameters:
         own = None if state is None else state / f"{config.connector}-{quote(source_id, safe='')}"
         made: Source = connector(source_id, config.settings, document_limit_bytes, state=own)
     else:
         made = connector(source_id, config.settings, document_limit_bytes)
-    return made
+    return Mapped(made, rules) if rules else made
 
 
 def scheme_of(argument: str) -> str | None:

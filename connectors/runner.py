@@ -125,6 +125,7 @@ class Runner:
         self._looks = Looks()
         self._hot: dict[str, tuple[float, float]] = {}
         self._unreadable: set[str] = set()
+        self._told: set[str] = set()
         self._scan_wanted = True
         self._next_scan = 0.0
         self._rested = 0.0
@@ -307,8 +308,20 @@ class Runner:
             if self._batch.get(look.path) is None:
                 self._until_done("state", lambda: self._state.note(look.path, known, fetched.revision))
             return
+        self._unfit(fetched)
         provenance = Provenance(look.event_time(fetched.event_time, self._scanned_at), traceparent(), look.backfill)
         self._add(changed(self._topic, self._state, self._key(look.path), fetched, provenance), look)
+
+    def _unfit(self, fetched: Fetched) -> None:
+        """Metadata that is left out of what is published is counted; the first document of each name is told."""
+        for name in fetched.unfit:
+            self._metrics.metadata_left_out.inc()
+            if name not in self._told:
+                self._told.add(name)
+                log.warning(
+                    "metadata does not fit its type and is left out; others of this name are only counted",
+                    extra={"field": name, "document": self._key(fetched.path).text},
+                )
 
     def _gone(self, look: Look) -> None:
         known = self._known(look.path)

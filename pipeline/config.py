@@ -172,6 +172,10 @@ class SourceConfig(BaseModel):
 
     connector: str = Field("filesystem", description="which connector reads it; see docs/connectors.md")
     rescan_seconds: Seconds = Field(600.0, description="between two full scans, the safety net under watching")
+    metadata: dict[str, Any] = Field(
+        default_factory=dict,
+        description="of its documents, by name: constants, or paths as `$.owner`; docs/connectors.md",
+    )
 
     @property
     def settings(self) -> dict[str, Any]:

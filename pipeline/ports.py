@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from pipeline.cells import Counts
 from pipeline.deadline import Deadline
@@ -640,6 +640,10 @@ class Fetched:
     size: int = 0
     omitted: str = ""
     """Why there is no text."""
+    found: Mapping[str, Any] = field(default_factory=dict)
+    """What else the source knows of it, nested as JSON is: only a mapping of metadata sees it."""
+    unfit: tuple[str, ...] = ()
+    """Names of metadata whose values did not fit their types and are left out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,124 @@
 """Bytes of a file to text that the chunker understands: a seam made for adding formats.
 
-A format is one function from decoded text to :class:`Extracted`, entered in
-:data:`connectors.extraction.formats.FORMATS` under its suffixes. The same bytes and suffix give
-the same text on every machine; the file's name is never part of it, so that a rename embeds nothing.
+Texts are read here and now: a format is one function from decoded text to :class:`Extracted`, entered in
+:data:`connectors.extraction.formats.FORMATS` under its suffixes. Documents (PDF, Office, books, mail) are read in a
+process of their own: :class:`Extractor`, and :mod:`connectors.extraction.documents` for their formats. The
+same bytes and suffix give the same text on every machine; the file's name is never part of it, so that a rename
+embeds nothing.
 """
 
 from __future__ import annotations
 
+import logging
+from typing import Final, Literal
+
 from connectors.extraction.decoding import SAMPLE_BYTES, binary, binary_suffix, decoded
+from connectors.extraction.documents import EXTRA, document_format
 from connectors.extraction.formats import Extracted, format_of
+from connectors.extraction.reader import ExtractionLimits, Reader
 from pipeline.errors import Poison
 
-__all__ = ["SAMPLE_BYTES", "VERSION", "Extracted", "binary", "binary_suffix", "extract"]
+__all__ = [
+    "SAMPLE_BYTES",
+    "VERSION",
+    "Extracted",
+    "ExtractionLimits",
+    "Extractor",
+    "binary",
+    "binary_suffix",
+    "extract",
+    "is_text",
+    "revision_of",
+]
 
-#: Raised with any change of what some format extracts: every document is then looked at again.
-VERSION = 1
+log = logging.getLogger(__name__)
+
+#: Raised with any change of how bytes become text for all formats: every document is then read again.
+VERSION: Final = 1
+
+
+def is_text(path: str) -> bool:
+    """False if a file of this name is a document, whatever its first bytes look like."""
+    return document_format(path) is None
+
+
+def revision_of(path: str) -> str:
+    """Part of a document's revision: another whenever its bytes may give another text than before, because
+    its format's code is another, or its library, or that is installed now.
+    """
+    document = document_format(path)
+    if document is not None:
+        return f"{VERSION}-{document.revision}"
+    format_ = format_of(path)
+    return f"{VERSION}-{format_.name}{format_.version}"
+
+
+class Extractor:
+    """One connector's way from bytes to text. Used by one thread, but for :meth:`close`.
+
+    Args:
+        limits: of documents that are no texts.
+        text_limit: most bytes of a document's text in UTF-8; of a text file, its size.
+    """
+
+    def __init__(self, limits: ExtractionLimits, text_limit: int) -> None:
+        self._limits = limits
+        self._text_limit = text_limit
+        self._reader = Reader(limits, text_limit)
+        self._told: set[str] = set()
+
+    def left_out(self, path: str) -> Literal["binary", "no_reader"] | None:
+        """Why a file of this name is not read, whatever is in it; None: it is.
+
+        The first one whose reader is not installed is logged, with what to install.
+        """
+        if binary_suffix(path):
+            return "binary"
+        document = document_format(path)
+        if document is None or not document.missing:
+            return None
+        if document.name not in self._told:
+            self._told.add(document.name)
+            log.warning(
+                "documents are left out: what reads them is not installed",
+                extra={"format": document.name, "missing": ", ".join(document.missing), "remedy": f"install {EXTRA}"},
+            )
+        return "no_reader"
+
+    def limit(self, path: str) -> int:
+        """Most bytes of a file of this name."""
+        return self._text_limit if document_format(path) is None else self._limits.file_limit_bytes
+
+    def extract(self, data: bytes, path: str) -> Extracted | None:
+        """The text of a document and what it says about itself; None if it is binary.
+
+        Args:
+            data: the whole file.
+            path: only its suffix, or the name of a file without one, chooses the format. It is not left out.
+
+        Raises:
+            Poison: it cannot be read as it is.
+            Transient: the machine had no time or memory for it.
+            SourceUnavailable: closed.
+        """
+        document = document_format(path)
+        if document is None:
+            return extract(data, path)
+        found = self._reader.read(data, document)
+        metadata = {
+            **found.metadata,
+            "source_media_type": document.media_type,
+            "extractor": f"{document.name}/{document.version}",
+        }
+        return Extracted(found.text, found.media_type, metadata, found.found)
+
+    def close(self) -> None:
+        """End the process; from any thread, more than once."""
+        self._reader.close()
 
 
 def extract(data: bytes, path: str) -> Extracted | None:
-    """The text of a document and what it says about itself; None if it is binary.
+    """The text of a text file and what it says about itself; None if it is binary, as documents are.
 
     Args:
         data: the whole file.
@@ -27,6 +127,8 @@ def extract(data: bytes, path: str) -> Extracted | None:
     Raises:
         Poison: the format's library cannot read it.
     """
+    if document_format(path) is not None:
+        return None
     format_ = format_of(path)
     found = decoded(data, declares=format_.declares_encoding)
     if found is None:
@@ -41,4 +143,4 @@ def extract(data: bytes, path: str) -> Extracted | None:
     metadata = {**extracted.metadata, "extractor": f"{format_.name}/{format_.version}"}
     if encoding != "utf-8":
         metadata["encoding"] = encoding
-    return Extracted(extracted.text, extracted.media_type, metadata)
+    return Extracted(extracted.text, extracted.media_type, metadata, extracted.found)

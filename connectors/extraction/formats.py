@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 from connectors.extraction.front_matter import front_matter
 from connectors.extraction.html import html_to_markdown
+from connectors.extraction.tables import csv_to_markdown
 from pipeline.identity import Metadata, MetadataValue
 
 _FENCE: Final = re.compile(r" {0,3}(`{3,}|~{3,})")
@@ -34,6 +35,8 @@ class Extracted:
     media_type: str
     """What the chunker cuts it as."""
     metadata: Metadata = field(default_factory=dict)
+    found: Mapping[str, Any] = field(default_factory=dict)
+    """What else it says of itself, nested as it is: for mappings of metadata, never published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Format:
 
     name: str
     version: int
-    """Raise it, and :data:`connectors.extraction.VERSION`, with any change of the result."""
+    """Raise it with any change of the result: documents of this kind are then read again."""
     extract: Callable[[str, str], Extracted]
     """Decoded text and path to the document."""
     declares_encoding: bool = False
@@ -58,11 +61,16 @@ def _code(text: str, path: str) -> Extracted:
 
 def _markdown(text: str, path: str) -> Extracted:
     """As it is; the title is the front matter's, or the first heading."""
-    metadata: dict[str, MetadataValue] = dict(front_matter(text))
+    said = front_matter(text)
+    metadata: dict[str, MetadataValue] = dict(said.fields)
     if not isinstance(metadata.get("title"), str):
         metadata.pop("title", None)
-        metadata.update(_title(_markdown_title(text)))
-    return Extracted(text, "text/markdown", metadata)
+        metadata.update(markdown_title(text))
+    return Extracted(text, "text/markdown", metadata, said.nested)
+
+
+def _csv(text: str, path: str) -> Extracted:
+    return Extracted(csv_to_markdown(text), "text/markdown", {"source_media_type": "text/csv"})
 
 
 def _restructured(text: str, path: str) -> Extracted:
@@ -83,6 +91,7 @@ _MARKDOWN: Final = Format("markdown", 1, _markdown)
 FORMATS: Final[dict[str, Format]] = {
     **dict.fromkeys((".md", ".markdown", ".mdown", ".mkd", ".mdx"), _MARKDOWN),
     **dict.fromkeys((".rst", ".rest"), Format("restructured", 1, _restructured)),
+    **dict.fromkeys((".csv", ".tsv"), Format("csv", 1, _csv)),
     **dict.fromkeys((".html", ".htm", ".xhtml"), Format("html", 1, _html, declares_encoding=True)),
 }
 
@@ -157,17 +166,22 @@ def format_of(path: str) -> Format:
     """The format of a file by its name."""
     if _code_type(path) is not None:
         return _CODE
-    return FORMATS.get(PurePosixPath(path).suffix.lower(), _PLAIN)
+    return FORMATS.get(posixpath.splitext(path)[1].lower(), _PLAIN)
 
 
 def _code_type(path: str) -> str | None:
-    name = PurePosixPath(path)
-    return _CODE_NAMES.get(name.name) or _CODE_TYPES.get(name.suffix.lower())
+    name = posixpath.basename(path)
+    return _CODE_NAMES.get(name) or _CODE_TYPES.get(posixpath.splitext(name)[1].lower())
 
 
 def _title(text: str) -> dict[str, MetadataValue]:
     title = " ".join(text.split())[:_TITLE_LENGTH]
     return {"title": title} if title else {}
+
+
+def markdown_title(text: str) -> dict[str, MetadataValue]:
+    """The title of a text in Markdown as metadata: its first heading near the top."""
+    return _title(_markdown_title(text))
 
 
 def _markdown_title(text: str) -> str:

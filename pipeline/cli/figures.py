@@ -40,6 +40,7 @@ def figures(parts: Parts, control: ControlState) -> dict[str, Any]:
         "oldest_unprocessed_event_age_seconds": oldest,
         "dead_letters": dead_letters.count(parts.broker, parts.names),
         **counters,
+        "without_reader": int(sum(report.counters.get("source_skipped.no_reader", 0) for report in reports)),
         "kept_out": {"documents": len(kept_out.documents), "sources": sorted(kept_out.sources)},
         "generation": None if live is None else _described(live),
         "generations": {one.id: one.state for one in control.followed},

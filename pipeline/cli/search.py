@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from pipeline.anchors import Place
 from pipeline.cli.access import reached
 from pipeline.cli.options import as_json, configuration, configure_logs, configured, print_json
 from pipeline.observe.logs import printable
@@ -54,7 +55,10 @@ def described(hit: Mapping[str, Any]) -> str:
     shown = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS].rsplit(" ", 1)[0] + " ..."
     where = " > ".join(hit["headings"])
     start, end = hit["span"]
-    lines = [f"{hit['score']:.3f}  {printable(hit['key'])} [{start}:{end}]  {printable(where)}".rstrip()]
+    place = "" if hit.get("place") is None else f" {Place(**hit['place'])}"
+    lines = [
+        f"{hit['score']:.3f}  {printable(hit['key'])} [{start}:{end}]{printable(place)}  {printable(where)}".rstrip()
+    ]
     if hit["state"] != "complete":
         lines.append(f"       ({hit['state']}: this text may be older or partial)")
     lines.append(f"       {printable(shown)}")

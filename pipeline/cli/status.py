@@ -48,6 +48,10 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     if kept_out["documents"] or kept_out["sources"]:
         whole = "".join(f", all of {printable(source)}" for source in kept_out["sources"])
         rows.append(("kept out", f"{kept_out['documents']} forgotten documents{whole}"))
+    if found.get("without_reader"):
+        rows.append(
+            ("without a reader", f"{found['without_reader']} documents were left out: install vectide[documents]")
+        )
     for worker in found["workers"]:
         state = "ready" if worker["ready"] else f"not ready: {worker['why']}"
         rows.append((f"worker {worker['role']}", f"{worker['worker']} {state}"))

@@ -49,7 +49,7 @@ REASONS: Final = (
     "attempts_exhausted",
 )
 #: Why a connector leaves a document out; what a connector of somebody else calls otherwise is `other`.
-SKIPPED: Final = ("special", "binary", "unreadable", "other")
+SKIPPED: Final = ("special", "binary", "no_reader", "unreadable", "other")
 #: Errors that are waited out.
 PASSING: Final = ("Transient", "BrokerUnavailable", "StoreUnavailable", "StoreBusy", "NewerSchema")
 TRAFFIC: Final = ("live", "backfill")
@@ -93,6 +93,9 @@ class Metrics:
             "documents_published", "Document events that connectors published.", "kind"
         )
         self.source_skipped = self._counter("source_skipped", "Documents that a connector left out, by why.", "reason")
+        self.metadata_left_out = self._counter(
+            "metadata_left_out", "Values of metadata that did not fit the type that the configuration gives them."
+        )
         self.dead_letters = self._counter("dead_letters", "Records that failed for good.", "reason")
         self.errors = self._counter(
             "errors", "Operations that failed and were tried again, each once.", "error_type", "dependency"
@@ -263,6 +266,10 @@ class Metrics:
             if metric.type == "counter" and metric.name.startswith("vectide_"):
                 name = metric.name.removeprefix("vectide_")
                 totals[name] = sum(s.value for s in metric.samples if s.name.endswith("_total"))
+        # Of these a person can do something about it.
+        totals["source_skipped.no_reader"] = (
+            self.registry.get_sample_value("vectide_source_skipped_total", {"reason": "no_reader"}) or 0.0
+        )
         return totals
 
     def declared(self) -> list[tuple[str, str, tuple[str, ...], str]]:

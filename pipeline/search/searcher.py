@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pipeline.anchors import ANCHORS, Place, place
 from pipeline.errors import ConfigError, FingerprintMismatch
 from pipeline.identity import MetadataValue
 from pipeline.points import Head, ListedChunk, ScoredChunk, Where
@@ -45,6 +46,8 @@ class Hit:
     """The head's state: ``complete``, or why the text may be older or partial."""
     version: int
     """The version whose text this is."""
+    place: Place | None = None
+    """The pages or slides that it lies on, where the document has such."""
 
     def as_json(self) -> dict[str, Any]:
         """For ``--json`` and the service."""
@@ -54,6 +57,7 @@ class Hit:
             "text": self.text,
             "span": list(self.span),
             "headings": list(self.headings),
+            "place": None if self.place is None else self.place._asdict(),
             "metadata": dict(self.metadata),
             "state": self.state,
             "version": self.version,
@@ -250,7 +254,11 @@ def _hit(chunk: ScoredChunk, head: Head, listed: ListedChunk) -> Hit:
         text=text[len(text) - (listed.end - listed.start) :],
         span=(listed.start, listed.end),
         headings=listed.headings,
-        metadata=head.metadata,
+        metadata={name: value for name, value in head.metadata.items() if name != ANCHORS},
         state=head.state,
         version=head.content_version,
+        # The anchors are those of the newest version, and so must the span be.
+        place=place(head.metadata.get(ANCHORS), listed.start, listed.end)
+        if head.content_version == head.version
+        else None,
     )

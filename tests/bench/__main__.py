@@ -17,7 +17,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from tests.bench import freshness, labelled, memory, migration, poison, room, throughput, verification
+from tests.bench import extraction, freshness, labelled, memory, migration, poison, room, throughput, verification
 from tests.bench.setting import machine
 from tests.support.kafka import Missing, check
 
@@ -41,6 +41,8 @@ def main() -> None:
     result: dict[str, Any] = {"machine": machine(), "at": time.strftime("%Y-%m-%d")}
     result["throughput"] = throughput.measure(chosen.documents, chosen.rounds, kafka=kafka)
     _show("throughput", result["throughput"])
+    result["extraction"] = extraction.measure(3.0)
+    _show("extraction", result["extraction"])
     result["freshness, ms"] = freshness.all_of(chosen.edits, kafka=kafka)
     _show("freshness, ms from save to searchable", result["freshness, ms"])
     result["migration"] = migration.measure(min(200, chosen.documents), chosen.rounds, chosen.edits)

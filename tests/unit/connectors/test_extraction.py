@@ -205,6 +205,16 @@ def test_a_number_of_thousands_of_digits_is_left_out_and_the_document_stays() ->
     assert "long" not in found.metadata
 
 
+def test_front_matter_that_nests_deeper_than_people_write_is_text() -> None:
+    """PyYAML takes the square of the depth: 16 kB of open brackets took two seconds."""
+
+    def kept(depth: int) -> bool:
+        return "kept" in extracted(f"---\nkept: k\ndeep: {'[' * depth}{']' * depth}\n---\n", "a.md").metadata
+
+    assert kept(64)
+    assert not kept(65)
+
+
 @pytest.mark.parametrize(
     "text, title",
     [
