@@ -10,7 +10,7 @@ BROKERS ?= 1
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install check kafka demo test lint audit bench soak simulate docs clean
+.PHONY: help install check kafka postgres demo test lint audit bench soak simulate docs clean
 
 help:
 	@echo "make install  check this machine, make .venv, install pinned dependencies"
@@ -32,7 +32,7 @@ $(DONE): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock pip setuptools
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock \
-		--editable ".[embed]" --group dev --group models
+		--editable ".[embed,postgres]" --group dev --group models
 	@touch $(DONE)
 
 demo: install
@@ -41,6 +41,10 @@ demo: install
 # Kafka for the tests, from Maven Central, once; without Java and Maven its tests skip (and fail in CI).
 kafka: install
 	@$(BIN)/python -m tests.support.kafka --fetch || test "$$CI" != true
+
+# PostgreSQL for the tests, from the distribution; without it its tests skip (and fail in CI).
+postgres: install
+	@$(BIN)/python -m tests.support.postgres --install || test "$$CI" != true
 
 lint: install
 	$(BIN)/ruff check
@@ -54,7 +58,7 @@ audit: install
 	"$$audit" --requirement requirements.lock --no-deps --disable-pip
 
 # Two at a time, a file to each: a file's tests share what they start.
-test: install kafka lint
+test: install kafka postgres lint
 	$(BIN)/pytest -n 2 --dist loadfile
 
 bench: install kafka

@@ -54,6 +54,7 @@ WORDS = {
 #: on: docs/security.md.
 EXCEPTIONS = {
     "crc32c": "LGPL-2.1-or-later",  # imported as it is, from a package of its own that can be replaced
+    "psycopg2-binary": None,  # LGPL with exceptions, in words of its own: as crc32c
     "cuda-toolkit": None,  # no file of its own: it names NVIDIA's packages
     "wordllama": None,  # MIT, as its whole text; for tests
     "nvidia-cusparselt-cu13": None,  # as those below
