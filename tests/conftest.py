@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.certificates import Missing as MissingOpenssl
 from tests.support.kafka import KafkaServer, Missing
+from tests.support.postgres import Missing as MissingPostgres
+from tests.support.postgres import PostgresServer
 from tests.support.secure_kafka import USERS, SecureKafka
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -37,6 +39,22 @@ def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKaf
     try:
         server = SecureKafka(tmp_path_factory.mktemp("secure-kafka"), USERS)
     except (Missing, MissingOpenssl) as missing:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A running PostgreSQL. Where it is missing it skips on a laptop and fails in CI."""
+    try:
+        server = PostgresServer()
+    except MissingPostgres as missing:
         if os.environ.get("CI") == "true":
             pytest.fail(str(missing))
         pytest.skip(str(missing))

@@ -81,7 +81,7 @@ class _Table:
         oid, schema, relation, kind = self._relation()
         self._read_columns(oid)
         key = tuple(self._column(name, "key") for name in self._key(oid))
-        logged = self._logged(oid, kind, [one.name for one in key])
+        self._check_identity(oid, kind, [one.name for one in key])
         named = fields_of(settings.text)
         keys = {one.name for one in key}
         texts = [one.name for one in self._columns.values() if one.category == _TEXTS and one.name not in keys]
@@ -113,7 +113,6 @@ class _Table:
             fingerprint=hashlib.blake2b(canonical_json(facts), digest_size=6).hexdigest(),
             deleted=deleted,
             partitioned=kind == "p",
-            logged=logged,
         )
         try:
             table.check(self._server)
@@ -189,8 +188,8 @@ class _Table:
             )
         return chosen
 
-    def _logged(self, oid: int, kind: str, key: Iterable[str]) -> tuple[str, ...]:
-        """What the log has of a row that is deleted; the key must be in it, in each partition of a table."""
+    def _check_identity(self, oid: int, kind: str, key: Iterable[str]) -> None:
+        """Of a row that is deleted the log must have the key: of a partitioned table, in each partition."""
         leaves = "SELECT relid FROM pg_partition_tree(%s::oid) WHERE isleaf" if kind == "p" else "SELECT %s::oid"
         rows = self._server.rows(
             "SELECT c.oid::regclass::text, c.relreplident::text, ARRAY(SELECT a.attname::text FROM pg_index i "  # noqa: S608 - constants
@@ -199,13 +198,9 @@ class _Table:
             f"FROM pg_class c WHERE c.oid IN ({leaves})",
             [oid],
         )
-        whole, found = False, dict.fromkeys(key)
         for name, identity_, columns in rows:
-            whole = whole or identity_ == "f"
-            found |= dict.fromkeys(columns)
             if identity_ != "f" and not set(key) <= set(columns):
                 raise ConfigError(
                     f"{self._place}: of a deleted row of {name}, PostgreSQL does not log the key ({', '.join(key)})",
                     f"ALTER TABLE {name} REPLICA IDENTITY USING INDEX name of its unique index; or FULL",
                 )
-        return () if whole else tuple(found)

@@ -18,8 +18,6 @@ log = logging.getLogger(__name__)
 
 #: Another name is quoted in SQL.
 _PLAIN: Final = re.compile(r"[a-z_][a-z0-9_]*")
-#: As server_version_num: from here on a publication can name columns.
-_COLUMN_LISTS: Final = 150000
 _LOW_BITS: Final = 32
 _VIA_ROOT: Final = "WITH (publish_via_partition_root = true)"
 
@@ -36,7 +34,7 @@ def lsn_text(lsn: int) -> str:
 
 
 class Publication:
-    """What the stream tells of: the keys of the tables' rows, and no more where PostgreSQL can say so.
+    """What the stream tells of.
 
     Args:
         server: that has it.
@@ -85,6 +83,19 @@ class Publication:
             if columns is not None and not {one.name for one in table.key} <= set(columns):
                 raise self._wrong(f"leaves the key of {table.name} out", f"SET TABLE {self._listed(tables)}")
 
+    def identity(self, tables: Sequence[Table]) -> str:
+        """Another one once it or a table of it was made anew: what happened between is in no stream.
+
+        Raises:
+            SourceUnavailable: no answer.
+        """
+        rows = self._server.rows(
+            "SELECT p.oid::bigint, r.oid::bigint FROM pg_publication p LEFT JOIN pg_publication_rel r "
+            "ON r.prpubid = p.oid AND r.prrelid = ANY (%s::oid[]) WHERE p.pubname = %s ORDER BY 2",
+            [[one.oid for one in tables], self._name],
+        )
+        return repr(rows)
+
     def _published(self) -> dict[tuple[str, str], tuple[list[str] | None, bool]]:
         """Tables, with the columns that are published (None: not said) and whether only some rows are."""
         rows = self._server.rows(
@@ -95,13 +106,9 @@ class Publication:
         return {(schema, table): (columns, filtered) for schema, table, columns, filtered in rows}
 
     def _listed(self, tables: Sequence[Table]) -> str:
-        ((version,),) = self._server.rows("SELECT current_setting('server_version_num')::int")
-        lists = version >= _COLUMN_LISTS
-        return ", ".join(
-            f"{_quoted(one.schema)}.{_quoted(one.relation)}"
-            + (f" ({', '.join(map(_quoted, one.logged))})" if lists and one.logged else "")
-            for one in tables
-        )
+        # Whole rows: with a list of columns, PostgreSQL refuses every UPDATE of a table once its replica
+        # identity has another one.
+        return ", ".join(f"{_quoted(one.schema)}.{_quoted(one.relation)}" for one in tables)
 
     def _run(self, statement: str) -> None:
         what = f"{self._server.name}: publication {self._name} does not have all tables"
@@ -174,12 +181,12 @@ class Slot:
         lost = status == "lost" or confirmed is None
         return SlotState(0 if lost else lsn_of(confirmed), int(kept), lost, status == "unreserved")
 
-    def make(self) -> frozenset[int]:
+    def make(self) -> int:
         """Make it, in place of a lost one.
 
         Returns:
-            Transactions that were under way right after it: of those whose end the slot does not tell,
-            what they wrote may become visible only later.
+            A transaction that began after it: of older ones that have not ended, the slot may not tell,
+            and what they wrote is seen only later.
 
         Raises:
             SourceUnavailable: no answer, or transactions that are older than it do not end.
@@ -204,13 +211,16 @@ class Slot:
             raise SourceUnavailable(
                 f"{error}; a slot is made only once all transactions that are under way have ended"
             ) from None
-        return Snapshot.of(self._server).running
+        ((xid,),) = self._server.rows("SELECT pg_current_xact_id()::text::bigint")
+        return int(xid)
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """What a statement sees that begins now."""
 
+    oldest: int
+    """All transactions below have ended."""
     limit: int
     """Transactions from here on had not begun."""
     running: frozenset[int]
@@ -220,8 +230,8 @@ class Snapshot:
     def of(cls, server: Server) -> Snapshot:
         """The server's, now."""
         ((text,),) = server.rows("SELECT pg_current_snapshot()::text")
-        _, limit, running = str(text).split(":")
-        return cls(int(limit), frozenset(int(one) for one in running.split(",") if one))
+        oldest, limit, running = str(text).split(":")
+        return cls(int(oldest), int(limit), frozenset(int(one) for one in running.split(",") if one))
 
     def sees(self, xid: int) -> bool:
         """Whether it sees what a transaction wrote that has committed; of its number, the low 32 bits."""

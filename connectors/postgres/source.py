@@ -84,7 +84,8 @@ class PostgresSource:
         self._lsn = 0
         self._pending: deque[_Transaction] = deque()
         self._held = 0
-        self._older: frozenset[int] = frozenset()
+        self._published = ""
+        self._older = 0
         self._next_older = 0.0
         self._next_slot = 0.0
         self._kept: int | None = None
@@ -96,6 +97,8 @@ class PostgresSource:
     def scan(self) -> Iterator[Listed]:
         """Every row that is a document, table by table, in order of keys."""
         self._tables = {}  # columns are looked at again
+        if self._place:
+            self._publish()
         for table in self._current().values():
             with self._explained():
                 yield from self._rows(table)
@@ -120,8 +123,7 @@ class PostgresSource:
 
     def resume(self, position: str | None) -> bool:
         """Go on behind ``position``, if the slot still has everything since."""
-        tables = self._current()
-        self._publication.ensure(list(tables.values()))
+        self._publish()
         self._place = self._here()
         place, _, lsn = (position or "").rpartition("@")
         state = self._slot.state()
@@ -135,6 +137,11 @@ class PostgresSource:
             return False
         self._lsn = state.confirmed
         if place != self._place:
+            if place:
+                log.warning(
+                    "database, publication, tables or settings are others than before: everything is scanned",
+                    extra={"source": self.id, "slot": self._slot_name},
+                )
             return False
         if lsn_of(lsn) < state.confirmed:
             log.warning(
@@ -158,7 +165,7 @@ class PostgresSource:
             self._stream.acknowledge(lsn_of(lsn))
         except (SourceUnavailable, SlotUseless) as error:
             log.debug("an acknowledgement was lost", extra={"source": self.id, "error": str(error)})
-            self._stream = None  # opened again by the next hints
+            self._close_stream()  # opened again by the next hints
 
     def backlog(self) -> Backlog | None:
         """WAL that the server keeps for the slot, as of the last look."""
@@ -183,7 +190,8 @@ class PostgresSource:
                 extra={"source": self.id, "slot": self._slot_name, "error": str(error)},
             )
             self._close_stream()
-            self._publication.ensure(list(self._current().values()))
+            self._publish()
+            self._place = self._here()
             self._make()
             return [Hint(None)]
         except SourceUnavailable:
@@ -208,8 +216,9 @@ class PostgresSource:
         return self._tables
 
     def _here(self) -> str:
-        """What positions belong to: the same rows of the same database, by the same slot."""
-        facts = "\n".join([self._slot_name, *sorted(f"{one.name} {one.fingerprint}" for one in self._tables.values())])
+        """What positions belong to: the same rows of the same database, by the same slot and publication."""
+        rows = sorted(f"{one.name} {one.fingerprint}" for one in self._tables.values())
+        facts = "\n".join([self._slot_name, self._published, *rows])
         return hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
 
     def _rows(self, table: Table) -> Iterator[Listed]:
@@ -236,13 +245,17 @@ class PostgresSource:
             self._current()  # says what is missing
             raise SourceUnavailable(f"{self._server.name}: a table changes: {' '.join(str(error).split())}") from None
 
+    def _publish(self) -> None:
+        tables = list(self._current().values())
+        self._publication.ensure(tables)
+        self._published = self._publication.identity(tables)
+
     def _make(self) -> None:
         """A slot in place of none."""
         self._older = self._slot.make()
         deadline = Deadline.after(_OLDER_SECONDS)
-        while self._older and not deadline.expired:
+        while not self._grown() and not deadline.expired:
             self._wake.wait(_OLDER_POLL_SECONDS)
-            self._older &= Snapshot.of(self._server).running
         state = self._slot.state()
         self._lsn = 0 if state is None else state.confirmed
 
@@ -276,8 +289,13 @@ class PostgresSource:
         if not self._older or time.monotonic() < self._next_older:
             return []
         self._next_older = time.monotonic() + _OLDER_SECONDS
-        self._older &= Snapshot.of(self._server).running
-        return [] if self._older else [Hint(None)]
+        return [Hint(None)] if self._grown() else []
+
+    def _grown(self) -> bool:
+        """True once every transaction has ended that was there before the slot."""
+        if self._older and Snapshot.of(self._server).oldest > self._older:
+            self._older = 0
+        return not self._older
 
     def _read(self, deadline: Deadline) -> list[Hint]:
         assert self._stream is not None  # just opened

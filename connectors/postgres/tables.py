@@ -51,8 +51,6 @@ class Table:
     """Another one whenever the same row can be another document."""
     deleted: Column | None = None
     partitioned: bool = False
-    logged: tuple[str, ...] = ()
-    """What the log has of a deleted row; empty: all of it."""
 
     @property
     def sql(self) -> Composable:

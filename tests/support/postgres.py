@@ -34,9 +34,9 @@ wal_level = logical
 max_wal_senders = 30
 max_replication_slots = 30
 max_connections = 60
-shared_buffers = 16MB
-min_wal_size = 32MB
-max_wal_size = 64MB
+shared_buffers = 8MB
+min_wal_size = 2MB
+max_wal_size = 16MB
 # A killed machine is not what is tested here.
 fsync = off
 full_page_writes = off
@@ -84,7 +84,19 @@ class PostgresServer:
             user = next(one for one in map(_user, _USERS) if one is not None)
             os.chown(self.directory, user.pw_uid, user.pw_gid)
             self._as = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
-        self._run("initdb", "-D", str(self._data), "-U", "admin", "--auth=trust", "-E", "UTF8", "--locale=C", "-N")
+        self._run(
+            "initdb",
+            "-D",
+            str(self._data),
+            "-U",
+            "admin",
+            "--auth=trust",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "-N",
+            "--wal-segsize=1",
+        )
         self._write("postgresql.conf", _SETTINGS.format(port=self.port, socket=self.directory) + more, append=True)
         self._write("pg_hba.conf", _ACCESS)
         self._process: subprocess.Popen[bytes] | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import time
@@ -10,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from connectors.following import POSITION, Following
+from connectors.following import Following
 from connectors.runner import RunnerLimits
-from connectors.state import State
 from pipeline.errors import BrokerUnavailable
 from pipeline.ports import LogSource
 from pipeline.records import Request
@@ -22,14 +20,6 @@ from tests.unit.connectors.logged import LoggedSource, Server
 from tests.unit.connectors.test_duties import Asked, taken_over
 
 LIMITS = RunnerLimits(position_seconds=0.0, hints_seconds=0.01)
-
-
-def stored(documents: Documents) -> str | None:
-    """The position that a restart would go on behind."""
-    state = State(documents.broker, documents.names.connector_state, "m", None)
-    state.refresh()
-    mark = state.mark(POSITION)
-    return None if mark is None else json.loads(mark)["position"]
 
 
 def broken(documents: Documents) -> FaultyBroker:
@@ -59,7 +49,7 @@ def synced(server: Server, documents: Documents, directory: Path) -> LoggedSourc
     with running(source, documents, directory, LIMITS) as one:
         one.wait_scanned()
         documents.wait_for(server.texts())
-        wait_until(lambda: stored(documents) == f"{server.slot}@{server.next}")
+        wait_until(lambda: documents.position() == f"{server.slot}@{server.next}")
     return source
 
 
@@ -130,7 +120,7 @@ def test_what_is_given_up_is_looked_at_after_a_restart(
         server.put("a", "2")
         wait_until(lambda: server.kept == server.next)
     assert source.scans == 0
-    assert stored(documents) is None
+    assert documents.position() is None
     assert synced(server, documents, tmp_path).scans == 1
     assert documents.texts() == {"a": "2"}
 
@@ -172,9 +162,9 @@ def test_while_a_scan_is_owed_the_log_may_forget_and_no_position_stands(document
         one.runner._scan_owed = True
         server.put("0", "y")
         wait_until(lambda: server.kept == server.next)
-        assert stored(documents) is None
+        assert documents.position() is None
         one.runner._scan_wanted = True
-        wait_until(lambda: stored(documents) is not None)
+        wait_until(lambda: documents.position() is not None)
 
 
 @pytest.mark.parametrize("running_", [True, False], ids=["by the runner", "by a command while it is down"])
@@ -191,11 +181,11 @@ def test_what_is_lifted_is_found_again(documents: Documents, tmp_path: Path, run
     server.put("a", "2")
     with running(LoggedSource(server), documents, tmp_path, LIMITS, asked):
         documents.wait_for({"b": "1"})
-        wait_until(lambda: stored(documents) == f"slot@{server.next}")
+        wait_until(lambda: documents.position() == f"slot@{server.next}")
     lifted = asked.add("lift", "a")
     if not running_:
         assert taken_over(documents, lifted, asked) is not None
-        assert stored(documents) is None
+        assert documents.position() is None
     with running(LoggedSource(server), documents, tmp_path, LIMITS, asked):
         documents.wait_for({"a": "2", "b": "1"})
 
