@@ -11,7 +11,7 @@ import pytest
 from tests.support.certificates import Missing as MissingOpenssl
 from tests.support.kafka import KafkaServer, Missing
 from tests.support.postgres import Missing as MissingPostgres
-from tests.support.postgres import PostgresServer
+from tests.support.postgres import PostgresServer, shared
 from tests.support.secure_kafka import USERS, SecureKafka
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -50,19 +50,14 @@ def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKaf
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
+def postgres() -> PostgresServer:
     """A running PostgreSQL. Where it is missing it skips on a laptop and fails in CI."""
     try:
-        server = PostgresServer()
+        return shared()
     except MissingPostgres as missing:
         if os.environ.get("CI") == "true":
             pytest.fail(str(missing))
         pytest.skip(str(missing))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture

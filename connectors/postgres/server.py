@@ -18,8 +18,7 @@ from pipeline.errors import ConfigError, NotAllowed, SourceUnavailable
 
 #: A key is compared as text, and the stream and the queries must write it alike.
 _FORMATS: Final = (
-    "-c datestyle=ISO -c intervalstyle=postgres -c timezone=UTC -c extra_float_digits=3 -c bytea_output=hex "
-    "-c lc_messages=C"
+    "-c datestyle=ISO -c intervalstyle=postgres -c timezone=UTC -c extra_float_digits=3 -c bytea_output=hex"
 )
 #: What libpq is told unless the URL says otherwise: a host that went away silently is noticed in a minute.
 _DEFAULTS: Final = {
@@ -31,13 +30,15 @@ _DEFAULTS: Final = {
     "application_name": "vectide",
     "client_encoding": "UTF8",
 }
-#: Of the server's refusals while connecting, which have no code: only a person can mend these.
+#: Of the server's refusals while connecting, which have no code: only a person can mend these. In another
+#: language than English they are waited out, not ready, with their text.
 _REFUSALS: Final = (
     "authentication failed",
     "no pg_hba.conf entry",
     "no password supplied",
     "does not exist",
     "to start walsender",
+    "is not permitted to log in",
 )
 
 

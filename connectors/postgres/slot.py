@@ -66,12 +66,7 @@ class Publication:
         ((all_kinds, via_root),) = found
         if not all_kinds:
             raise self._wrong("leaves out kinds of changes", "SET (publish = 'insert, update, delete, truncate')")
-        if not via_root and any(one.partitioned for one in tables):
-            raise self._wrong("names partitions and not their table", "SET (publish_via_partition_root = true)")
         listed = self._published()
-        missing = [one for one in tables if (one.schema, one.relation) not in listed]
-        if missing:
-            self._run(f"ALTER PUBLICATION {_quoted(self._name)} ADD TABLE {self._listed(missing)}")
         for table in tables:
             columns, filtered = listed.get((table.schema, table.relation), (None, False))
             if filtered:
@@ -82,6 +77,11 @@ class Publication:
                 )
             if columns is not None and not {one.name for one in table.key} <= set(columns):
                 raise self._wrong(f"leaves the key of {table.name} out", f"SET TABLE {self._listed(tables)}")
+        if not via_root and any(one.partitioned for one in tables):
+            raise self._wrong("names partitions and not their table", "SET (publish_via_partition_root = true)")
+        missing = [one for one in tables if (one.schema, one.relation) not in listed]
+        if missing:
+            self._run(f"ALTER PUBLICATION {_quoted(self._name)} ADD TABLE {self._listed(missing)}")
 
     def identity(self, tables: Sequence[Table]) -> str:
         """Another one once it or a table of it was made anew: what happened between is in no stream.

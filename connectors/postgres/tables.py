@@ -54,8 +54,13 @@ class Table:
 
     @property
     def sql(self) -> Composable:
-        """Its name in a statement."""
-        return SQL(".").join([Identifier(self.schema), Identifier(self.relation)])
+        """What a statement reads: of a table that others inherit from, not their rows, for the stream has those
+        as of other tables.
+        """
+        return SQL("{}{}").format(
+            SQL("" if self.partitioned else "ONLY "),
+            SQL(".").join([Identifier(self.schema), Identifier(self.relation)]),
+        )
 
     def scan(self, server: Server) -> Iterator[Listed | str]:
         """Every row's path and revision, in order of keys; instead, the path of a row that is too long for one.
@@ -114,9 +119,7 @@ class Table:
             content=SQL(", ").join(map(Identifier, fields)),
             bytes=_size(names),
             metadata=_json(names),
-            time=SQL("extract(epoch FROM {})::float8").format(Identifier(self.settings.event_time))
-            if self.settings.event_time
-            else SQL("NULL::float8"),
+            time=self._time(),
             table=self.sql,
             condition=self._documents(),
             one=SQL(" AND ").join(
@@ -168,7 +171,8 @@ class Table:
             psycopg2.Error: what the server has against them.
         """
         names = SQL(", ").join(map(Identifier, self.columns()))
-        server.rows(SQL("SELECT {} FROM {} WHERE {} LIMIT 0").format(names, self.sql, self._documents()))
+        query = SQL("SELECT {}, {} FROM {} WHERE {} LIMIT 0")
+        server.rows(query.format(names, self._time(), self.sql, self._documents()))
 
     def _text(self, row: Sequence[str | None]) -> str:
         values = {one.name: value or "" for one, value in zip(self.fields, row, strict=True)}
@@ -193,6 +197,10 @@ class Table:
 
     def _values(self) -> list[Composable]:
         return [SQL("CAST(%s AS {})").format(SQL(one.type)) for one in self.key]
+
+    def _time(self) -> Composable:
+        name = self.settings.event_time
+        return SQL("extract(epoch FROM {})::float8").format(Identifier(name)) if name else SQL("NULL::float8")
 
     def _after(self) -> Composable:
         return SQL("({}) > ({})").format(SQL(", ").join(self._keys()), SQL(", ").join(self._values()))

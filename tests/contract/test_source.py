@@ -18,6 +18,7 @@ from connectors.registry import open_source
 from pipeline.config import SourceConfig
 from pipeline.identity import content_hash
 from pipeline.ports import Fetched, Hint, Source
+from tests.contract.postgres_place import PostgresPlace
 
 LIMIT = 64 * 1024
 PATHS = ["a.txt", "sub/b.md", "sub/deeper/ünïcödé 漢字 🌊.txt", "with space/c%d:e.txt"]
@@ -71,12 +72,19 @@ class MemoryPlace:
         return self.one
 
 
-PLACES: dict[str, Callable[[Path], Place]] = {"filesystem": FolderPlace, "memory": MemoryPlace}
+PLACES: dict[str, Callable[[Path], Place]] = {
+    "filesystem": FolderPlace,
+    "memory": MemoryPlace,
+    "postgres": PostgresPlace,
+}
 
 
 @pytest.fixture(params=PLACES)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return PLACES[request.param](tmp_path)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    one = PLACES[request.param](tmp_path)
+    yield one
+    if isinstance(one, PostgresPlace):
+        one.close()
 
 
 @pytest.fixture

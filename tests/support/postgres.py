@@ -7,6 +7,8 @@ calls it. The server refuses to run as root: then it runs as an unprivileged use
 from __future__ import annotations
 
 import argparse
+import atexit
+import functools
 import os
 import pwd
 import re
@@ -182,6 +184,15 @@ class PostgresServer:
     def _write(self, name: str, text: str, *, append: bool = False) -> None:
         with (self._data / name).open("a" if append else "w") as file:
             file.write(text)
+
+
+@functools.cache
+def shared() -> PostgresServer:
+    """The one server of a test process, running; it is stopped when that ends. Raises Missing."""
+    server = PostgresServer()
+    atexit.register(server.stop)
+    server.start()
+    return server
 
 
 def _user(name: str) -> pwd.struct_passwd | None:
