@@ -244,6 +244,8 @@ class PostgresSource:
             self._tables = {}
             self._current()  # says what is missing
             raise SourceUnavailable(f"{self._server.name}: a table changes: {' '.join(str(error).split())}") from None
+        except psycopg2.Error as error:
+            raise SourceUnavailable(f"{self._server.name}: {' '.join(str(error).split())}") from None
 
     def _publish(self) -> None:
         tables = list(self._current().values())

@@ -14,7 +14,7 @@ from psycopg2.sql import SQL, Composable, Identifier
 from connectors.postgres.keys import LIMIT_BYTES, path_of
 from connectors.postgres.server import Server
 from connectors.postgres.settings import TableSettings
-from pipeline.errors import Poison
+from pipeline.errors import Poison, Transient
 from pipeline.identity import MetadataValue, content_hash
 from pipeline.ports import Fetched, Listed
 
@@ -80,9 +80,9 @@ class Table:
                 if after is None
                 else SQL("{} AND {}").format(self._documents(), self._after()),
                 keys=SQL(", ").join(keys),
-                page=SQL(str(_PAGE)),
+                page=SQL("%s"),
             )
-            rows = server.rows(query, after or ())
+            rows = server.rows(query, [*(after or ()), _PAGE])
             for *key, xmin in rows:
                 path = path_of(self.name, key)
                 within = len(path.encode()) <= LIMIT_BYTES
@@ -101,6 +101,7 @@ class Table:
 
         Raises:
             Poison: its metadata are over the limit, or it is not Unicode.
+            Transient: the condition, or a column, cannot be computed for it.
         """
         path = path_of(self.name, key)
         if len(key) != len(self.key) or any("\0" in part for part in key) or len(path.encode()) > LIMIT_BYTES:
@@ -128,8 +129,10 @@ class Table:
         )
         try:
             rows = server.rows(query, key)
-        except psycopg2.DataError:
-            return None  # no value of the key's type
+        except psycopg2.DataError as error:
+            if not self._is_key(server, key):
+                return None
+            raise Transient(f"row {path}: {' '.join(str(error).split())}") from None
         except UnicodeDecodeError as error:
             raise Poison("not_unicode", f"the row is not UTF-8: {error}") from None
         found = [row for row in rows if tuple(row[: len(key)]) == tuple(key)]
@@ -171,8 +174,16 @@ class Table:
             psycopg2.Error: what the server has against them.
         """
         names = SQL(", ").join(map(Identifier, self.columns()))
-        query = SQL("SELECT {}, {} FROM {} WHERE {} LIMIT 0")
-        server.rows(query.format(names, self._time(), self.sql, self._documents()))
+        query = SQL("SELECT {}, {}, xmin FROM {} WHERE {} LIMIT %s")
+        server.rows(query.format(names, self._time(), self.sql, self._documents()), [0])
+
+    def _is_key(self, server: Server, key: Sequence[str]) -> bool:
+        """Whether these are values of the key's types at all."""
+        try:
+            server.rows(SQL("SELECT {}").format(SQL(", ").join(self._values())), key)
+        except psycopg2.DataError:
+            return False
+        return True
 
     def _text(self, row: Sequence[str | None]) -> str:
         values = {one.name: value or "" for one, value in zip(self.fields, row, strict=True)}

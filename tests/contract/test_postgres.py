@@ -13,7 +13,7 @@ import pytest
 from connectors.postgres.source import PostgresSource
 from connectors.runner import RunnerLimits
 from pipeline.broker.embedded import EmbeddedBroker
-from pipeline.errors import Poison, SourceUnavailable
+from pipeline.errors import Poison, SourceUnavailable, Transient
 from pipeline.ports import Fetched, Hint
 from tests.support.postgres import PostgresServer
 from tests.support.sources import Documents, running, wait_until
@@ -226,7 +226,9 @@ def test_metadata_over_the_limit_are_poison(pages: Tables) -> None:
 def test_rows_that_are_no_documents_come_and_go(pages: Tables, documents: Documents, tmp_path: Path) -> None:
     """A soft delete, and a condition with a percent sign in it."""
     pages.execute("ALTER TABLE pages ADD gone timestamptz, ADD hidden bool")
-    pages.settings["tables"] = {"pages": {"text": "{body}", "deleted": "gone", "where": "body LIKE 'body%'"}}
+    pages.settings["tables"] = {
+        "pages": {"text": "{body}", "deleted": "gone", "where": "body LIKE 'body%' AND id % 1 = 0"}
+    }
     with running(pages.source(), documents, tmp_path, LIMITS) as at_work:
         at_work.wait_scanned()
         pages.execute("UPDATE pages SET gone = now() WHERE id = 1", "UPDATE pages SET body = 'draft' WHERE id = 2")
@@ -238,6 +240,25 @@ def test_rows_that_are_no_documents_come_and_go(pages: Tables, documents: Docume
     with running(pages.source(), documents, tmp_path, LIMITS) as at_work:
         at_work.wait_scanned()
         documents.wait_for({"pages/2": "body2", "pages/3": "body3"})
+
+
+def test_a_condition_that_cannot_be_computed_deletes_nothing(pages: Tables) -> None:
+    source = pages.source(tables={"pages": {"text": "{body}", "where": "1 / (id - 2) < 9"}})
+    with pytest.raises(Transient, match="row pages/2: division by zero"):
+        source.fetch("pages/2")
+    assert source.fetch("pages/x") is None
+    with pytest.raises(SourceUnavailable, match="division by zero"):
+        list(source.scan())
+    source.close()
+
+
+def test_rows_of_a_table_that_inherits_are_no_documents_of_its_parent(pages: Tables) -> None:
+    """PostgreSQL has their changes as those of another table."""
+    pages.execute("CREATE TABLE more () INHERITS (pages)", "INSERT INTO more VALUES (9, 'x', 'y')")
+    source = pages.source()
+    assert len(list(source.scan())) == 3
+    assert source.fetch("pages/9") is None
+    source.close()
 
 
 def test_partitions_are_one_table(postgres: PostgresServer, fresh: str, documents: Documents) -> None:

@@ -145,6 +145,8 @@ def test_the_documented_rights_are_enough_and_no_fewer(guarded: tuple[Tables, st
     source = one.source(user=role)
     assert "permission denied for table pages" in refused(source)
     one.execute(f"GRANT SELECT (id, body) ON pages TO {role}")
+    assert "permission denied for table pages" in refused(source)
+    one.execute(f"GRANT SELECT (xmin) ON pages TO {role}")
     said = refused(source)
     assert f"have an admin run: CREATE PUBLICATION {one.slot} FOR TABLE public.pages" in said
     one.execute(said.split("have an admin run: ")[1])
