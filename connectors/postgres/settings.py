@@ -112,16 +112,19 @@ class PostgresSettings(BaseModel):
 
 
 def settings_of(uri: str) -> dict[str, Any]:
-    """The settings that a URI stands for: ``postgres://user@host/database?table=articles&text={body}``.
+    """The table ``[sources.<id>]`` that a URI stands for: ``postgres://user@host/database?table=articles&text={body}``.
 
     ``table`` may come several times; ``key``, ``text``, ``media_type``, ``metadata``, ``event_time``,
     ``deleted`` and ``where`` are those of the table before them (``key`` and ``metadata``: comma between
     columns), ``slot`` and ``publication`` those of the source. All else is libpq's.
 
     Raises:
-        ConfigError: it names no table, or a setting before the first one.
+        ConfigError: it cannot be read, names no table, or a setting before the first one.
     """
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # its text can repeat the password
+        raise ConfigError("postgres URI: it cannot be read", "percent-encode special characters in it") from None
     tables: dict[str, dict[str, Any]] = {}
     of_source: dict[str, str] = {}
     of_libpq: list[tuple[str, str]] = []
@@ -140,4 +143,4 @@ def settings_of(uri: str) -> dict[str, Any]:
     if not tables:
         raise ConfigError("postgres URI: it names no table", "add ?table=NAME, more with &table=NAME")
     url = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(of_libpq), ""))
-    return {"url": url, "tables": tables, **of_source}
+    return {"connector": "postgres", "url": url, "tables": tables, **of_source}

@@ -120,7 +120,7 @@ class Publication:
             raise NotAllowed(f"{what}, and: {error.what}", f"have an admin run: {statement}") from None
         except psycopg2.errors.DuplicateObject:
             return  # another process was faster
-        log.info("publication changed", extra={"statement": statement})
+        log.debug("publication changed", extra={"statement": statement})
 
     def _wrong(self, what: str, change: str, more: str = "") -> Fatal:
         return Fatal(
@@ -235,10 +235,9 @@ class Snapshot:
 
     def sees(self, xid: int) -> bool:
         """Whether it sees what a transaction wrote that has committed; of its number, the low 32 bits."""
+        # The one of all with these bits that is nearest: no two that are alive are further apart.
         span = 1 << _LOW_BITS
-        whole = self.limit // span * span + xid
-        if whole >= self.limit + span // 2:
-            whole -= span
+        whole = self.limit + (xid - self.limit + span // 2) % span - span // 2
         return whole < self.limit and whole not in self.running
 
 

@@ -174,29 +174,15 @@ class PostgresSource:
     def hints(self, timeout: float) -> list[Hint]:
         """Rows that changed, of transactions whose effect can be seen."""
         self._user = threading.get_ident()
-        deadline = Deadline.after(timeout)
-        if self._wake.set:
-            self._close_stream()
-            return []
-        if not self._place:
-            self.resume(None)
-            return [Hint(None)]
-        self._look_at_slot()
         try:
-            found = self._continued() or self._aged() or self._read(deadline)
-        except SlotUseless as error:
-            log.warning(
-                "replication slot cannot be read: everything is scanned",
-                extra={"source": self.id, "slot": self._slot_name, "error": str(error)},
-            )
-            self._close_stream()
-            self._publish()
-            self._place = self._here()
-            self._make()
-            return [Hint(None)]
+            found = [] if self._wake.set else self._hints(Deadline.after(timeout))
         except SourceUnavailable:
             self._close_stream()
-            raise
+            if not self._wake.set:
+                raise
+            found = []
+        if self._wake.set:
+            self._close_stream()
         return found
 
     def close(self) -> None:
@@ -260,6 +246,24 @@ class PostgresSource:
             self._wake.wait(_OLDER_POLL_SECONDS)
         state = self._slot.state()
         self._lsn = 0 if state is None else state.confirmed
+
+    def _hints(self, deadline: Deadline) -> list[Hint]:
+        if not self._place:
+            self.resume(None)
+            return [Hint(None)]
+        self._look_at_slot()
+        try:
+            return self._continued() or self._aged() or self._read(deadline)
+        except SlotUseless as error:
+            log.warning(
+                "replication slot cannot be read: everything is scanned",
+                extra={"source": self.id, "slot": self._slot_name, "error": str(error)},
+            )
+            self._close_stream()
+            self._publish()
+            self._place = self._here()
+            self._make()
+            return [Hint(None)]
 
     def _continued(self) -> list[Hint]:
         """Have an open stream; a hint if something may be missing from it."""

@@ -47,7 +47,7 @@ log_statement = none
 """
 _ACCESS = """
 local all all trust
-host all passworded 127.0.0.1/32 scram-sha-256
+host passworded all 127.0.0.1/32 scram-sha-256
 host all all 127.0.0.1/32 trust
 """
 

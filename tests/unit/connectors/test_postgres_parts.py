@@ -199,6 +199,7 @@ def test_settings_of_a_uri() -> None:
         "&table=shop.items&key=x,y&where=n%20>%203&slot=mine"
     )
     found = settings_of(uri)
+    assert found.pop("connector") == "postgres"
     assert found == {
         "url": "postgresql://u:p%40ss@h:5433/d?sslmode=require",
         "slot": "mine",
@@ -208,6 +209,12 @@ def test_settings_of_a_uri() -> None:
         },
     }
     connector("s", found, 1000).close()
+
+
+def test_a_uri_that_cannot_be_read_is_not_repeated() -> None:
+    with pytest.raises(ConfigError) as error:
+        settings_of("postgres://u:hunter2@[h/d?table=t")
+    assert "hunter2" not in str(error.value)
 
 
 @pytest.mark.parametrize("uri", ["postgres://h/d", "postgres://h/d?text={a}&table=t"])
