@@ -161,9 +161,7 @@ def test_without_a_template_the_text_is_all_texts_but_the_key(postgres: Postgres
         assert found.text == "A\n\nB"
 
 
-@pytest.mark.parametrize(
-    "type_", ["timestamptz", "date", "double precision", "uuid", "bytea", "char(4)", "bool", "interval"]
-)
+@pytest.mark.parametrize("type_", ["timestamptz", "double precision", "uuid", "bytea", "char(4)", "bool", "interval"])
 def test_a_key_of_any_type_is_the_same_in_scan_and_stream(postgres: PostgresServer, fresh: str, type_: str) -> None:
     values = {
         "timestamptz": "2026-01-02 03:04:05.6+07",
@@ -453,20 +451,26 @@ def test_transactions_that_are_as_old_as_the_slot_are_scanned_for_once_they_end(
     source.close()
 
 
-def test_a_transaction_of_any_size_is_given_in_portions(pages: Tables) -> None:
+def test_a_transaction_of_any_size_is_given_in_portions_and_is_behind_a_position_until_all_of_it_was(
+    pages: Tables,
+) -> None:
+    """Given a restart after the first portion, then the whole transaction is hinted again."""
     source = pages.source()
     source.resume(None)
-    source.hints(0.0)
-    before = source.position()
     pages.execute("INSERT INTO pages SELECT g FROM generate_series(1000, 6999) g")
+    hints_until(source, "pages/1000")
+    position = source.position()
+    source.close()
+    source = pages.source()
+    assert source.resume(position)
     found: set[str | None] = set()
+    end = time.monotonic() + 60
     while len(found) < 6000:
+        assert time.monotonic() < end
         given = source.hints(5.0)
         assert len(given) <= 1000
-        if len(found) + len(given) < 6000:
-            assert source.position() == before, "not before all of it was given"
         found |= {hint.path for hint in given}
-    wait_until(lambda: source.hints(0.05) or source.position() != before)
+    wait_until(lambda: source.hints(0.05) or source.position() != position)
     source.close()
 
 
