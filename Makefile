@@ -10,7 +10,7 @@ BROKERS ?= 1
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install check kafka promtool demo test lint audit bench soak simulate docs clean
+.PHONY: help install check kafka promtool postgres demo test lint audit bench soak simulate docs clean
 
 help:
 	@echo "make install  check this machine, make .venv, install pinned dependencies"
@@ -32,7 +32,7 @@ $(DONE): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock pip setuptools
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock \
-		--editable ".[embed,documents]" --group dev --group models
+		--editable ".[embed,documents,postgres]" --group dev --group models
 	@rm -rf vectide.egg-info  # what building leaves behind is found before what is installed, and grows old
 	@touch $(DONE)
 
@@ -47,6 +47,10 @@ kafka: install
 promtool: install
 	@$(BIN)/python -m tests.support.promtool --fetch || test "$$CI" != true
 
+# PostgreSQL for the tests, from the distribution; without it its tests skip (and fail in CI).
+postgres: install
+	@$(BIN)/python -m tests.support.postgres --install || test "$$CI" != true
+
 lint: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -59,7 +63,7 @@ audit: install
 	"$$audit" --requirement requirements.lock --no-deps --disable-pip
 
 # Two at a time, a file to each: a file's tests share what they start. In the order of tests/conftest.py.
-test: install kafka promtool lint
+test: install kafka promtool postgres lint
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: install kafka

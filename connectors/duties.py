@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from connectors.batches import traceparent
+from connectors.following import POSITION
 from connectors.state import Known, State
 from pipeline.broker.reading import to_the_end
 from pipeline.codec import UNREADABLE, encode_event, is_delete
@@ -209,7 +210,8 @@ class Duties:
 
         def marks(written: Sequence[Written]) -> Mapping[str, bytes | None]:
             done = Done(request.id, self._clock(), count=len(paths) + whole)
-            lifted: dict[str, bytes | None] = {FORGOTTEN: None} if whole else {}
+            # What was forgotten has changed unnoticed: only a scan finds it.
+            lifted: dict[str, bytes | None] = {POSITION: None, **({FORGOTTEN: None} if whole else {})}
             return {**lifted, done_name(request.id): encode_done(done)}
 
         return _Step([], dict.fromkeys(paths), marks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 #: Beyond this many, a scan is cheaper and bounds the memory.
@@ -30,6 +30,8 @@ class Look:
     held: float = 0.0
     """Seconds for which it was held back because the document changes too fast."""
     backfill: bool = False
+    number: int = 0
+    """Of the call for hints that asked for it, or that was the last one before the scan did."""
 
     def event_time(self, claimed: float, scanned: float) -> float:
         """When the change happened, for measuring freshness: the source's word, where it can be so.
@@ -56,6 +58,9 @@ class Looks:
         """Look at ``at`` (monotonic), or never earlier than that; False if there are too many."""
         if len(self._looks) >= _LIMIT and look.path not in self._looks:
             return False
+        waiting = self._looks.get(look.path)
+        if waiting is not None and waiting[1].number < look.number:
+            look = replace(look, number=waiting[1].number)
         self._looks[look.path] = (at, look)
         heapq.heappush(self._queue, (at, look.path))
         return True
@@ -76,6 +81,10 @@ class Looks:
                 del self._looks[path]
                 found.append(waiting[1])
         return found
+
+    def oldest(self) -> int | None:
+        """The lowest number of those that wait."""
+        return min((look.number for _, look in self._looks.values()), default=None)
 
     def next(self) -> float | None:
         """When the next one is due."""

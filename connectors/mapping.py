@@ -21,7 +21,7 @@ from connectors.paths import Path
 from pipeline.anchors import ANCHORS
 from pipeline.errors import ConfigError
 from pipeline.identity import MetadataValue, fingerprint
-from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
+from pipeline.ports import Backlog, Fetched, Hint, Listed, LogSource, Skipped, Source
 
 Type: TypeAlias = Literal["text", "integer", "float", "bool", "list", "time"]
 
@@ -164,8 +164,43 @@ class Mapped:
         self.source.close()
 
     def _revision(self, revision: str) -> str:
+        return f"{revision}~{self._fingerprint()}"
+
+    def _fingerprint(self) -> str:
         rules = [[one.name, one.type, one.path and one.path.steps, one.value] for one in self.rules]
-        return f"{revision}~{fingerprint({'rules': rules})}"
+        return fingerprint({"rules": rules})
+
+
+@dataclass(frozen=True, slots=True)
+class MappedLog(Mapped):
+    """A :class:`pipeline.ports.LogSource` with metadata by rules; a position of other rules leads to a scan."""
+
+    source: LogSource
+
+    def resume(self, position: str | None) -> bool:
+        """As the source, if these rules were in force up to there."""
+        rules, _, own = (position or "").partition("~")
+        known = own if rules == self._fingerprint() else None
+        return self.source.resume(known) and known is not None
+
+    def position(self) -> str:
+        """The source's, and which rules."""
+        return f"{self._fingerprint()}~{self.source.position()}"
+
+    def acknowledge(self, position: str) -> None:
+        """As the source."""
+        self.source.acknowledge(position.partition("~")[2])
+
+    def backlog(self) -> Backlog | None:
+        """The source's."""
+        return self.source.backlog()
+
+
+def with_rules(source: Source, rules: tuple[Rule, ...]) -> Source:
+    """The source with metadata by rules; the very source if there are none."""
+    if not rules:
+        return source
+    return MappedLog(source, rules) if isinstance(source, LogSource) else Mapped(source, rules)
 
 
 def mapped(rules: tuple[Rule, ...], source_id: str, found: Fetched) -> tuple[dict[str, MetadataValue], tuple[str, ...]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
-from connectors.mapping import Mapped, rules_of
+from connectors.mapping import rules_of, with_rules
 from pipeline.config import SourceConfig
 from pipeline.errors import ConfigError
 from pipeline.ports import Source
@@ -81,7 +81,7 @@ def open_source(source_id: str, config: SourceConfig, document_limit_bytes: int,
         made: Source = connector(source_id, config.settings, document_limit_bytes, state=own)
     else:
         made = connector(source_id, config.settings, document_limit_bytes)
-    return Mapped(made, rules) if rules else made
+    return with_rules(made, rules)
 
 
 def scheme_of(argument: str) -> str | None:

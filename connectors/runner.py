@@ -27,6 +27,7 @@ from typing import Final, TypeVar
 
 from connectors.batches import Batch, Pending, changed, deleted, known_of, traceparent, unreadable, without_text
 from connectors.duties import FORGOTTEN, Duties
+from connectors.following import POSITION, Following
 from connectors.looks import Look, Looks
 from connectors.state import Known, State
 from pipeline.deadline import Deadline
@@ -36,7 +37,7 @@ from pipeline.naming import Names
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import SKIPPED, Metrics, bounded, printable_label
 from pipeline.patience import Patience
-from pipeline.ports import Broker, Fetched, Hint, Skipped, Source, TransactionalPublisher
+from pipeline.ports import Broker, Fetched, Hint, LogSource, Skipped, Source, TransactionalPublisher
 from pipeline.records import Provenance, Request
 
 T = TypeVar("T")
@@ -73,6 +74,7 @@ class RunnerLimits:
     publish_seconds: float = 10.0
     hints_seconds: float = 0.25
     rescan_seconds: float = 600.0
+    position_seconds: float = 5.0
 
 
 class Runner:
@@ -126,7 +128,9 @@ class Runner:
         self._hot: dict[str, tuple[float, float]] = {}
         self._unreadable: set[str] = set()
         self._told: set[str] = set()
-        self._scan_wanted = True
+        self._following = Following(source, limits.position_seconds) if isinstance(source, LogSource) else None
+        self._scan_wanted = self._following is None
+        self._scan_owed = True
         self._next_scan = 0.0
         self._rested = 0.0
         self._scanned_at = 0.0
@@ -152,8 +156,10 @@ class Runner:
             self._until_done("broker", self._take_over)
             while not stop.is_set() and self._attend(_FIRST, sure=True):
                 pass
+            self._resume()
             while not stop.is_set():
                 self._turn(stop)
+            self._acknowledge(at_once=True)
         except (Transient, Backpressure):
             if not stop.is_set():
                 raise
@@ -177,10 +183,25 @@ class Runner:
 
     # ----------------------------------------------------------------------- the loop
 
+    def _resume(self) -> None:
+        """A source with a log goes on where it was, without a scan if nothing was missed."""
+        following = self._following
+        if following is None:
+            return
+        # A state that was built anew may have believed in what is not in the log.
+        position = None if self._scan_wanted else following.stored(self._state)
+        if self._until_done("source", lambda: following.source.resume(position), self._part) and position is not None:
+            self._scan_owed = False
+            self._next_scan = time.monotonic() + following.until_scan(self._limits.rescan_seconds)
+            self.scanned.set()
+        else:
+            self._scan_wanted = True
+
     def _turn(self, stop: threading.Event) -> None:
         self._health.beat(self._loop)
         now = time.monotonic()
         if (self._scan_wanted and now >= self._rested) or now >= self._next_scan:
+            self._scan_owed = self._scan_owed or self._scan_wanted
             self._scan_wanted = False
             try:
                 self._until_done("source", lambda: self._scan(stop), self._part)
@@ -207,6 +228,9 @@ class Runner:
                 return
         self._flush()
         self._scanned_at = started
+        self._scan_owed = False
+        if self._following is not None:
+            self._following.scanned(started)
         ended, took = time.monotonic(), time.time() - started
         self._next_scan = ended + self._limits.rescan_seconds
         self._rested = ended + min(_SCAN_REST * max(0.0, took), _SCAN_REST_SECONDS)
@@ -236,11 +260,14 @@ class Runner:
             if wake is not None:
                 timeout = max(0.0, min(timeout, wake - time.monotonic()))
         hints = self._until_done("source", lambda: self._source.hints(timeout), self._part)
+        if self._following is not None:
+            self._following.heard()
         for look in self._noticed(hints):
             self._examine(look)
         for look in self._looks.due(time.monotonic()):
             self._examine(look)
         self._flush()
+        self._acknowledge()
 
     def _noticed(self, hints: Iterable[Hint]) -> Iterable[Look]:
         now, clock = time.time(), time.monotonic()
@@ -250,7 +277,7 @@ class Runner:
                 continue
             waiting = self._looks.take(hint.path)
             at = now if hint.at is None else hint.at
-            look = Look(hint.path, at, clock) if waiting is None else replace(waiting, noticed=at)
+            look = Look(hint.path, at, clock, number=self._number) if waiting is None else replace(waiting, noticed=at)
             last, pause = self._hot.get(hint.path, (0.0, 0.0))
             if last + pause > clock:
                 self._later(replace(look, held=pause), last + pause)
@@ -260,7 +287,11 @@ class Runner:
     def _look(self, path: str, at: float, revision: str = "", *, backfill: bool, decided: bool = False) -> Look:
         """A look that a scan asks for. ``decided``: what is missing now was missing before."""
         since = time.monotonic() - (_GONE_SECONDS if decided else 0.0)
-        return Look(path, at, since, revision, backfill=backfill)
+        return Look(path, at, since, revision, backfill=backfill, number=self._number)
+
+    @property
+    def _number(self) -> int:
+        return 0 if self._following is None else self._following.number
 
     def _later(self, look: Look, at: float) -> None:
         if not self._looks.add(look, at):
@@ -296,7 +327,8 @@ class Runner:
         try:
             return self._source.fetch(path)
         except SourceUnavailable:
-            self._scan_wanted = True
+            if self._following is None:
+                self._scan_wanted = True  # what happens meanwhile may not be noticed
             raise
         except (Poison, Transient) as error:
             return error
@@ -376,6 +408,8 @@ class Runner:
                 self._unreadable.add(look.path)
         if look.tries < len(_UNREADABLE_SECONDS):
             self._later(replace(look, tries=look.tries + 1), time.monotonic() + _UNREADABLE_SECONDS[look.tries])
+        else:
+            self._scan_owed = True  # the next scan looks again, in this process or after a restart
 
     def _known(self, path: str) -> Known | None:
         """What is published, or is about to be."""
@@ -486,6 +520,37 @@ class Runner:
             raise error
         log.warning("document is too large for the log", extra={"document": one.event.key.text, "error": str(error)})
         self._publish(Batch([without_text(self._topic, one, error.detail)]))
+
+    def _acknowledge(self, *, at_once: bool = False) -> None:
+        """Note how far the source's log is published, then let it forget what lies before."""
+        following = self._following
+        if following is None:
+            return
+        backlog = following.source.backlog()
+        if backlog is not None:
+            self._metrics.source_backlog.labels(self._source.id, backlog.unit).set(backlog.amount)
+        position = following.published(self._looks.oldest(), at_once=at_once)
+        if position is not None:
+            noted = self._until_done("broker", lambda: self._note(following.mark(position)))
+            following.source.acknowledge(position)
+            following.acknowledged(position, noted=noted)
+
+    def _note(self, position: bytes) -> bool:
+        """Write down where a restart goes on; nothing while it would have to scan: then False."""
+        if self._publisher is None:
+            self._take_over()
+        assert self._publisher is not None  # just taken over
+        value = None if self._scan_wanted or self._scan_owed else position
+        if value is None and self._state.mark(POSITION) is None:
+            return False
+        try:
+            deadline = Deadline.after(self._limits.publish_seconds)
+            written = self._publisher.publish([self._state.mark_record(POSITION, value)], deadline)
+        except Transient:
+            self._leave()
+            raise
+        self._state.put({}, written, {POSITION: value})
+        return value is not None
 
     def _take_over(self) -> None:
         """Become the one writer, then read what the last one has published."""

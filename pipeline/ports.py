@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from pipeline.cells import Counts
 from pipeline.deadline import Deadline
@@ -705,4 +705,48 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Stop watching; wakes a waiting :meth:`hints`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What a source's log keeps for a reader that has not acknowledged it."""
+
+    amount: int
+    unit: Literal["bytes", "records"]
+
+
+@runtime_checkable
+class LogSource(Source, Protocol):
+    """A source with a log of its own, a replication slot or a topic: after a restart its hints go on
+    where they were, without a scan. A position is text of its own making, of a few kilobytes at most.
+    """
+
+    def resume(self, position: str | None) -> bool:
+        """Go on behind ``position``; called once, before everything else.
+
+        Args:
+            position: up to where everything that was hinted is published; None: nothing is known.
+
+        Returns:
+            True if hints will tell all that changed since. False: only a scan tells; what changes
+            from now on is hinted.
+
+        Raises:
+            SourceUnavailable: it cannot be told now; call again.
+        """
+        ...
+
+    def position(self) -> str:
+        """Where the hints end that were returned so far."""
+        ...
+
+    def acknowledge(self, position: str) -> None:
+        """All that was hinted up to there is published: the log need not keep it. What is lost of this
+        is made good by the next one.
+        """
+        ...
+
+    def backlog(self) -> Backlog | None:
+        """As of its last look; None: it has not looked yet."""
         ...

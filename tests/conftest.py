@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.certificates import Missing as MissingOpenssl
 from tests.support.kafka import KafkaServer, Missing
+from tests.support.postgres import Missing as MissingPostgres
+from tests.support.postgres import PostgresServer, shared
 from tests.support.promtool import Missing as MissingPromtool
 from tests.support.promtool import binary, run
 from tests.support.secure_kafka import USERS, SecureKafka
@@ -65,6 +67,17 @@ def promtool() -> Callable[..., subprocess.CompletedProcess[str]]:
             pytest.fail(str(missing))
         pytest.skip(str(missing))
     return run
+
+
+@pytest.fixture(scope="session")
+def postgres() -> PostgresServer:
+    """A running PostgreSQL. Where it is missing it skips on a laptop and fails in CI."""
+    try:
+        return shared()
+    except MissingPostgres as missing:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
 
 
 @pytest.fixture

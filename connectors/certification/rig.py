@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from connectors.following import POSITION
 from connectors.runner import Runner, RunnerLimits
+from connectors.state import State
 from pipeline.broker.topics import pipeline_topics
 from pipeline.codec import decode_event
 from pipeline.config import PipelineConfig
@@ -74,6 +77,14 @@ class Documents:
     def states(self) -> int:
         """How many records of connector state were ever written."""
         return sum(one.end for one in self.broker.offsets(self.names.connector_state).values())
+
+    def position(self, source: str = "m") -> str | None:
+        """Where a source with a log would go on after a restart."""
+        state = State(self.broker, self.names.connector_state, source, None)
+        state.refresh()
+        mark = state.mark(POSITION)
+        state.close()
+        return None if mark is None else str(json.loads(mark)["position"])
 
     def wait_for(self, texts: dict[str, str | None]) -> None:
         """Until these are the documents."""

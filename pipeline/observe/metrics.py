@@ -216,6 +216,12 @@ class Metrics:
             "Part of the log's documents that it could prove; the others are incomplete, failed or omitted.",
             "generation",
         )
+        self.source_backlog = self._gauge(
+            "source_backlog",
+            "What the log of a source keeps for its connector: bytes of a replication slot, records of topics.",
+            "source",
+            "unit",
+        )
         self.build_info = self._gauge("build_info", "1; the version is a label.", "version")
 
         self.end_to_end_latency_seconds = self._histogram(

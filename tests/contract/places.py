@@ -15,6 +15,7 @@ from connectors.registry import open_source
 from pipeline.config import SourceConfig
 from pipeline.errors import Poison, SourceUnavailable
 from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
+from tests.contract.postgres_place import PostgresPlace
 from tests.support.repositories import Repository, Served
 
 
@@ -227,4 +228,5 @@ PLACES: dict[str, Callable[[Path], Place]] = {
     "memory": MemoryPlace,
     "git": GitPlace,
     "git-http": GitHttpPlace,
+    "postgres": PostgresPlace,
 }

@@ -12,6 +12,7 @@ from typing import Any
 from click.testing import CliRunner
 from pydantic import BaseModel, SecretStr
 
+from connectors.postgres.settings import PostgresSettings, TableSettings
 from pipeline.broker.rights import ROLES
 from pipeline.broker.rights import rights as rules
 from pipeline.cli.main import cli
@@ -111,6 +112,29 @@ def config() -> str:
     return "\n".join(lines) + "\n"
 
 
+def connectors() -> str:
+    """docs/connectors.md: the settings of connectors between its markers; the rest is written by hand."""
+    page = (DOCS / "connectors.md").read_text()
+    for name, tables in SETTINGS.items():
+        rows = ["| key | default | meaning |", "|---|---|---|"]
+        for prefix, model in tables.items():
+            for key, field in model.model_fields.items():
+                default = "" if field.is_required() else f"`{_plain(field)}`"
+                rows.append(f"| `{prefix}{key}` | {default} | {field.description or ''} |")
+        begin, end = f"<!-- settings of {name} -->\n", "<!-- end -->"
+        before, _, rest = page.partition(begin)
+        page = before + begin + "\n".join(rows) + "\n" + end + rest.partition(end)[2]
+    return page
+
+
+def _plain(field: Any) -> str:
+    """A default as TOML has it."""
+    default = field.get_default(call_default_factory=True)
+    if default is None or default in ("", (), {}):
+        return "-"
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
 def _section(annotation: Any) -> type[BaseModel] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
@@ -158,7 +182,16 @@ def _shown(field: Any) -> str:
     return "-" if default is None else str(default)
 
 
-PAGES = {"metrics.md": metrics, "config.md": config, "rights.md": rights, "sizing.md": sizing}
+SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
+    "postgres": {"": PostgresSettings, "tables.NAME.": TableSettings},
+}
+PAGES = {
+    "metrics.md": metrics,
+    "config.md": config,
+    "rights.md": rights,
+    "sizing.md": sizing,
+    "connectors.md": connectors,
+}
 
 if __name__ == "__main__":
     for page, make in PAGES.items():

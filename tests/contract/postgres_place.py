@@ -1,0 +1,143 @@
+"""A table of a real PostgreSQL as a place: each row is a document."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from connectors.postgres.keys import escaped, key_of
+from connectors.postgres.source import PostgresSource
+from connectors.registry import open_source
+from pipeline.config import SourceConfig
+from pipeline.ports import Backlog, Fetched, Hint, Listed
+from tests.support.postgres import Missing, PostgresServer, shared
+
+_TABLE = (
+    "CREATE TABLE docs (path text PRIMARY KEY, body text NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp())"
+)
+_PUT = "INSERT INTO docs VALUES (%s, %s) ON CONFLICT (path) DO UPDATE SET body = excluded.body, at = clock_timestamp()"
+
+
+def server() -> PostgresServer:
+    """The one of this run. Where PostgreSQL is missing it skips on a laptop and fails in CI."""
+    try:
+        return shared()
+    except Missing as missing:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+
+
+class PostgresPlace:
+    """A database of its own."""
+
+    faults = ("down",)
+    secrets = ("hunter2",)
+
+    def __init__(self, folder: Path, limit_bytes: int = 64 * 1024) -> None:
+        self._limit = limit_bytes
+        self._server = server()
+        self._database = f"place_{uuid.uuid4().hex[:10]}"
+        self._server.execute("postgres", f"CREATE DATABASE {self._database} TEMPLATE template0")
+        self._server.execute(self._database, _TABLE)
+
+    def put(self, path: str, text: str) -> None:
+        self._run(_PUT, (path, text))
+
+    def put_many(self, documents: Mapping[str, str]) -> None:
+        values = ([*documents], [*documents.values()])
+        self._run("INSERT INTO docs SELECT * FROM unnest(%s::text[], %s::text[])", values)
+
+    def remove(self, path: str) -> None:
+        self._run("DELETE FROM docs WHERE path = %s", (path,))
+
+    def rename(self, old: str, new: str) -> None:
+        self._run("UPDATE docs SET path = %s WHERE path = %s", (new, old))
+
+    def poison(self, path: str) -> None:
+        self.put(path, "x" * (self._limit + 1))
+
+    def break_(self, fault: str) -> None:
+        """Nobody gets in, and who is in is put out."""
+        self._server.execute(
+            "postgres",
+            f"ALTER DATABASE {self._database} ALLOW_CONNECTIONS false",
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{self._database}'",
+        )
+
+    def mend(self) -> None:
+        self._server.execute("postgres", f"ALTER DATABASE {self._database} ALLOW_CONNECTIONS true")
+
+    def source(self) -> _Paths:
+        config = SourceConfig.model_validate(
+            {
+                "connector": "postgres",
+                "url": self._server.url(self._database).replace("admin@", "admin:hunter2@"),
+                "slot": self._database,
+                "tables": {"docs": {"text": "{body}", "event_time": "at"}},
+            }
+        )
+        found = open_source("place", config, self._limit)
+        assert isinstance(found, PostgresSource)
+        return _Paths(found)
+
+    def close(self) -> None:
+        self._server.execute(
+            "postgres",
+            f"ALTER DATABASE {self._database} ALLOW_CONNECTIONS true",
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{self._database}'",
+            "SELECT pg_sleep(0.1)",
+            f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '{self._database}'",
+            f"DROP DATABASE {self._database} WITH (FORCE)",
+        )
+
+    def _run(self, statement: str, values: Sequence[object]) -> None:
+        # The place works while it is down for its source.
+        with self._server.connected(self._database) as connection, connection.cursor() as cursor:
+            cursor.execute(statement, values)
+
+
+class _Paths:
+    """The source, with keys as paths: without the table before them, and any slash in them."""
+
+    def __init__(self, source: PostgresSource) -> None:
+        self.id = source.id
+        self._source = source
+
+    def scan(self) -> Iterator[Listed]:
+        for one in self._source.scan():
+            yield Listed(_outside(one.path), one.revision)
+
+    def fetch(self, path: str) -> Fetched | None:
+        found = self._source.fetch(f"docs/{escaped(path)}")
+        if found is None:
+            return None
+        return Fetched(**{**{name: getattr(found, name) for name in Fetched.__slots__}, "path": path})
+
+    def hints(self, timeout: float) -> list[Hint]:
+        return [Hint(None if one.path is None else _outside(one.path), one.at) for one in self._source.hints(timeout)]
+
+    def resume(self, position: str | None) -> bool:
+        return self._source.resume(position)
+
+    def position(self) -> str:
+        return self._source.position()
+
+    def acknowledge(self, position: str) -> None:
+        self._source.acknowledge(position)
+
+    def backlog(self) -> Backlog | None:
+        return self._source.backlog()
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def _outside(path: str) -> str:
+    found = key_of(path)
+    assert found is not None
+    return found[1][0]

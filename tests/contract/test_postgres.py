@@ -1,0 +1,536 @@
+"""The postgres connector on a real server: what is followed, and what is refused with a word on why."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from connectors.postgres.source import PostgresSource
+from connectors.runner import RunnerLimits
+from pipeline.broker.embedded import EmbeddedBroker
+from pipeline.errors import Poison, SourceUnavailable, Transient
+from pipeline.ports import Fetched, Hint
+from tests.support.postgres import PostgresServer
+from tests.support.sources import Documents, running, wait_until
+from tests.support.tables import Tables, tables
+
+LIMITS = RunnerLimits(position_seconds=0.0, hints_seconds=0.05)
+PAGES = "CREATE TABLE pages (id int PRIMARY KEY, title text, body text)"
+
+
+@pytest.fixture
+def documents() -> Iterator[Documents]:
+    broker = EmbeddedBroker(None)
+    yield Documents(broker)
+    broker.close()
+
+
+@pytest.fixture
+def pages(postgres: PostgresServer, fresh: str) -> Iterator[Tables]:
+    """One table with three rows; a document is its body."""
+    rows = "INSERT INTO pages SELECT g, 'T' || g, 'body ' || g FROM generate_series(1, 3) g"
+    with tables(postgres, fresh, PAGES, rows, tables={"pages": {"text": "{body}"}}) as one:
+        yield one
+
+
+class Counted:
+    """A source that counts what is read of it."""
+
+    def __init__(self, source: PostgresSource) -> None:
+        self._source = source
+        self.scans = 0
+        self.fetched: list[str] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._source, name)
+
+    def scan(self) -> object:
+        self.scans += 1
+        return self._source.scan()
+
+    def fetch(self, path: str) -> object:
+        self.fetched.append(path)
+        return self._source.fetch(path)
+
+
+def synced(one: Tables, documents: Documents, directory: Path | None, texts: dict[str, str]) -> Counted:
+    """One run, until the log has these texts and the slot has moved behind them."""
+    source = Counted(one.source())
+    with running(source, documents, directory, LIMITS) as at_work:  # type: ignore[arg-type]
+        at_work.wait_scanned()
+        documents.wait_for(dict(texts))
+        confirmed_all(one)
+        wait_until(lambda: documents.position() is not None)
+    return source
+
+
+def confirmed_all(one: Tables) -> None:
+    ((end,),) = one.rows("SELECT pg_current_wal_insert_lsn()::text")
+    wait_until(lambda: one.rows(f"SELECT '{one.confirmed()}'::pg_lsn >= '{end}'::pg_lsn")[0][0])
+
+
+def hints_until(source: PostgresSource, path: str | None) -> list[Hint]:
+    found: list[Hint] = []
+    end = time.monotonic() + 30
+    while not any(hint.path == path for hint in found):
+        assert time.monotonic() < end, found
+        found += source.hints(0.5)
+    return found
+
+
+# ---------------------------------------------------------------------------------- documents
+
+
+def test_every_kind_of_change_reaches_the_log(pages: Tables, documents: Documents, tmp_path: Path) -> None:
+    """Inserts, updates, a new key, deletes, rollbacks, a truncation: by the stream, without another scan."""
+    source = Counted(pages.source())
+    with running(source, documents, tmp_path, LIMITS) as at_work:  # type: ignore[arg-type]
+        at_work.wait_scanned()
+        pages.execute(
+            "INSERT INTO pages VALUES (4, 'x', 'four')",
+            "UPDATE pages SET body = 'one' WHERE id = 1",
+            "UPDATE pages SET id = 20 WHERE id = 2",
+            "DELETE FROM pages WHERE id = 3",
+            "BEGIN; UPDATE pages SET body = 'never'; ROLLBACK",
+        )
+        documents.wait_for({"pages/1": "one", "pages/20": "body 2", "pages/4": "four"})
+        pages.execute("BEGIN; TRUNCATE pages; INSERT INTO pages VALUES (1, 'x', 'anew'); COMMIT")
+        documents.wait_for({"pages/1": "anew"})
+        pages.execute("TRUNCATE pages")
+        documents.wait_for({})
+        assert source.scans == 1
+
+
+def test_a_row_as_a_document(postgres: PostgresServer, fresh: str) -> None:
+    """Template, types of metadata, event time; a NULL is nothing."""
+    table = (
+        "CREATE TABLE items (shop text, no bigint, title text, body varchar(90), price numeric, tags text[], ok bool, "
+        "data jsonb, big bigint, nothing text, at timestamptz, PRIMARY KEY (shop, no))"
+    )
+    row = (
+        "INSERT INTO items VALUES ('a/b%', 7, 'T', 'böđy 🌊', 1.50, '{x,\"y z\",NULL}', true, "
+        "'{\"k\": [1]}', 9007199254740993, NULL, '2026-01-02 03:04:05+00')"
+    )
+    settings = {
+        "text": "# {title}\n\n{body} {{}} {price} {tags} {ok} {data}{nothing}",
+        "media_type": "text/markdown",
+        "metadata": {
+            "shop": "tenant",
+            **{name: name for name in ("price", "tags", "ok", "data", "big", "nothing", "at")},
+        },
+        "event_time": "at",
+    }
+    with tables(postgres, fresh, table, row, tables={"items": settings}) as one:
+        source = one.source()
+        (listed,) = source.scan()
+        assert listed.path == "items/a%2Fb%25/7"
+        found = source.fetch(listed.path)
+        assert isinstance(found, Fetched)
+        assert found.text == '# T\n\nböđy 🌊 {} 1.50 x, y z true {"k": [1]}'
+        assert found.media_type == "text/markdown"
+        assert found.metadata == {
+            "tenant": "a/b%",
+            "price": 1.5,
+            "tags": ["x", "y z"],
+            "ok": True,
+            "data": '{"k": [1]}',
+            "big": 9007199254740993,
+            "at": "2026-01-02T03:04:05+00:00",
+        }
+        assert found.event_time == 1767323045.0
+        assert found.revision == listed.revision
+        assert source.fetch("items/a%2Fb%25/07") is None, "another way to write the same key"
+        assert source.fetch("items/a%2Fb%25") is None
+        assert source.fetch("items/a%2Fb%25/x") is None
+        assert source.fetch("other/1") is None
+        source.close()
+
+
+def test_without_a_template_the_text_is_all_texts_but_the_key(postgres: PostgresServer, fresh: str) -> None:
+    table = "CREATE TABLE notes (name text PRIMARY KEY, n int, a text, b varchar(9), c text)"
+    with tables(
+        postgres, fresh, table, "INSERT INTO notes VALUES ('k', 1, 'A', 'B', NULL)", tables={"notes": {}}
+    ) as one:
+        found = one.source().fetch("notes/k")
+        assert isinstance(found, Fetched)
+        assert found.text == "A\n\nB"
+
+
+@pytest.mark.parametrize("type_", ["timestamptz", "double precision", "uuid", "bytea", "char(4)", "bool", "interval"])
+def test_a_key_of_any_type_is_the_same_in_scan_and_stream(postgres: PostgresServer, fresh: str, type_: str) -> None:
+    values = {
+        "timestamptz": "2026-01-02 03:04:05.6+07",
+        "double precision": "0.1",
+        "uuid": "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11",
+        "bytea": "\\x00ff",
+        "char(4)": "a",
+        "bool": "t",
+        "interval": "1 day 2 hours",
+    }
+    table = f"CREATE TABLE odd (k {type_} PRIMARY KEY, body text)"
+    with tables(postgres, fresh, table, tables={"odd": {}}) as one:
+        source = one.source()
+        source.resume(None)
+        one.execute(
+            "ALTER ROLE admin SET datestyle = 'German'",  # whatever the server's own formats are
+            f"INSERT INTO odd VALUES ('{values[type_]}', 'x')",
+        )
+        try:
+            (listed,) = source.scan()
+            assert [hint.path for hint in hints_until(source, listed.path)] == [listed.path]
+            assert source.fetch(listed.path) is not None
+        finally:
+            one.execute("ALTER ROLE admin RESET datestyle")
+            source.close()
+
+
+def test_a_long_text_is_not_read_and_a_value_that_is_stored_apart_may_stay_unchanged(
+    pages: Tables, documents: Documents, tmp_path: Path
+) -> None:
+    """Given a text over the limit, then its document says so; given an update of another column, the text
+    that the message leaves out is still there.
+    """
+    pages.settings["tables"] = {"pages": {"text": "{title} {body}"}}
+    noise = "(SELECT string_agg(md5(g::text), '') FROM generate_series(1, {}) g)"
+    pages.execute(
+        "ALTER TABLE pages ALTER body SET STORAGE EXTERNAL",
+        f"UPDATE pages SET body = {noise.format(1000)} WHERE id = 1",
+        f"UPDATE pages SET body = {noise.format(3000)} WHERE id = 2",
+    )
+    ((text,),) = pages.rows("SELECT body FROM pages WHERE id = 1")
+    source = pages.source(limit_bytes=64_000)
+    with running(source, documents, tmp_path, LIMITS) as at_work:
+        at_work.wait_scanned()
+        pages.execute("UPDATE pages SET title = 'new' WHERE id IN (1, 2)")
+        documents.wait_for({"pages/1": f"new {text}", "pages/2": None, "pages/3": "T3 body 3"})
+        omitted = documents.now()["pages/2"]
+        assert omitted.size == 96_003
+        assert "over the limit of 64000" in omitted.omitted
+
+
+def test_metadata_over_the_limit_are_poison(pages: Tables) -> None:
+    pages.execute("UPDATE pages SET title = repeat('x', 2000) WHERE id = 1")
+    source = pages.source(limit_bytes=1000, tables={"pages": {"text": "{body}", "metadata": ["title"]}})
+    with pytest.raises(Poison, match="2000 bytes of metadata"):
+        source.fetch("pages/1")
+    source.close()
+
+
+def test_rows_that_are_no_documents_come_and_go(pages: Tables, documents: Documents, tmp_path: Path) -> None:
+    """A soft delete, and a condition with a percent sign in it."""
+    pages.execute("ALTER TABLE pages ADD gone timestamptz, ADD hidden bool")
+    pages.settings["tables"] = {
+        "pages": {"text": "{body}", "deleted": "gone", "where": "body LIKE 'body%' AND id % 1 = 0"}
+    }
+    with running(pages.source(), documents, tmp_path, LIMITS) as at_work:
+        at_work.wait_scanned()
+        pages.execute("UPDATE pages SET gone = now() WHERE id = 1", "UPDATE pages SET body = 'draft' WHERE id = 2")
+        documents.wait_for({"pages/3": "body 3"})
+        pages.execute("UPDATE pages SET gone = NULL, body = 'body' || id")
+        documents.wait_for({f"pages/{n}": f"body{n}" for n in (1, 2, 3)})
+    pages.settings["tables"] = {"pages": {"text": "{body}", "deleted": "hidden"}}
+    pages.execute("UPDATE pages SET hidden = id = 1")
+    with running(pages.source(), documents, tmp_path, LIMITS) as at_work:
+        at_work.wait_scanned()
+        documents.wait_for({"pages/2": "body2", "pages/3": "body3"})
+
+
+def test_a_condition_that_cannot_be_computed_deletes_nothing(pages: Tables) -> None:
+    source = pages.source(tables={"pages": {"text": "{body}", "where": "1 / (id - 2) < 9"}})
+    with pytest.raises(Transient, match="row pages/2: division by zero"):
+        source.fetch("pages/2")
+    assert source.fetch("pages/x") is None
+    with pytest.raises(SourceUnavailable, match="division by zero"):
+        list(source.scan())
+    source.close()
+
+
+def test_rows_of_a_table_that_inherits_are_no_documents_of_its_parent(pages: Tables) -> None:
+    """PostgreSQL has their changes as those of another table."""
+    pages.execute("CREATE TABLE more () INHERITS (pages)", "INSERT INTO more VALUES (9, 'x', 'y')")
+    source = pages.source()
+    assert len(list(source.scan())) == 3
+    assert source.fetch("pages/9") is None
+    source.close()
+
+
+def test_partitions_are_one_table(postgres: PostgresServer, fresh: str, documents: Documents) -> None:
+    """A row that moves to another partition stays one document."""
+    statements = (
+        "CREATE TABLE events (id int, day int, body text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day)",
+        "CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM (0) TO (10)",
+        "CREATE TABLE events_2 PARTITION OF events FOR VALUES FROM (10) TO (20)",
+        "INSERT INTO events VALUES (1, 1, 'a'), (2, 11, 'b')",
+    )
+    with tables(postgres, fresh, *statements, tables={"events": {}}) as one:
+        with running(one.source(), documents, None, LIMITS) as at_work:
+            at_work.wait_scanned()
+            one.execute("UPDATE events SET day = 12 WHERE id = 1", "INSERT INTO events_2 VALUES (3, 13, 'c')")
+            documents.wait_for({"events/1/12": "a", "events/2/11": "b", "events/3/13": "c"})
+            one.execute("CREATE TABLE events_3 PARTITION OF events FOR VALUES FROM (20) TO (30)")
+            one.execute("INSERT INTO events VALUES (4, 21, 'd')", "DELETE FROM events_2")
+            documents.wait_for({"events/4/21": "d"})
+            one.execute("TRUNCATE events_3")  # PostgreSQL does not publish it: only a scan finds it
+            at_work.runner._scan_wanted = True
+            documents.wait_for({})
+
+
+def test_a_key_that_is_not_the_primary_one(postgres: PostgresServer, fresh: str, documents: Documents) -> None:
+    statements = (
+        "CREATE TABLE docs (id serial PRIMARY KEY, slug text NOT NULL UNIQUE, body text)",
+        "ALTER TABLE docs REPLICA IDENTITY USING INDEX docs_slug_key",
+        "INSERT INTO docs (slug, body) VALUES ('a', '1'), ('b', '2')",
+    )
+    with tables(postgres, fresh, *statements, tables={"docs": {"key": "slug"}}) as one:
+        with running(one.source(), documents, None, LIMITS) as at_work:
+            at_work.wait_scanned()
+            one.execute("UPDATE docs SET slug = 'c' WHERE slug = 'a'", "DELETE FROM docs WHERE slug = 'b'")
+            documents.wait_for({"docs/c": "1"})
+            one.execute("ALTER TABLE docs REPLICA IDENTITY FULL", "UPDATE docs SET slug = 'd'")
+            documents.wait_for({"docs/d": "1"})
+
+
+# ------------------------------------------------------------------------------------- the log
+
+
+def test_a_change_is_hinted_only_once_it_can_be_seen(pages: Tables) -> None:
+    """Given a commit that waits for its standby, which the stream tells of at once, then its row is looked at
+    only when others can see it: before, it still says what it said.
+    """
+    source = pages.source()
+    source.resume(None)
+    source.hints(0.0)
+    pages.server.execute("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()")
+    try:
+        writer = threading.Thread(target=lambda: pages.execute("UPDATE pages SET body = 'later' WHERE id = 1"))
+        wait_until(lambda: pages.rows("SHOW synchronous_standby_names") == [("nobody",)])
+        writer.start()
+        wait_until(lambda: pages.rows("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"))
+        wait_until(lambda: source.hints(0.05) or source._held)
+        assert source._held == 1, "the stream has told of it"
+        assert source.hints(0.3) == []
+        before = source.position()
+    finally:
+        pages.server.execute("postgres", "ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
+    assert [hint.path for hint in hints_until(source, "pages/1")] == ["pages/1"]
+    assert source.position() != before
+    found = source.fetch("pages/1")
+    assert isinstance(found, Fetched)
+    assert found.text == "later"
+    writer.join()
+    source.close()
+
+
+def test_a_restart_reads_only_what_changed(pages: Tables, documents: Documents, tmp_path: Path) -> None:
+    texts = {f"pages/{n}": f"body {n}" for n in (1, 2, 3)}
+    assert synced(pages, documents, tmp_path, texts).scans == 1
+    pages.execute("UPDATE pages SET body = 'new' WHERE id = 2", "DELETE FROM pages WHERE id = 3")
+    again = synced(pages, documents, tmp_path, {"pages/1": "body 1", "pages/2": "new"})
+    assert again.scans == 0
+    assert set(again.fetched) == {"pages/2", "pages/3"}
+
+
+def drop_slot(one: Tables) -> None:
+    one.drop_slot()
+
+
+def read_by_another(one: Tables) -> None:
+    one.execute(f"SELECT pg_replication_slot_advance('{one.slot}', pg_current_wal_lsn())")
+
+
+def outgrown(one: Tables) -> None:
+    """The server throws the slot's WAL away."""
+    one.server.execute("postgres", "ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'", "SELECT pg_reload_conf()")
+    lost = f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{one.slot}' AND wal_status = 'lost'"
+    try:
+        for _ in range(50):
+            one.execute("SELECT pg_switch_wal()", "INSERT INTO pages VALUES (99)", "DELETE FROM pages WHERE id = 99")
+            one.execute("CHECKPOINT")
+            if one.rows(lost):
+                return
+        raise AssertionError("the slot was not lost")
+    finally:
+        one.server.execute("postgres", "ALTER SYSTEM RESET max_slot_wal_keep_size", "SELECT pg_reload_conf()")
+
+
+def publication_made_anew(one: Tables) -> None:
+    one.execute(f"DROP PUBLICATION {one.slot}", "UPDATE pages SET body = 'unheard' WHERE id = 1")
+    one.execute(f"CREATE PUBLICATION {one.slot} FOR TABLE pages WITH (publish_via_partition_root = true)")
+
+
+def table_left_out_for_a_while(one: Tables) -> None:
+    one.execute(f"ALTER PUBLICATION {one.slot} SET TABLE other", "UPDATE pages SET body = 'unheard' WHERE id = 1")
+    one.execute(f"ALTER PUBLICATION {one.slot} ADD TABLE pages")
+
+
+@pytest.mark.parametrize(
+    "lose", [drop_slot, read_by_another, outgrown, publication_made_anew, table_left_out_for_a_while]
+)
+def test_a_slot_that_is_lost_while_it_is_down_leads_to_a_scan_and_says_so(
+    pages: Tables,
+    documents: Documents,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    lose: Callable[[Tables], None],
+) -> None:
+    synced(pages, documents, tmp_path, {f"pages/{n}": f"body {n}" for n in (1, 2, 3)})
+    pages.execute("UPDATE pages SET body = 'unheard' WHERE id = 1", "DELETE FROM pages WHERE id = 2")
+    pages.execute("CREATE TABLE other (id int PRIMARY KEY)")
+    lose(pages)
+    with caplog.at_level(logging.WARNING):
+        again = synced(pages, documents, tmp_path, {"pages/1": "unheard", "pages/3": "body 3"})
+    assert again.scans
+    assert [one.message for one in caplog.records if "everything is scanned" in one.message]
+    pages.execute("UPDATE pages SET body = 'heard' WHERE id = 1")
+    assert synced(pages, documents, tmp_path, {"pages/1": "heard", "pages/3": "body 3"}).scans == 0
+
+
+def test_a_slot_that_is_dropped_while_it_is_read(pages: Tables, documents: Documents, tmp_path: Path) -> None:
+    source = Counted(pages.source())
+    with running(source, documents, tmp_path, LIMITS) as at_work:  # type: ignore[arg-type]
+        at_work.wait_scanned()
+        pages.drop_slot()
+        pages.execute("UPDATE pages SET body = 'new' WHERE id = 1", "DELETE FROM pages WHERE id IN (2, 3)")
+        documents.wait_for({"pages/1": "new"})
+        pages.execute("UPDATE pages SET body = 'newer' WHERE id = 1")
+        documents.wait_for({"pages/1": "newer"})
+
+
+def test_settings_that_make_other_documents_are_scanned_for(
+    pages: Tables, documents: Documents, tmp_path: Path
+) -> None:
+    synced(pages, documents, tmp_path, {f"pages/{n}": f"body {n}" for n in (1, 2, 3)})
+    pages.settings["tables"] = {"pages": {"text": "{title}"}}
+    assert synced(pages, documents, tmp_path, {f"pages/{n}": f"T{n}" for n in (1, 2, 3)}).scans == 1
+
+
+def test_a_second_reader_waits(pages: Tables) -> None:
+    first, second = pages.source(), pages.source()
+    first.resume(None)
+    first.hints(0.0)
+    second.resume(None)
+    with pytest.raises(SourceUnavailable, match="is active for PID"):
+        second.hints(0.0)
+    list(second.scan())  # a verification may look all the same
+    first.close()
+    wait_until(lambda: not pages.rows("SELECT 1 FROM pg_replication_slots WHERE active"))
+    pages.execute("UPDATE pages SET body = 'x' WHERE id = 1")
+    hints_until(second, "pages/1")
+    second.close()
+
+
+def test_a_scan_alone_makes_no_slot(pages: Tables) -> None:
+    """A verification reads the tables while nobody follows: a slot that nobody reads would fill the disk."""
+    source = pages.source()
+    assert len(list(source.scan())) == 3
+    assert source.fetch("pages/1") is not None
+    assert pages.rows(f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{pages.slot}'") == []
+    assert pages.rows("SELECT 1 FROM pg_publication") == []
+    source.close()
+
+
+def test_transactions_that_are_as_old_as_the_slot_are_scanned_for_once_they_end(pages: Tables) -> None:
+    source = pages.source()
+    source.resume(None)
+    with pages.server.connected(pages.database) as connection:
+        connection.autocommit = False
+        with connection.cursor() as cursor:
+            cursor.execute("INSERT INTO pages VALUES (9)")
+            cursor.execute("SELECT pg_current_xact_id()::text::bigint")
+            source._older = cursor.fetchone()[0]
+            assert source.hints(0.1) == []
+            connection.rollback()
+    hints_until(source, None)
+    source._next_older = 0.0
+    assert source.hints(0.1) == []
+    source.close()
+
+
+def test_a_transaction_of_any_size_is_given_in_portions_and_is_behind_a_position_until_all_of_it_was(
+    pages: Tables,
+) -> None:
+    """Given a restart after the first portion, then the whole transaction is hinted again."""
+    source = pages.source()
+    source.resume(None)
+    pages.execute("INSERT INTO pages SELECT g FROM generate_series(1000, 6999) g")
+    hints_until(source, "pages/1000")
+    position = source.position()
+    source.close()
+    source = pages.source()
+    assert source.resume(position)
+    found: set[str | None] = set()
+    end = time.monotonic() + 60
+    while len(found) < 6000:
+        assert time.monotonic() < end
+        given = source.hints(5.0)
+        assert len(given) <= 1000
+        found |= {hint.path for hint in given}
+    wait_until(lambda: source.hints(0.05) or source.position() != position)
+    source.close()
+
+
+def test_wal_that_is_kept_is_told_and_warned_of_once(
+    pages: Tables, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.postgres.source._SLOT_SECONDS", 0.0)
+    source = pages.source(lag_warning_bytes=100_000)
+    source.resume(None)
+    source.hints(0.0)
+    assert source.backlog() is not None
+    pages.execute("INSERT INTO pages SELECT g, repeat('x', 500) FROM generate_series(1000, 2000) g")
+    with caplog.at_level(logging.WARNING):
+        source.hints(0.1)
+        source.hints(0.1)
+    kept = source.backlog()
+    assert kept is not None
+    assert kept.amount > 100_000
+    assert len([one for one in caplog.records if "keeps much WAL" in one.message]) == 1
+    while source.hints(0.5):
+        pass
+    source.acknowledge(source.position())
+    pages.execute("CHECKPOINT")
+
+    def caught_up() -> bool:
+        source.hints(0.1)
+        source.acknowledge(source.position())
+        now = source.backlog()
+        return now is not None and now.amount < 100_000
+
+    wait_until(caught_up)
+    assert not source._warned
+    source.close()
+
+
+def test_what_other_tables_write_does_not_hold_the_slot_back(pages: Tables, documents: Documents) -> None:
+    """Given a quiet table in a busy database, then the server need not keep the WAL of the others."""
+    with running(pages.source(), documents, None, LIMITS) as at_work:
+        at_work.wait_scanned()
+        pages.execute("CREATE TABLE busy AS SELECT g FROM generate_series(1, 10000) g")
+        confirmed_all(pages)
+
+
+def test_a_server_that_crashes_is_waited_for_and_nothing_counts_as_deleted(
+    postgres: PostgresServer, documents: Documents, tmp_path: Path
+) -> None:
+    server = PostgresServer()
+    try:
+        server.start()
+        with tables(
+            server, "away", PAGES, "INSERT INTO pages VALUES (1, 'x', 'one')", tables={"pages": {"text": "{body}"}}
+        ) as one:
+            with running(one.source(), documents, tmp_path, LIMITS) as at_work:
+                at_work.wait_scanned()
+                server.kill()
+                wait_until(lambda: not at_work.health.readyz().ok)
+                assert documents.texts() == {"pages/1": "one"}
+                server.start()
+                one.execute("INSERT INTO pages VALUES (2, 'x', 'two')")
+                documents.wait_for({"pages/1": "one", "pages/2": "two"})
+                wait_until(lambda: at_work.health.readyz().ok)
+    finally:
+        server.stop()
