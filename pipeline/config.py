@@ -81,7 +81,7 @@ class ModelConfig(Section):
     weights_sha256: str | None = Field(
         None,
         pattern="^[0-9a-f]{64}$",
-        description="refuse other weights; `vectide config check --weights` says which are there",
+        description="refuse other weights; `vectide config weights` says which are there",
     )
     max_tokens: Count | None = Field(None, description="sequence limit; the model's own if not given")
     dimension: Count | None = Field(None, description="cut of a Matryoshka model; the model's own if not given")

@@ -97,12 +97,11 @@ def test_a_pin_is_of_the_configured_model_and_not_of_others_that_are_looked_for(
     assert located(generation_of(configured(other, tmp_path)), pinned).name == str(other)
 
 
-def test_config_check_says_which_weights_are_there_and_refuses_others(folder: Path, tmp_path: Path) -> None:
+def test_config_weights_says_which_are_there_and_refuses_others(folder: Path, tmp_path: Path) -> None:
     found = spec_of(configured(folder, tmp_path)).weights_sha256
     settings = {"VECTIDE_MODEL__NAME": str(folder)}
-    done = run(tmp_path, "config", "check", "--weights", "--json", environment=settings)
-    assert json.loads(done.out)["model"]["weights_sha256"] == found
+    done = json.loads(run(tmp_path, "config", "weights", "--json", environment=settings).out)
+    assert (done["weights_sha256"], done["pinned"]) == (found, False)
     pinned = {**settings, "VECTIDE_MODEL__WEIGHTS_SHA256": "0" * 64}
-    assert run(tmp_path, "config", "check", environment=pinned).code == 0
-    refused = run(tmp_path, "config", "check", "--weights", environment=pinned)
+    refused = run(tmp_path, "config", "weights", environment=pinned)
     assert (refused.code, found in refused.err) == (5, True)
