@@ -70,7 +70,14 @@ def readme() -> str:
     text = (CHART / "README.md").read_text()
     head, _, _ = text.partition("## Values\n")
     values = yaml.safe_load((CHART / "values.yaml").read_text())
-    lines = ["## Values", "", "Made from `values.yaml` by `make docs`.", "", "| value | default | meaning |", "|---|---|---|"]
+    lines = [
+        "## Values",
+        "",
+        "Made from `values.yaml` by `make docs`.",
+        "",
+        "| value | default | meaning |",
+        "|---|---|---|",
+    ]
     for path, meaning in documented():
         lines.append(f"| `{path}` | `{_shown(_at(values, path))}` | {meaning} |")
     return head + "\n".join(lines) + "\n"
