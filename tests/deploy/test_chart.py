@@ -1,4 +1,4 @@
-"""The rendered chart: valid for Kubernetes and the operators, and true of vectide. Every check has mutants that it refuses."""
+"""The rendered chart: valid for Kubernetes and the operators, and true of vectide. Every check refuses its mutants."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from tests.support.kafka import KafkaServer
 pytestmark = [pytest.mark.kafka, pytest.mark.processes, pytest.mark.timeout(400)]
 
 READY_SECONDS = 120.0
-TOKEN = "a-token-of-the-cluster"  # noqa: S105
+TOKEN = "a-token-of-the-cluster"
 
 
 class Pod:
@@ -204,7 +204,7 @@ class Cluster:
 def free_port() -> int:
     """On every address of loopback, as far as anybody knows."""
     with socket.socket() as one:
-        one.bind(("0.0.0.0", 0))  # noqa: S104
+        one.bind(("0.0.0.0", 0))
         return int(one.getsockname()[1])
 
 

@@ -71,13 +71,22 @@ SASL = {"security_protocol": "SASL_SSL", "sasl_mechanism": "SCRAM-SHA-512"}
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"chunk": {"autoscaling": {"hpa": {"enabled": True}, **keda()}}}, "chunk.autoscaling: hpa and keda are both enabled"),
+        (
+            {"chunk": {"autoscaling": {"hpa": {"enabled": True}, **keda()}}},
+            "chunk.autoscaling: hpa and keda are both enabled",
+        ),
         ({"chunk": {"replicas": 9}}, "chunk: 9 replicas, and config.pipeline.partitions = 8"),
-        ({"embed": {"replicas": 3}, "config": {"pipeline": {"partitions": 2}}}, "embed: 3 replicas, and config.pipeline.partitions = 2"),
+        (
+            {"embed": {"replicas": 3}, "config": {"pipeline": {"partitions": 2}}},
+            "embed: 3 replicas, and config.pipeline.partitions = 2",
+        ),
         ({"embed": {"autoscaling": keda(maxReplicas=9)}}, "embed: 9 replicas"),
         ({"chunk": {"autoscaling": {"hpa": {"enabled": True, "maxReplicas": 9}}}}, "chunk: 9 replicas"),
         ({"embed": {"autoscaling": keda(minReplicas=5)}}, "minReplicas 5 is over maxReplicas 4"),
-        ({"search": {"autoscaling": {"hpa": {"enabled": True, "maxReplicas": 1}}}}, "search.autoscaling.hpa: minReplicas 2 is over maxReplicas 1"),
+        (
+            {"search": {"autoscaling": {"hpa": {"enabled": True, "maxReplicas": 1}}}},
+            "search.autoscaling.hpa: minReplicas 2 is over maxReplicas 1",
+        ),
         ({"embed": {"autoscaling": keda(trigger="kafka")}}, "needs generations"),
         ({"embed": {"autoscaling": keda(serverAddress="")}}, "needs serverAddress"),
         ({"config": {"kafka": {"options": {"group_instance_id": "a"}}}}, "static membership"),
@@ -85,7 +94,11 @@ SASL = {"security_protocol": "SASL_SSL", "sasl_mechanism": "SCRAM-SHA-512"}
         ({"config": {"kafka": {"security_protocol": "SASL_SSL"}}}, "set config.kafka.sasl_mechanism"),
         ({"config": {"kafka": {**SASL, "sasl_username": "u"}}}, "role chunk has no password"),
         (
-            {"config": {"kafka": SASL}, "secrets": {"kafkaPassword": {"existingSecret": "s"}}, "roles": {"chunk": {"kafkaUsername": "c"}}},
+            {
+                "config": {"kafka": SASL},
+                "secrets": {"kafkaPassword": {"existingSecret": "s"}},
+                "roles": {"chunk": {"kafkaUsername": "c"}},
+            },
             "role connector has no username",
         ),
         ({"connectors": [{"name": "a", "connector": "filesystem"}] * 2}, '"a" is there twice'),
@@ -95,7 +108,7 @@ SASL = {"security_protocol": "SASL_SSL", "sasl_mechanism": "SCRAM-SHA-512"}
         ({"weights": {"mode": "image"}}, "weights.image.reference"),
         ({"weights": {"mode": "claim", "claim": {"existingClaim": "w"}}}, "set config.model.weights_sha256"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_work_together_is_refused_and_says_what_to_do(
     chart: Path, values: dict[str, Any], said: str
 ) -> None:
@@ -103,7 +116,7 @@ def test_what_cannot_work_together_is_refused_and_says_what_to_do(
 
 
 def test_limits_are_not_drawn_too_close(chart: Path) -> None:
-    """Given exactly as many pods as partitions, any number of searches, and weights that nobody wants held, it renders."""
+    """Given as many pods as partitions, any number of searches, and weights that nobody wants held, it renders."""
     render(chart, {"chunk": {"replicas": 8}, "embed": {"autoscaling": keda(maxReplicas=8)}, "search": {"replicas": 20}})
     render(chart, {"weights": {"mode": "claim", "claim": {"existingClaim": "w"}, "verify": False}})
     render(chart, {"config": {"kafka": {"security_protocol": "SSL"}}})
