@@ -8,6 +8,7 @@ restartPolicy, volumes and volumeMounts. */}}
 {{- $files := include "vectide.secretFiles" (dict "root" $root "role" .role "component" .component) | fromJsonArray -}}
 {{- $mounted := and .model (ne $weights.mode "baked") -}}
 automountServiceAccountToken: false
+# With them Kubernetes sets VECTIDE_..._PORT for a Service of that name, which vectide takes for a setting.
 enableServiceLinks: false
 serviceAccountName: {{ default (include "vectide.serviceAccountName" $root) .serviceAccountName }}
 {{- with $root.Values.image.pullSecrets }}

@@ -209,6 +209,8 @@ def unparsed(arguments: list[str]) -> str:
 def configuration_loads(found: Rendered, folder: Path) -> Iterator[str]:
     """With the file and the environment of each container the real models and connectors accept it."""
     for owner, labels, spec in found.pods():
+        if spec.get("enableServiceLinks", True):
+            yield f"{owner}: addresses of Services named vectide would be taken for settings"
         for container in _containers(spec):
             if container["command"] != ["vectide"]:
                 continue

@@ -175,6 +175,7 @@ MUTANTS: list[tuple[Check, Callable[[Rendered], object]]] = [
     (structure.arguments_parse, lambda r: first(r, "-migrate")["args"].extend(["--cutover", "later"])),
     (structure.arguments_parse, lambda r: pod(r, "-chunk")["initContainers"][1].update(args=["config", "weigh"])),
     (structure.configuration_loads, lambda r: toml(r, "partitions = 12", "partition = 12")),
+    (structure.configuration_loads, lambda r: pod(r, "-embed").pop("enableServiceLinks")),
     (structure.configuration_loads, lambda r: toml(r, "hidden = true", "hide = true")),
     (structure.configuration_loads, lambda r: toml(r, 'store = "qdrant"', 'store = "embedded"')),
     (structure.configuration_loads, lambda r: toml(r, "[sources.tickets]", "[sources.other]")),

@@ -18,6 +18,8 @@ import yaml
 
 from tests.deploy.charts import MATRIX, Object, Rendered, render, values_of
 
+pytestmark = pytest.mark.timeout(400)
+
 CHECKOV = Path(__file__).parents[2] / ".venv-deploy" / "bin" / "checkov"
 
 
@@ -79,7 +81,7 @@ def failed(chart: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
         capture_output=True,
         text=True,
         check=False,
-        timeout=170,
+        timeout=380,
         cwd=folder,
         env={**os.environ, "HOME": str(folder), "LOG_LEVEL": "ERROR"},
     )

@@ -70,9 +70,9 @@ class Pod:
         except OSError:
             return 0
 
-    def completed(self, seconds: float = READY_SECONDS) -> str:
+    def completed(self, seconds: float | None = None) -> str:
         """Wait until it has ended, and return what it said."""
-        out, _ = self.process.communicate(timeout=seconds)
+        out, _ = self.process.communicate(timeout=seconds or READY_SECONDS)
         return out
 
     def stop(self) -> int:

@@ -103,6 +103,11 @@ SASL = {"security_protocol": "SASL_SSL", "sasl_mechanism": "SCRAM-SHA-512"}
         ),
         ({"connectors": [{"name": "a", "connector": "filesystem"}] * 2}, '"a" is there twice'),
         ({"connectors": [{"name": "canary", "connector": "filesystem"}]}, "the canary's own source"),
+        (
+            {"connectors": [{"name": "db", "connector": "postgres", "settings": {"db_password": "x"}}]},
+            "set VECTIDE_SOURCES__DB__DB_PASSWORD from a Secret",
+        ),
+        ({"config": {"kafka": {"options": {"sasl_plain_password": "x"}}}}, "config.kafka.options.sasl_plain_password"),
         ({"weights": {"mode": "init"}}, "weights.init.image"),
         ({"weights": {"mode": "claim"}}, "weights.claim.existingClaim"),
         ({"weights": {"mode": "image"}}, "weights.image.reference"),
