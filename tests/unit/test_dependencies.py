@@ -56,6 +56,7 @@ EXCEPTIONS = {
     "crc32c": "LGPL-2.1-or-later",  # imported as it is, from a package of its own that can be replaced
     "cuda-toolkit": None,  # no file of its own: it names NVIDIA's packages
     "wordllama": None,  # MIT, as its whole text; for tests
+    "kubernetes-validate": None,  # Apache-2.0, as its file LICENSE says; for tests
     "nvidia-cusparselt-cu13": None,  # as those below
     # CUDA's own terms. torch brings them on Linux; its build for a CPU does not.
     **dict.fromkeys(
