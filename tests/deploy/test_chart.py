@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import re
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -356,6 +357,18 @@ def test_names_are_never_too_long(chart: Path) -> None:
     for one in render(chart, {**values, "migration": {"job": {"enabled": True}}}, name=long).objects:
         assert len(one["metadata"]["name"]) <= 63
         assert all(len(value) <= 63 for value in one["metadata"]["labels"].values())
+
+
+def test_the_readme_s_values_work(chart: Path, tmp_path: Path) -> None:
+    """Given the example of the README, then it renders, and hangs together like any other."""
+    text = (CHART / "README.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    found = render(chart, yaml.safe_load(example.replace("sha256:...", f"sha256:{'1' * 64}")))
+    assert [why for check in CHECKS for why in check(found, tmp_path)] == []
+    for line in re.findall(r"`vectide ([a-z][^`]*)`", text.partition("## Values")[0]):
+        assert structure.unparsed(line.split()) == "", line
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (CHART / target).exists(), target
 
 
 def test_the_chart_is_of_this_version_of_vectide() -> None:
