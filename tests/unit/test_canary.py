@@ -241,6 +241,39 @@ def test_a_document_that_cannot_be_deleted_is_told(running: RunningPipeline, mon
     assert left(running, found["key"])
 
 
+def test_what_was_perhaps_published_is_deleted(running: RunningPipeline) -> None:
+    """Given an outage whose end nobody waits for, then a document that was written after all does not stay."""
+    broker, stop = running.broker, threading.Event()
+
+    class Unknown:
+        def __init__(self, publisher: Any) -> None:
+            self._publisher = publisher
+
+        def publish(self, *arguments: Any) -> Any:
+            self._publisher.publish(*arguments)
+            if not stop.is_set():
+                stop.set()
+                raise BrokerUnavailable("the outcome is unknown")
+
+        def close(self, deadline: Deadline) -> None:
+            self._publisher.close(deadline)
+
+    class Losing:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(broker, name)
+
+        def transactional_publisher(self, id: str) -> Any:
+            return Unknown(broker.transactional_publisher(id))
+
+    made = canary(running, searching(running), stop=stop)
+    made._broker = Losing()
+    found = made.run()
+    assert (found["ok"], found["cleaned"]) == (False, True)
+    running.until_quiet()
+    assert running.head_of(made.key) is not None, "it was written"
+    assert not left(running, found["key"])
+
+
 def test_its_deletes_are_deletes_of_the_log(running: RunningPipeline) -> None:
     from pipeline.codec import decode_event
 
