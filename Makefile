@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DONE := $(VENV)/.installed
+DEPLOY := .venv-deploy
+DEPLOY_DONE := $(DEPLOY)/.installed
 SCHEDULES ?= 50000
 MINUTES ?= 60
 BROKERS ?= 1
@@ -10,7 +12,7 @@ BROKERS ?= 1
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install check kafka promtool postgres demo test lint audit bench soak simulate docs clean
+.PHONY: help install check kafka promtool postgres deploy-tools demo test lint audit bench soak simulate docs clean
 
 help:
 	@echo "make install  check this machine, make .venv, install pinned dependencies"
@@ -51,6 +53,14 @@ promtool: install
 postgres: install
 	@$(BIN)/python -m tests.support.postgres --install || test "$$CI" != true
 
+# checkov for the tests of the chart: it pins what vectide cannot live with, so it lives alone.
+deploy-tools: $(DEPLOY_DONE)
+
+$(DEPLOY_DONE): requirements-deploy.lock
+	test -x $(DEPLOY)/bin/python || $(PYTHON) -m venv $(DEPLOY)
+	$(DEPLOY)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-deploy.lock
+	@touch $(DEPLOY_DONE)
+
 lint: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -63,7 +73,7 @@ audit: install
 	"$$audit" --requirement requirements.lock --no-deps --disable-pip
 
 # Two at a time, a file to each: a file's tests share what they start. In the order of tests/conftest.py.
-test: install kafka promtool postgres lint
+test: install kafka promtool postgres deploy-tools lint
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: install kafka
@@ -78,6 +88,7 @@ simulate: install
 
 docs: install
 	$(BIN)/python -m tests.docs.generate
+	$(BIN)/python -m tests.deploy.generate
 
 clean:
-	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(DEPLOY) build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -78,6 +78,11 @@ class ModelConfig(Section):
         description="hub id, folder, or `package:NAME/FOLDER` for weights inside an installed package",
     )
     revision: str | None = Field(None, description="of a hub id")
+    weights_sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="refuse other weights; `vectide config weights` says which are there",
+    )
     max_tokens: Count | None = Field(None, description="sequence limit; the model's own if not given")
     dimension: Count | None = Field(None, description="cut of a Matryoshka model; the model's own if not given")
     document_prompt: str | None = Field(None, description="put before documents; the model's own if not given")

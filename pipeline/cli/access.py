@@ -73,7 +73,7 @@ def running(state: Path) -> str | None:
         described = json.loads((state / "endpoint.json").read_text())
         url, instance = str(described["url"]), str(described["instance"])
         # Without the token: another program may have the port by now.
-        answer = _post(url, "GET", "/instance", {}, None, _KNOCK_SECONDS, _KNOCK_BYTES)
+        answer = posted(url, "GET", "/instance", {}, None, _KNOCK_SECONDS, _KNOCK_BYTES)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, VectideError):
         return None
     return url if answer == {"instance": instance} else None
@@ -89,13 +89,13 @@ class _Following:
 
     def __call__(self, method: str, path: str, arguments: Mapping[str, Any]) -> Any:
         try:
-            return _post(self._url, method, path, arguments, self._token)
+            return posted(self._url, method, path, arguments, self._token)
         except _Silent:
             found = running(self._state)
             if found is None:
                 raise
             self._url = found
-            return _post(found, method, path, arguments, self._token)
+            return posted(found, method, path, arguments, self._token)
 
 
 class Endpoint:
@@ -128,7 +128,7 @@ def _near(host: str) -> str:
     return "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104 - every address is one of them
 
 
-def _post(
+def posted(
     url: str,
     method: str,
     path: str,
@@ -137,8 +137,23 @@ def _post(
     seconds: float = _ASK_SECONDS,
     most: int = -1,
 ) -> Any:
-    if not url.startswith("http://"):
-        raise ValueError(f"{url} is not what vectide writes")
+    """The JSON answer of a vectide at ``url``, never asked through a proxy.
+
+    Args:
+        url: http or https, without the path.
+        method: ``GET`` or ``POST``.
+        path: begins with ``/``.
+        arguments: the body of a POST.
+        token: sent as a bearer's; None: none.
+        seconds: of the request.
+        most: bytes of the answer that are read; -1: all.
+
+    Raises:
+        Transient: no answer, or none of a vectide.
+        VectideError: what it answers with.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"{url} is no address of a vectide", "give it as http://host:port")
     body = json.dumps(arguments).encode() if method == "POST" else None
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     request = urllib.request.Request(url + path, body, headers, method=method)  # noqa: S310 - looked at above

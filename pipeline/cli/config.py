@@ -12,6 +12,7 @@ from connectors.registry import open_source
 from pipeline.cli.options import as_json, configuration, configured, print_json
 from pipeline.config import effective
 from pipeline.naming import Names
+from pipeline.observe.logs import printable
 
 
 @click.group()
@@ -34,6 +35,31 @@ def check(json_: bool, config_file: Path | None, state: Path | None) -> None:
         return
     for line in _lines(tree, ""):
         click.echo(line)
+
+
+@config.command()
+@as_json
+@configured
+def weights(json_: bool, config_file: Path | None, state: Path | None) -> None:
+    """Find the model's files on this machine and show their hash, without loading them.
+
+    Exits with 2 if they are not there, and with 5 if they are not those that model.weights_sha256 pins.
+    """
+    from pipeline.embedding.models import model_spec, tokenizer_of
+
+    model = configuration(config_file, state).model
+    spec = model_spec(model, tokenizer_of(model))
+    found = {
+        "model": spec.name,
+        "weights_sha256": spec.weights_sha256,
+        "pinned": model.weights_sha256 is not None,
+        "fingerprint": spec.fingerprint,
+    }
+    if json_:
+        print_json(found)
+        return
+    for name, value in found.items():
+        click.echo(printable(f"{name} = {value!r}"))
 
 
 def _lines(tree: Mapping[str, Any], prefix: str) -> list[str]:

@@ -43,6 +43,7 @@ _COMMANDS: Final = {
     "demo": ("demo", "demo", "See it work: real documents, live edits, a restart."),
     "up": ("up", "up", "Keep an index of folders and other sources live, until Ctrl-C."),
     "search": ("search", "search", "Ask a question of the index."),
+    "canary": ("canary", "canary", "Publish a document, find it, delete it: how long each takes."),
     "status": ("status", "status", "What is indexed, how far behind, how fresh, what failed."),
     "topics": ("topics", "topics", "Create and check the topics in Kafka."),
     "connect": ("connect", "connect", "Run the connectors of sources (long-lived)."),

@@ -48,16 +48,20 @@ def apply(found: bool, json_: bool, config_file: Path | None, state: Path | None
 
 @topics.command("rights")
 @click.option("--role", "roles", type=click.Choice(ROLES), multiple=True, help="Repeatable.  [default: all]")
+@click.option("--source", "sources", multiple=True, help="Repeatable.  [default: the configured ones]")
 @as_json
 @configured
-def rights_(roles: tuple[Role, ...], json_: bool, config_file: Path | None, state: Path | None) -> None:
+def rights_(
+    roles: tuple[Role, ...], sources: tuple[str, ...], json_: bool, config_file: Path | None, state: Path | None
+) -> None:
     """List the ACLs that each role needs in Kafka, as commands for kafka-acls.sh; asks no broker.
 
     Principals are called by their role: put your own in their place. docs/security.md has the roles.
     """
     config = configuration(config_file, state)
     names = Names(config.pipeline.prefix, config.pipeline.name)
-    needed = {role: rights(role, names, config.pipeline.epoch, sorted(config.sources)) for role in roles or ROLES}
+    ids = sorted(sources or config.sources)
+    needed = {role: rights(role, names, config.pipeline.epoch, ids) for role in roles or ROLES}
     if json_:
         print_json({role: [dataclasses.asdict(one) for one in rules] for role, rules in needed.items()})
         return

@@ -89,6 +89,7 @@ def model_spec(config: ModelConfig, tokenizer: Tokenizer) -> ModelSpec:
 
     Raises:
         ConfigError: the model is not on this machine, or its files do not say what it is.
+        FingerprintMismatch: its weights are not those that ``weights_sha256`` pins.
     """
     if config.provider == "hashing":
         name, weights, dimension, tokens = "hashing", HASHING_VERSION, _HASHING_DIMENSION, _HASHING_TOKENS
@@ -108,6 +109,11 @@ def model_spec(config: ModelConfig, tokenizer: Tokenizer) -> ModelSpec:
         )
     if config.dimension is not None and config.dimension > dimension and config.provider != "hashing":
         raise ConfigError(f"model.dimension = {config.dimension} is over the {dimension} of {name}", "leave it out")
+    if config.weights_sha256 not in (None, weights):
+        raise FingerprintMismatch(
+            f"model.weights_sha256 = {config.weights_sha256}, and the weights of {name} here have {weights}",
+            "bring the right weights; or pin these, where the live generation is of them",
+        )
     return ModelSpec(
         provider=config.provider,
         name=name,
@@ -180,6 +186,7 @@ def _as_spec(spec: ModelSpec, config: ModelConfig, name: str) -> ModelConfig:
             "provider": spec.provider,
             "name": name,
             "revision": config.revision if name == config.name else None,
+            "weights_sha256": None,  # the spec's own is compared
             "max_tokens": spec.max_tokens,
             "dimension": spec.dimension,
             "document_prompt": spec.document_prompt,

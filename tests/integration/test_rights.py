@@ -75,7 +75,7 @@ def names(fresh: str) -> Names:
 
 
 def granted(role: Role, names: Names) -> list[Right]:
-    return rights(role, names, 0, ["docs"])
+    return rights(role, names, 0, ["docs", "canary"] if role == "connector" else ["docs"])
 
 
 @pytest.fixture
@@ -201,6 +201,7 @@ def test_a_pipeline_needs_exactly_these_rights(
     _fail_records(server, names, live)
     roles.quiet(6, dead_letters=3)
     _look_around(f"http://127.0.0.1:{port}")
+    assert json.loads(roles.ask("connector", "canary", "--url", f"http://127.0.0.1:{port}", "--json"))["ok"]
     roles.ask("operator", "dead-letters", "replay", "--all", code=1)
     roles.ask("operator", "dead-letters", "drop", "--all")
     # Another generation, live and undone

@@ -81,8 +81,11 @@ class RunningPipeline(Working):
 
     def head(self, path: str) -> Head | None:
         """A document's head."""
-        doc = DocumentKey("s", path).doc
-        return self.collection.heads([doc]).get(doc)
+        return self.head_of(DocumentKey("s", path))
+
+    def head_of(self, key: DocumentKey) -> Head | None:
+        """The head of a document of any source."""
+        return self.collection.heads([key.doc]).get(key.doc)
 
     def heads(self) -> list[Head]:
         """All heads."""

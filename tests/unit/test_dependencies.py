@@ -61,6 +61,7 @@ EXCEPTIONS = {
     # BSD-3-Clause or Apache-2.0; PDFium in it is BSD-3-Clause, with parts under MIT, Zlib, FreeType's ...
     "pypdfium2": None,
     "wordllama": None,  # MIT, as its whole text; for tests
+    "kubernetes-validate": None,  # Apache-2.0, as its file LICENSE says; for tests
     "nvidia-cusparselt-cu13": None,  # as those below
     # CUDA's own terms. torch brings them on Linux; its build for a CPU does not.
     **dict.fromkeys(

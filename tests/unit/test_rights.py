@@ -72,3 +72,10 @@ def test_they_are_printed_as_commands_without_asking_a_broker(tmp_path: Path) ->
     ) in lines
     assert not any("User:embed" in line for line in lines)
     assert set(json.loads(run(tmp_path, "topics", "rights", "--json").out)) == set(ROLES)
+
+
+def test_rights_of_a_source_that_is_not_configured(tmp_path: Path) -> None:
+    """Given the canary's source, then its writer's transactional id is there, and no other's."""
+    done = run(tmp_path, "topics", "rights", "--role", "connector", "--source", "canary", "--json")
+    ids = [one["name"] for one in json.loads(done.out)["connector"] if one["kind"] == "TransactionalId"]
+    assert ids == ["vectide.default.connector.canary"]

@@ -1,0 +1,196 @@
+"""Values that cannot be meant are refused: by the schema, by name, or because they cannot work together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helm_python import Chart
+from helm_python.errors import HelmError
+
+from pipeline.config import Config
+from tests.deploy.charts import render, values_of
+from tests.deploy.generate import CHART
+
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+
+
+def refused(chart: Path, values: dict[str, Any]) -> str:
+    with pytest.raises(HelmError) as caught:
+        render(chart, values)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"replicas": 2}, "replicas"),
+        ({"chunk": {"replica": 2}}, "replica"),
+        ({"chunk": {"replicas": "two"}}, "replicas"),
+        ({"embed": {"autoscaling": {"keda": {"minReplicas": 0}}}}, "minReplicas"),
+        ({"embed": {"autoscaling": {"keda": {"trigger": "rabbitmq"}}}}, "trigger"),
+        ({"embed": {"resources": {"limit": {}}}}, "limit"),
+        ({"image": {"base": {"digest": "1234"}}}, "digest"),
+        ({"image": {"base": {"repository": "vectide:latest"}}}, "repository"),
+        ({"connectors": [{"name": "Docs", "connector": "filesystem"}]}, "name"),
+        ({"connectors": [{"name": "docs"}]}, "connector"),
+        ({"connectors": [{"name": "docs", "connector": "filesystem", "path": "/x"}]}, "path"),
+        ({"connectors": [{"name": "docs", "connector": "filesystem", "replicas": 2}]}, "replicas"),
+        ({"config": {"pipeline": {"partition": 3}}}, "partition"),
+        ({"config": {"pipeline": {"partitions": 0}}}, "partitions"),
+        ({"config": {"model": {"dtype": "float8"}}}, "dtype"),
+        ({"config": {"broker": "embedded"}}, "broker"),
+        ({"config": {"http": {"port": 1}}}, "http"),
+        ({"config": {"sources": {}}}, "sources"),
+        ({"config": {"kafka": {"sasl_password": "x"}}}, "sasl_password"),
+        ({"config": {"kafka": {"sasl_password_file": "/x"}}}, "sasl_password_file"),
+        ({"config": {"kafka": {"ssl_key_password": "x"}}}, "ssl_key_password"),
+        ({"config": {"qdrant": {"api_key": "x"}}}, "api_key"),
+        ({"config": {"receipt_key": "x"}}, "receipt_key"),
+        ({"secrets": {"httpToken": {"value": "x"}}}, "value"),
+        ({"roles": {"chunk": {"qdrantApiKey": {"existingSecret": "x"}}}}, "qdrantApiKey"),
+        ({"migration": {"ttlSecondsAfterFinished": 60}}, "ttlSecondsAfterFinished"),
+        ({"canary": {"waitSeconds": 4000}}, "waitSeconds"),
+        ({"weights": {"mode": "download"}}, "mode"),
+    ],
+)
+def test_what_the_schema_does_not_know_is_refused_by_name(chart: Path, values: dict[str, Any], said: str) -> None:
+    assert said in refused(chart, values)
+
+
+def keda(**more: Any) -> dict[str, Any]:
+    return {"keda": {"enabled": True, "serverAddress": "http://p:9090", **more}}
+
+
+SASL = {"security_protocol": "SASL_SSL", "sasl_mechanism": "SCRAM-SHA-512"}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"chunk": {"autoscaling": {"hpa": {"enabled": True}, **keda()}}},
+            "chunk.autoscaling: hpa and keda are both enabled",
+        ),
+        ({"chunk": {"replicas": 9}}, "chunk: 9 replicas, and config.pipeline.partitions = 8"),
+        (
+            {"embed": {"replicas": 3}, "config": {"pipeline": {"partitions": 2}}},
+            "embed: 3 replicas, and config.pipeline.partitions = 2",
+        ),
+        ({"embed": {"autoscaling": keda(maxReplicas=9)}}, "embed: 9 replicas"),
+        ({"chunk": {"autoscaling": {"hpa": {"enabled": True, "maxReplicas": 9}}}}, "chunk: 9 replicas"),
+        ({"embed": {"autoscaling": keda(minReplicas=5)}}, "minReplicas 5 is over maxReplicas 4"),
+        (
+            {"search": {"autoscaling": {"hpa": {"enabled": True, "maxReplicas": 1}}}},
+            "search.autoscaling.hpa: minReplicas 2 is over maxReplicas 1",
+        ),
+        ({"embed": {"autoscaling": keda(trigger="kafka")}}, "needs generations"),
+        ({"embed": {"autoscaling": keda(serverAddress="")}}, "needs serverAddress"),
+        ({"config": {"kafka": {"options": {"group_instance_id": "a"}}}}, "static membership"),
+        ({"secrets": {"httpToken": {"existingSecret": ""}}}, "secrets.httpToken.existingSecret"),
+        ({"config": {"kafka": {"security_protocol": "SASL_SSL"}}}, "set config.kafka.sasl_mechanism"),
+        ({"config": {"kafka": {**SASL, "sasl_username": "u"}}}, "role chunk has no password"),
+        (
+            {
+                "config": {"kafka": SASL},
+                "secrets": {"kafkaPassword": {"existingSecret": "s"}},
+                "roles": {"chunk": {"kafkaUsername": "c"}},
+            },
+            "role connector has no username",
+        ),
+        ({"connectors": [{"name": "a", "connector": "filesystem"}] * 2}, '"a" is there twice'),
+        ({"connectors": [{"name": "canary", "connector": "filesystem"}]}, "the canary's own source"),
+        (
+            {"connectors": [{"name": "db", "connector": "postgres", "settings": {"db_password": "x"}}]},
+            "set VECTIDE_SOURCES__DB__DB_PASSWORD from a Secret",
+        ),
+        ({"config": {"kafka": {"options": {"sasl_plain_password": "x"}}}}, "config.kafka.options.sasl_plain_password"),
+        ({"weights": {"mode": "init"}}, "weights.init.image"),
+        ({"weights": {"mode": "claim"}}, "weights.claim.existingClaim"),
+        ({"weights": {"mode": "image"}}, "weights.image.reference"),
+        ({"weights": {"mode": "claim", "claim": {"existingClaim": "w"}}}, "set config.model.weights_sha256"),
+    ],
+)
+def test_what_cannot_work_together_is_refused_and_says_what_to_do(
+    chart: Path, values: dict[str, Any], said: str
+) -> None:
+    assert said in refused(chart, values)
+
+
+def test_limits_are_not_drawn_too_close(chart: Path) -> None:
+    """Given as many pods as partitions, any number of searches, and weights that nobody wants held, it renders."""
+    render(chart, {"chunk": {"replicas": 8}, "embed": {"autoscaling": keda(maxReplicas=8)}, "search": {"replicas": 20}})
+    render(chart, {"weights": {"mode": "claim", "claim": {"existingClaim": "w"}, "verify": False}})
+    render(chart, {"config": {"kafka": {"security_protocol": "SSL"}}})
+    render(chart, {"config": {"kafka": {"security_protocol": "SASL_SSL", "sasl_mechanism": "OAUTHBEARER"}}})
+
+
+def test_rules_and_dashboards_that_were_not_packaged_are_missed(chart: Path) -> None:
+    for folder, value in (("rules", "prometheusRule"), ("dashboards", "dashboards")):
+        kept = list((chart / folder).iterdir())
+        away = chart.parent / f"{folder}-away"
+        (chart / folder).rename(away)
+        try:
+            assert f"without {folder}/" in refused(chart, {value: {"enabled": True}})
+        finally:
+            away.rename(chart / folder)
+        assert list((chart / folder).iterdir()) == kept
+
+
+def _open(tree: Any, path: str) -> Iterator[str]:
+    """Where a table of the schema takes what it does not name."""
+    if isinstance(tree, dict):
+        if "properties" in tree and tree.get("additionalProperties") is not False:
+            yield path
+        for key, one in tree.items():
+            yield from _open(one, f"{path}.{key}")
+
+
+def test_the_schema_is_strict_everywhere() -> None:
+    assert list(_open(SCHEMA, "")) == []
+
+
+def test_the_schema_and_the_values_know_the_same_names(chart: Path) -> None:
+    with Chart.load(chart) as loaded:
+        values = loaded.values
+
+    def names(tree: dict[str, Any], prefix: str = "") -> set[str]:
+        found = set()
+        for key, one in tree["properties"].items():
+            one = SCHEMA["$defs"][one["$ref"].rpartition("/")[2]] if "$ref" in one else one
+            found |= names(one, f"{prefix}{key}.") if "properties" in one and key != "config" else {f"{prefix}{key}"}
+        return found
+
+    def has(path: str) -> bool:
+        tree: Any = values
+        for key in path.split("."):
+            if not isinstance(tree, dict) or key not in tree:
+                return False
+            tree = tree[key]
+        return True
+
+    # What Kubernetes knows beside, and what Helm gives to every chart.
+    beside = ("global", "resources.requests", "resources.limits", "resources.claims", "initialDelaySeconds")
+    assert {path for path in names(SCHEMA) if not has(path) and not path.endswith(beside)} == set()
+
+
+def test_the_configuration_s_defaults_are_the_models_own(chart: Path) -> None:
+    """Given a key that values.yaml only repeats, then it says what vectide would do anyhow."""
+    with Chart.load(chart) as loaded:
+        config = loaded.values["config"]
+    own = Config().model_dump()
+    differing = {
+        f"{section}.{key}"
+        for section, table in config.items()
+        for key, value in table.items()
+        if own[section][key] != value
+    }
+    assert differing == {"kafka.bootstrap_servers", "qdrant.url"}
+
+
+def test_every_file_of_the_matrix_is_used() -> None:
+    for path in (CHART / "ci").iterdir():
+        assert values_of(path.name.removesuffix("-values.yaml"))
