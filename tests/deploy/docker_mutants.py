@@ -28,8 +28,19 @@ MUTANTS = {
     ),
     "no extra": (DOCKERFILE, '".[embed]"', '"."', "does not install the extra"),
     "another extra": (DOCKERFILE, '".[embed]"', '".[torch]"', "no extra torch"),
-    "torch in base": (DOCKERFILE, "--only-deps .\n", '--only-deps ".[embed]"\n', "does not belong into base"),
-    "the project with its dependencies": (DOCKERFILE, "--only-deps .\n", ".\n", "not only what it needs"),
+    "torch in base": (
+        DOCKERFILE,
+        '".[documents,postgres]"',
+        '".[embed,documents,postgres]"',
+        "does not belong into base",
+    ),
+    "a connector's extra": (DOCKERFILE, ".[documents,postgres]", ".[documents]", "does not install postgres"),
+    "the project with its dependencies": (
+        DOCKERFILE,
+        '--only-deps ".[documents',
+        '".[documents',
+        "not only what it needs",
+    ),
     "base of embed": (
         DOCKERFILE,
         "--from=dependencies-embed /opt",

@@ -244,20 +244,22 @@ def _healthcheck(target: str, made: Image) -> Iterator[str]:
 
 def _installed(project: Project, stages: dict[str, Stage]) -> Iterator[str]:
     """Each target has the dependencies of its extra, and the project over them."""
-    known = project.metadata["project"]["optional-dependencies"]
+    known = set(project.metadata["project"]["optional-dependencies"])
     for target, extra in TARGETS.items():
         dependencies = "dependencies" if extra is None else f"dependencies-{extra}"
         wanted = [f"--from={dependencies} /opt/vectide /opt/vectide", "--from=application /opt/vectide /opt/vectide"]
         if stages[target].of("COPY") != wanted:
             yield f"{target}: must have what {dependencies} and application made, in this order"
         runs = " ".join(stages[dependencies].of("RUN")) if dependencies in stages else ""
-        for name in re.findall(r'"\.\[(\w+)\]"', runs):
-            if name not in known:
-                yield f"{dependencies}: there is no extra {name}"
-        if extra is not None and f".[{extra}]" not in runs:
+        extras = {name for names in re.findall(r'"\.\[([\w,]+)\]"', runs) for name in names.split(",")}
+        for name in sorted(extras - known):
+            yield f"{dependencies}: there is no extra {name}"
+        if extra is not None and extra not in extras:
             yield f"{dependencies}: does not install the extra {extra}"
-        if extra is None and ".[" in runs:
-            yield f"{dependencies}: installs an extra: torch does not belong into base"
+        if extra is None and "embed" in extras:
+            yield f"{dependencies}: torch does not belong into base"
+        if extra is None and (missing := sorted(known - extras - {"embed"})):
+            yield f"{dependencies}: does not install {', '.join(missing)}: connectors run in base"
         if "--only-deps" not in runs:
             yield f"{dependencies}: installs the project, and not only what it needs"
 
