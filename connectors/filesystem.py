@@ -33,7 +33,7 @@ from connectors.ignoring import Rules, patterns
 from connectors.settings import parse
 from connectors.tree import Tree, raise_unless_absent
 from connectors.watching import Watch
-from pipeline.errors import Poison, SourceUnavailable
+from pipeline.errors import ConfigError, Poison, SourceUnavailable
 from pipeline.identity import content_hash
 from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
 
@@ -239,6 +239,7 @@ class FilesystemSource:
 
         Raises:
             SourceUnavailable: there is none.
+            ConfigError: it is where nothing can be watched.
         """
         try:
             status = self._tree.check()
@@ -246,6 +247,12 @@ class FilesystemSource:
             self._stale = True
             raise
         real = os.path.realpath(self._tree.root)
+        shown = os.fsencode(real).decode("utf-8", "backslashreplace")
+        if shown != real:
+            raise ConfigError(
+                f"folder {shown}: a name in its path is not UTF-8, and so it cannot be watched",
+                "rename it, or mount it elsewhere (--bind); names below it may be anything",
+            )
         place = (real, status.st_dev, status.st_ino)
         with self._lock:
             # A folder that is made anew can have the number of the old one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -96,4 +97,5 @@ def _parts_of(uri: str) -> list[str]:
 
 
 def _name(parts: Sequence[str], depth: int) -> str:
-    return "-".join(parts[-depth:])
+    # A source's id is written to logs that are UTF-8; a folder's name need not be.
+    return os.fsencode("-".join(parts[-depth:])).decode("utf-8", "backslashreplace")

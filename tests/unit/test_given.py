@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,13 @@ def test_folders_and_uris_are_named_by_their_last_parts(tmp_path: Path) -> None:
     both = given_sources([str(tmp_path / "other/notes"), "git://host/team/notes.git"])
     assert set(both) == {"other-notes", "team-notes"}
     assert set(given_sources([str(tmp_path / "odd:name")])) == {"odd:name"}
+
+
+def test_a_folder_whose_name_is_not_utf_8_names_a_source_that_can_be_written(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/f\xffoo"))
+    folder.mkdir()
+    (name,) = given_sources([str(folder)])
+    assert name == "f\\xffoo"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 
 from connectors.filesystem import FilesystemSource, connector
 from pipeline.broker.embedded import EmbeddedBroker
-from pipeline.errors import SourceUnavailable
+from pipeline.errors import ConfigError, SourceUnavailable
 from pipeline.ports import Fetched, Skipped, Source
 from tests.support.sources import Documents, running, scanned, wait_until
 from tests.unit.connectors.faults import Spy
@@ -210,6 +210,15 @@ def test_an_edit_of_the_same_size_with_its_time_put_back_is_seen(
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     scanned(opened(root), documents, tmp_path / "state")
     assert documents.texts() == {"a.txt": "two"}
+
+
+def test_a_root_that_cannot_be_watched_is_refused_by_name(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/f\xffoo"
+    os.mkdir(folder)
+    source = connector("s", {"path": os.fsdecode(folder)}, LIMIT)
+    with pytest.raises(ConfigError, match=r"f\\xffoo: a name in its path is not UTF-8"):
+        list(source.scan())
+    source.close()
 
 
 def test_names_that_are_not_utf8_are_documents(root: Path, documents: Documents) -> None:
