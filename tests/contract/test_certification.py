@@ -79,7 +79,7 @@ MUTANTS: dict[str, list[tuple[type[Broken], str]]] = {
     "garbled-is-waited-out-and-deletes-nothing": [(mutants.PublishesTheErrorPage, "it is ready")],
     "down-at-the-start-is-waited-out": [(mutants.TakesAnOutageForAnEmptyPlace, "it is ready")],
     "unauthorised-at-the-start-is-waited-out": [(mutants.EndsWithAnOutage, "is waited for")],
-    "garbled-at-the-start-is-waited-out": [(mutants.PublishesTheErrorPage, "")],
+    "garbled-at-the-start-is-waited-out": [(mutants.PublishesTheErrorPage, "it is ready")],
     "down-does-not-hold-up-the-end": [(mutants.WaitsWithoutALimit, "does not stop")],
     "unauthorised-does-not-hold-up-the-end": [(mutants.WaitsWithoutALimit, "does not stop")],
     "garbled-does-not-hold-up-the-end": [(mutants.WaitsWithoutALimit, "does not stop")],
