@@ -22,7 +22,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from connectors.extraction import (
     SAMPLE_BYTES,
-    Extracted,
     ExtractionLimits,
     Extractor,
     binary,
@@ -33,7 +32,7 @@ from connectors.ignoring import Rules, patterns
 from connectors.settings import parse
 from connectors.tree import Tree, raise_unless_absent
 from connectors.watching import Watch
-from pipeline.errors import ConfigError, Poison, SourceUnavailable
+from pipeline.errors import ConfigError, SourceUnavailable
 from pipeline.identity import content_hash
 from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
 
@@ -42,8 +41,6 @@ from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
 _SETTLE_SECONDS: Final = 0.1
 #: Of a file that is not read, its two ends tell whether it changed.
 _END_BYTES: Final = 64 * 1024
-#: Files that could not be read, and why, are remembered up to this many.
-_FAILED: Final = 1_000
 
 
 class FilesystemSettings(BaseModel):
@@ -89,7 +86,6 @@ class FilesystemSource:
         self._settings = settings
         self._limit = limit_bytes
         self._extractor = Extractor(settings.extraction, limit_bytes)
-        self._failed: dict[str, tuple[str, Poison]] = {}
         root = os.path.abspath(settings.path.expanduser())
         self._rules = Rules(
             root, settings.include, settings.exclude, gitignore=settings.gitignore, hidden=settings.hidden
@@ -177,7 +173,7 @@ class FilesystemSource:
             if len(data) > limit:  # it grows while it is read
                 status = os.fstat(descriptor)
                 return self._over_limit(path, revision, status, _ends(file.fileno(), status.st_size))
-        extracted = self._extracted(data, path, revision)
+        extracted = self._extractor.extract(data, path, revision)
         if extracted is None:
             return Skipped(path, revision, "binary")
         size = len(extracted.text.encode("utf-8", "surrogatepass"))
@@ -194,21 +190,6 @@ class FilesystemSource:
             size=size,
             found=extracted.found,
         )
-
-    def _extracted(self, data: bytes, path: str, revision: str) -> Extracted | None:
-        """What is in a file. The runner looks again at one that cannot be read, since it may be half written;
-        as long as it is the very same, it is not read again, which may have taken half a minute.
-        """
-        failed = self._failed.pop(path, None)
-        if failed is None or failed[0] != revision:
-            try:
-                return self._extractor.extract(data, path)
-            except Poison as error:
-                failed = (revision, error)
-        if len(self._failed) >= _FAILED:
-            self._failed.clear()
-        self._failed[path] = failed
-        raise failed[1]
 
     def _over_limit(self, path: str, revision: str, status: os.stat_result, sample: bytes) -> Fetched:
         size = max(status.st_size, len(sample))

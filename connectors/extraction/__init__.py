@@ -33,6 +33,9 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+#: Documents whose failure is remembered.
+_FAILED: Final = 1000
+
 #: Raised with any change of how bytes become text for all formats: every document is then read again.
 VERSION: Final = 1
 
@@ -66,6 +69,7 @@ class Extractor:
         self._text_limit = text_limit
         self._reader = Reader(limits, text_limit)
         self._told: set[str] = set()
+        self._failed: dict[str, tuple[str, Poison]] = {}
 
     def left_out(self, path: str) -> Literal["binary", "no_reader"] | None:
         """Why a file of this name is not read, whatever is in it; None: it is.
@@ -89,18 +93,36 @@ class Extractor:
         """Most bytes of a file of this name."""
         return self._text_limit if document_format(path) is None else self._limits.file_limit_bytes
 
-    def extract(self, data: bytes, path: str) -> Extracted | None:
+    def extract(self, data: bytes, path: str, revision: str | None = None) -> Extracted | None:
         """The text of a document and what it says about itself; None if it is binary.
+
+        The runner looks again at one that cannot be read, since it may be half written; as long as it is the
+        very same, it is not read again, which may have taken half a minute.
 
         Args:
             data: the whole file.
             path: only its suffix, or the name of a file without one, chooses the format. It is not left out.
+            revision: of ``data``; None: nothing is remembered.
 
         Raises:
             Poison: it cannot be read as it is.
             Transient: the machine had no time or memory for it.
             SourceUnavailable: closed.
         """
+        if revision is None:
+            return self._read(data, path)
+        failed = self._failed.pop(path, None)
+        if failed is None or failed[0] != revision:
+            try:
+                return self._read(data, path)
+            except Poison as error:
+                failed = (revision, error)
+        if len(self._failed) >= _FAILED:
+            self._failed.clear()
+        self._failed[path] = failed
+        raise failed[1]
+
+    def _read(self, data: bytes, path: str) -> Extracted | None:
         document = document_format(path)
         if document is None:
             return extract(data, path)

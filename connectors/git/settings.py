@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from connectors.extraction import ExtractionLimits
 from connectors.git.commands import Access
 from connectors.ignoring import patterns
 from pipeline.config import Seconds
@@ -69,6 +70,7 @@ class GitSettings(BaseModel):
         True,
         description="`commit`, `author`, `authored_at` of the last change as metadata; `false`: no history is fetched",
     )
+    extraction: ExtractionLimits = Field(ExtractionLimits(), description="what a PDF, an Office file ... may cost")
     poll_seconds: Seconds = Field(60.0, description="between two fetches; a local repository is watched besides")
     hook_file: Path | None = Field(
         None, description="a file that whoever knows of a push touches: it is fetched at once"

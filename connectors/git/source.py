@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from connectors.extraction import SAMPLE_BYTES, VERSION, binary, binary_suffix, extract
+from connectors.extraction import SAMPLE_BYTES, Extractor, binary, is_text, revision_of
 from connectors.git.blobs import Blobs
 from connectors.git.commands import Git
 from connectors.git.follower import Follower
@@ -67,6 +67,7 @@ class GitSource:
     def __init__(self, id: str, settings: GitSettings, limit_bytes: int, state: Path | None) -> None:
         self.id = id
         self._limit = limit_bytes
+        self._extractor = Extractor(settings.extraction, limit_bytes)
         access = settings.access()
         # Only a name: to make a source touches nothing.
         self._temporary = None if state is not None else Path(tempfile.gettempdir(), f"vectide-git-{uuid.uuid4().hex}")
@@ -107,22 +108,22 @@ class GitSource:
         if file is None:
             return None
         revision = self._revision(file)
-        if binary_suffix(path):
-            return Skipped(path, revision, "binary")
-        size = self._blobs.size(file.blob)
-        if size > self._limit:
-            return self._over_limit(file, revision, size)
+        if reason := self._extractor.left_out(path):
+            return Skipped(path, revision, reason)
+        size, limit = self._blobs.size(file.blob), self._extractor.limit(path)
+        if size > limit:
+            return self._over_limit(file, revision, size, limit)
         data = self._blobs.content(file.blob)
         if size < _LFS_BYTES and data.startswith(_LFS):
             return Skipped(path, revision, "special")
-        if binary(data[:SAMPLE_BYTES]):
+        if is_text(path) and binary(data[:SAMPLE_BYTES]):
             return Skipped(path, revision, "binary")
-        extracted = extract(data, path)
+        extracted = self._extractor.extract(data, path, revision)
         if extracted is None:
             return Skipped(path, revision, "binary")
         text_size = len(extracted.text.encode("utf-8", "surrogatepass"))
         if text_size > self._limit:
-            return self._over_limit(file, revision, text_size)
+            return self._over_limit(file, revision, text_size, self._limit)
         return Fetched(
             path=path,
             revision=revision,
@@ -132,17 +133,19 @@ class GitSource:
             metadata={**_metadata(file), **extracted.metadata},
             event_time=float(file.at),
             size=text_size,
+            found=extracted.found,
         )
 
     def close(self) -> None:
-        """Stop following."""
+        """Stop following, and reading."""
+        self._extractor.close()
         self._follower.close()
         self._blobs.close()
         self._mirror.close()
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
-    def _over_limit(self, file: File, revision: str, size: int) -> Fetched:
+    def _over_limit(self, file: File, revision: str, size: int, limit: int) -> Fetched:
         return Fetched(
             path=file.path,
             revision=revision,
@@ -152,12 +155,12 @@ class GitSource:
             metadata=_metadata(file),
             event_time=float(file.at),
             size=size,
-            omitted=f"{size / 1e6:.1f} MB, over the limit of {self._limit / 1e6:.1f} MB",
+            omitted=f"{size / 1e6:.1f} MB, over the limit of {limit / 1e6:.1f} MB",
         )
 
     def _revision(self, file: File) -> str:
         """Equal only if nothing about the file, its last change, its extraction or the limit for it has changed."""
-        return f"{file.blob}-{file.commit[:16]}-{self._limit:x}-{VERSION}"
+        return f"{file.blob}-{file.commit[:16]}-{self._extractor.limit(file.path):x}-{revision_of(file.path)}"
 
 
 def _metadata(file: File) -> Metadata:

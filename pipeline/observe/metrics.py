@@ -72,7 +72,7 @@ GENERATIONS: Final = ("building", "ready", "live", "previous", "aborted", "faile
 
 
 # When each series was made: a quarter of all lines, and nobody's question.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 def bounded(value: str, known: tuple[str, ...]) -> str:

@@ -407,7 +407,7 @@ def test_a_file_that_cannot_be_read_is_not_read_again_while_it_is_the_same(
     asked = []
     monkeypatch.setattr(
         Extractor,
-        "extract",
+        "_read",
         lambda self, data, path: asked.append(data) or (_ for _ in ()).throw(Poison("r", data.decode())),
     )
     for expected in ("broken", "broken", "other"):

@@ -15,8 +15,9 @@ from connectors.git.commands import Access, Git
 from connectors.git.settings import GitSettings, settings_of
 from connectors.registry import open_source, source_of
 from pipeline.config import SourceConfig
-from pipeline.errors import ConfigError, SourceUnavailable
+from pipeline.errors import ConfigError, Poison, SourceUnavailable
 from pipeline.ports import Fetched, Skipped, Source
+from tests.support import files
 from tests.support.repositories import Repository, Served
 
 ROOT = Path(__file__).parents[3]
@@ -96,6 +97,23 @@ def test_what_is_a_document_and_what_is_not(repository: Repository, opened: Open
     for path in ("passwd.txt", "vendored", ".hidden/x.txt", "../state/list.db", ".git/HEAD"):
         assert source.fetch(path) is None
     assert fetched(source, "new\nline\x1b.txt").text == "a path that a terminal obeys"
+
+
+def test_a_pdf_is_read_as_the_filesystem_reads_it(repository: Repository, opened: Open) -> None:
+    """Given documents larger than a text may be, then their text is published, and a scanned one says why not."""
+    repository.write("a.pdf", files.pdf([["The first page."], ["The second one."]], title="Pages"))
+    repository.write("scan.pdf", files.scanned_pdf())
+    repository.commit()
+    source = opened(repository)
+    found = fetched(source, "a.pdf")
+    assert "The second one." in (found.text or "")
+    assert found.metadata["title"] == "Pages"
+    assert found.metadata["source_media_type"] == "application/pdf"
+    assert found.metadata["commit"]
+    assert found.revision == listed(source)["a.pdf"]
+    for _ in range(2):
+        with pytest.raises(Poison, match="OCR"):
+            source.fetch("scan.pdf")
 
 
 def test_metadata_are_of_the_commit_that_last_changed_the_document(repository: Repository, opened: Open) -> None:
