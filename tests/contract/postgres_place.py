@@ -86,14 +86,7 @@ class PostgresPlace:
         return _Paths(found)
 
     def close(self) -> None:
-        self._server.execute(
-            "postgres",
-            f"ALTER DATABASE {self._database} ALLOW_CONNECTIONS true",
-            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{self._database}'",
-            "SELECT pg_sleep(0.1)",
-            f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '{self._database}'",
-            f"DROP DATABASE {self._database} WITH (FORCE)",
-        )
+        self._server.drop_database(self._database)
 
     def _run(self, statement: str, values: Sequence[object]) -> None:
         # The place works while it is down for its source.
