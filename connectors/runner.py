@@ -107,7 +107,9 @@ class Runner:
         requests: Callable[[], Sequence[Request]] = tuple,
     ) -> None:
         self.scanned = threading.Event()
-        """Set once the first scan is complete and everything that it found is published."""
+        """Set once the first scan is complete, or the log of a source that needs none has been followed up
+        to where it ended at the start, and everything that was found is published.
+        """
         self._source = source
         self._broker = broker
         self._loop = f"connect.{source.id}"
@@ -193,7 +195,6 @@ class Runner:
         if self._until_done("source", lambda: following.source.resume(position), self._part) and position is not None:
             self._scan_owed = False
             self._next_scan = time.monotonic() + following.until_scan(self._limits.rescan_seconds)
-            self.scanned.set()
         else:
             self._scan_wanted = True
 
@@ -526,10 +527,13 @@ class Runner:
         following = self._following
         if following is None:
             return
+        oldest = self._looks.oldest()
+        if oldest is None and not self._scan_owed and not self._scan_wanted and following.source.caught_up():
+            self.scanned.set()
         backlog = following.source.backlog()
         if backlog is not None:
             self._metrics.source_backlog.labels(self._source.id, backlog.unit).set(backlog.amount)
-        position = following.published(self._looks.oldest(), at_once=at_once)
+        position = following.published(oldest, at_once=at_once)
         if position is not None:
             noted = self._until_done("broker", lambda: self._note(following.mark(position)))
             following.source.acknowledge(position)

@@ -737,6 +737,10 @@ class LogSource(Source, Protocol):
         """
         ...
 
+    def caught_up(self) -> bool:
+        """True once all was hinted that the log had when it was resumed."""
+        ...
+
     def position(self) -> str:
         """Where the hints end that were returned so far."""
         ...

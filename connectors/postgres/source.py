@@ -82,6 +82,7 @@ class PostgresSource:
         self._wake = Wake()
         self._place = ""
         self._lsn = 0
+        self._end = 0
         self._pending: deque[_Transaction] = deque()
         self._held = 0
         self._published = ""
@@ -125,6 +126,8 @@ class PostgresSource:
         """Go on behind ``position``, if the slot still has everything since."""
         self._publish()
         self._place = self._here()
+        ((end,),) = self._server.rows("SELECT pg_current_wal_flush_lsn()::text")
+        self._end = self._end or lsn_of(end)
         place, _, lsn = (position or "").rpartition("@")
         state = self._slot.state()
         if state is None or state.lost:
@@ -151,6 +154,10 @@ class PostgresSource:
             return False
         self._lsn = lsn_of(lsn)
         return True
+
+    def caught_up(self) -> bool:
+        """Whether the stream is past the WAL's end of then."""
+        return self._lsn >= self._end
 
     def position(self) -> str:
         """The database, the slot, what is read of it, and the LSN up to which changes were hinted."""

@@ -42,8 +42,13 @@ class PostgresPlace:
         self._limit = limit_bytes
         self._server = server()
         self._database = f"place_{uuid.uuid4().hex[:10]}"
-        self._server.execute("postgres", f"CREATE DATABASE {self._database} TEMPLATE template0")
-        self._server.execute(self._database, _TABLE)
+        role = self._database
+        self._server.execute(
+            "postgres",
+            f"CREATE ROLE {role} LOGIN REPLICATION",
+            f"CREATE DATABASE {self._database} TEMPLATE template0 OWNER {role}",
+        )
+        self._server.execute(self._database, _TABLE, f"ALTER TABLE docs OWNER TO {role}")
 
     def put(self, path: str, text: str) -> None:
         self._run(_PUT, (path, text))
@@ -56,27 +61,27 @@ class PostgresPlace:
         self._run("DELETE FROM docs WHERE path = %s", (path,))
 
     def rename(self, old: str, new: str) -> None:
-        self._run("UPDATE docs SET path = %s WHERE path = %s", (new, old))
+        self._run("DELETE FROM docs WHERE path = %s; UPDATE docs SET path = %s WHERE path = %s", (new, new, old))
 
     def poison(self, path: str) -> None:
         self.put(path, "x" * (self._limit + 1))
 
     def break_(self, fault: str) -> None:
-        """Nobody gets in, and who is in is put out."""
+        """The source does not get in, and is put out."""
         self._server.execute(
             "postgres",
-            f"ALTER DATABASE {self._database} ALLOW_CONNECTIONS false",
-            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{self._database}'",
+            f"ALTER ROLE {self._database} CONNECTION LIMIT 0",
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{self._database}'",
         )
 
     def mend(self) -> None:
-        self._server.execute("postgres", f"ALTER DATABASE {self._database} ALLOW_CONNECTIONS true")
+        self._server.execute("postgres", f"ALTER ROLE {self._database} CONNECTION LIMIT -1")
 
     def source(self) -> _Paths:
         config = SourceConfig.model_validate(
             {
                 "connector": "postgres",
-                "url": self._server.url(self._database).replace("admin@", "admin:hunter2@"),
+                "url": self._server.url(self._database).replace("admin@", f"{self._database}:hunter2@"),
                 "slot": self._database,
                 "tables": {"docs": {"text": "{body}", "event_time": "at"}},
             }
@@ -86,14 +91,8 @@ class PostgresPlace:
         return _Paths(found)
 
     def close(self) -> None:
-        self._server.execute(
-            "postgres",
-            f"ALTER DATABASE {self._database} ALLOW_CONNECTIONS true",
-            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{self._database}'",
-            "SELECT pg_sleep(0.1)",
-            f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '{self._database}'",
-            f"DROP DATABASE {self._database} WITH (FORCE)",
-        )
+        self._server.drop_database(self._database)
+        self._server.execute("postgres", f"DROP ROLE {self._database}")
 
     def _run(self, statement: str, values: Sequence[object]) -> None:
         # The place works while it is down for its source.
@@ -123,6 +122,9 @@ class _Paths:
 
     def resume(self, position: str | None) -> bool:
         return self._source.resume(position)
+
+    def caught_up(self) -> bool:
+        return self._source.caught_up()
 
     def position(self) -> str:
         return self._source.position()

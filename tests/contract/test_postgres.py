@@ -15,6 +15,7 @@ from connectors.runner import RunnerLimits
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.errors import Poison, SourceUnavailable, Transient
 from pipeline.ports import Fetched, Hint
+from tests.support.positions import position
 from tests.support.postgres import PostgresServer
 from tests.support.sources import Documents, running, wait_until
 from tests.support.tables import Tables, tables
@@ -65,7 +66,7 @@ def synced(one: Tables, documents: Documents, directory: Path | None, texts: dic
         at_work.wait_scanned()
         documents.wait_for(dict(texts))
         confirmed_all(one)
-        wait_until(lambda: documents.position() is not None)
+        wait_until(lambda: position(documents) is not None)
     return source
 
 
@@ -459,10 +460,10 @@ def test_a_transaction_of_any_size_is_given_in_portions_and_is_behind_a_position
     source.resume(None)
     pages.execute("INSERT INTO pages SELECT g FROM generate_series(1000, 6999) g")
     hints_until(source, "pages/1000")
-    position = source.position()
+    middle = source.position()
     source.close()
     source = pages.source()
-    assert source.resume(position)
+    assert source.resume(middle)
     found: set[str | None] = set()
     end = time.monotonic() + 60
     while len(found) < 6000:
@@ -470,7 +471,7 @@ def test_a_transaction_of_any_size_is_given_in_portions_and_is_behind_a_position
         given = source.hints(5.0)
         assert len(given) <= 1000
         found |= {hint.path for hint in given}
-    wait_until(lambda: source.hints(0.05) or source.position() != position)
+    wait_until(lambda: source.hints(0.05) or source.position() != middle)
     source.close()
 
 

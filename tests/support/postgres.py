@@ -175,6 +175,31 @@ class PostgresServer:
             cursor.execute(query, values or None)
             return list(cursor.fetchall())
 
+    def drop_slots(self, database: str) -> None:
+        """Throw a database's replication slots away, whoever reads them and comes back to read them."""
+        import psycopg2
+
+        end = time.monotonic() + _START_SECONDS
+        slots = f"FROM pg_replication_slots WHERE database = '{database}'"
+        while self.rows("postgres", f"SELECT 1 {slots}"):
+            if time.monotonic() > end:
+                raise RuntimeError(f"a replication slot of {database} stays in use")
+            try:
+                self.execute("postgres", f"SELECT pg_terminate_backend(active_pid) {slots}", "SELECT pg_sleep(0.01)")
+                self.execute("postgres", f"SELECT pg_drop_replication_slot(slot_name) {slots}")
+            except psycopg2.errors.ObjectInUse:
+                continue
+
+    def drop_database(self, database: str) -> None:
+        """With its slots, whoever is connected."""
+        self.execute(
+            "postgres",
+            f"ALTER DATABASE {database} ALLOW_CONNECTIONS false",
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'",
+        )
+        self.drop_slots(database)
+        self.execute("postgres", f"DROP DATABASE {database} WITH (FORCE)")
+
     def _run(self, program: str, *arguments: str) -> None:
         command = [*self._as, str(self._programs / program), *arguments]
         done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=120, cwd="/")

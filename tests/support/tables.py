@@ -46,11 +46,7 @@ class Tables:
 
     def drop_slot(self) -> None:
         """Throw the slot away, whoever reads it."""
-        self.execute(
-            f"SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{self.slot}'",
-            "SELECT pg_sleep(0.1)",
-            f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{self.slot}'",
-        )
+        self.server.drop_slots(self.database)
 
 
 @contextmanager
@@ -62,11 +58,4 @@ def tables(server: PostgresServer, name: str, *statements: str, **settings: Any)
         one.execute(*statements)
         yield one
     finally:
-        server.execute(
-            "postgres",
-            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
-            f"SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = '{name}'",
-            "SELECT pg_sleep(0.1)",
-            f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '{name}'",
-            f"DROP DATABASE {name} WITH (FORCE)",
-        )
+        server.drop_database(name)

@@ -50,12 +50,16 @@ class LoggedSource:
         self._server = server
         self._portion = portion
         self._next: int | None = None
+        self._end = server.next
 
     def resume(self, position: str | None) -> bool:
         slot, _, place = (position or "").partition("@")
         complete = slot == self._server.slot and int(place) >= self._server.kept
         self._next = int(place) if complete else self._server.kept
         return complete
+
+    def caught_up(self) -> bool:
+        return self._next is not None and self._next >= self._end
 
     def position(self) -> str:
         return f"{self._server.slot}@{self._next}"

@@ -15,6 +15,7 @@ from connectors.runner import RunnerLimits
 from pipeline.errors import BrokerUnavailable
 from pipeline.ports import LogSource
 from pipeline.records import Request
+from tests.support.positions import position
 from tests.support.sources import Documents, Running, runner, running, wait_until
 from tests.unit.connectors.faults import FaultyBroker, Killed
 from tests.unit.connectors.logged import LoggedSource, Server
@@ -52,7 +53,7 @@ def synced(server: Server, documents: Documents, directory: Path) -> LoggedSourc
     with running(source, documents, directory, LIMITS) as one:
         one.wait_scanned()
         documents.wait_for(server.texts())
-        wait_until(lambda: documents.position() == f"{server.slot}@{server.next}")
+        wait_until(lambda: position(documents) == f"{server.slot}@{server.next}")
     return source
 
 
@@ -126,7 +127,7 @@ def test_what_is_given_up_is_looked_at_after_a_restart(
         server.put("a", "2")
         wait_until(lambda: server.kept == server.next)
     assert source.scans == 0
-    assert documents.position() is None
+    assert position(documents) is None
     assert synced(server, documents, tmp_path).scans == 1
     assert documents.texts() == {"a": "2"}
 
@@ -168,9 +169,9 @@ def test_while_a_scan_is_owed_the_log_may_forget_and_no_position_stands(document
         one.runner._scan_owed = True
         server.put("0", "y")
         wait_until(lambda: server.kept == server.next)
-        assert documents.position() is None
+        assert position(documents) is None
         one.runner._scan_wanted = True
-        wait_until(lambda: documents.position() is not None)
+        wait_until(lambda: position(documents) is not None)
 
 
 @pytest.mark.parametrize("running_", [True, False], ids=["by the runner", "by a command while it is down"])
@@ -187,11 +188,11 @@ def test_what_is_lifted_is_found_again(documents: Documents, tmp_path: Path, run
     server.put("a", "2")
     with running(LoggedSource(server), documents, tmp_path, LIMITS, asked):
         documents.wait_for({"b": "1"})
-        wait_until(lambda: documents.position() == f"slot@{server.next}")
+        wait_until(lambda: position(documents) == f"slot@{server.next}")
     lifted = asked.add("lift", "a")
     if not running_:
         assert taken_over(documents, lifted, asked) is not None
-        assert documents.position() is None
+        assert position(documents) is None
     with running(LoggedSource(server), documents, tmp_path, LIMITS, asked):
         documents.wait_for({"a": "2", "b": "1"})
 
