@@ -54,7 +54,8 @@ annotations:
 {{- if $image.digest -}}
 {{- printf "%s@%s" $repository $image.digest -}}
 {{- else -}}
-{{- printf "%s:%s" $repository (default .root.Chart.AppVersion $image.tag) -}}
+{{- $tag := ternary (printf "%s-embed" .root.Chart.AppVersion) .root.Chart.AppVersion (eq .which "embed") -}}
+{{- printf "%s:%s" $repository (default $tag $image.tag) -}}
 {{- end -}}
 {{- end -}}
 

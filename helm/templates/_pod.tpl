@@ -172,6 +172,9 @@ volumes:
 {{/* The environment of a container of vectide. Takes root, role, files (its secrets), model and perhaps gpu. */}}
 {{- define "vectide.env" -}}
 - {name: VECTIDE_CONFIG, value: /etc/vectide/vectide.toml}
+# An image may have a port of its own in its environment, which wins over the file.
+- {name: VECTIDE_HTTP__HOST, value: {{ .root.Values.http.host | quote }}}
+- {name: VECTIDE_HTTP__PORT, value: {{ .root.Values.http.port | quote }}}
 - {name: HOME, value: /tmp}
 - {name: HF_HUB_OFFLINE, value: "1"}
 - {name: TOKENIZERS_PARALLELISM, value: "false"}

@@ -59,7 +59,7 @@ def ports_exist(found: Rendered, folder: Path) -> Iterator[str]:
                 get = container.get(probe, {}).get("httpGet")
                 if get is not None and get["port"] not in named:
                     yield f"{owner}: {probe} asks port {get['port']}, there are {sorted(named)}"
-            listens = _configuration(found, owner, folder).http.port
+            listens = _configuration(found, owner, folder, container, {"VECTIDE_HTTP__PORT": "1"}).http.port
             if named and set(named.values()) != {listens}:
                 yield f"{owner}: the container says {named}, vectide listens on {listens}"
     for one in found.of("Service", "PodMonitor"):
@@ -268,15 +268,23 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def _configuration(found: Rendered, owner: str, folder: Path, container: Mapping[str, Any] | None = None) -> Config:
-    """As a container would load it: its file, its environment, and files of secrets with something in them."""
+def _configuration(
+    found: Rendered,
+    owner: str,
+    folder: Path,
+    container: Mapping[str, Any] | None = None,
+    image: Mapping[str, str] | None = None,
+) -> Config:
+    """As a container would load it: its file, its environment over the image's, and files of secrets with something
+    in them.
+    """
     spec = next(spec for name, _, spec in found.pods() if name == owner)
     chosen = container or spec["containers"][0]
     (name,) = [volume["configMap"]["name"] for volume in spec["volumes"] if volume["name"] == "config"]
     (text,) = [one["data"]["vectide.toml"] for one in found.of("ConfigMap") if one["metadata"]["name"] == name]
     (folder / "vectide.toml").write_text(text)
     (folder / "secret").write_text("hunter2")
-    environment = {}
+    environment = dict(image or {})
     for one in chosen.get("env", []):
         value = one.get("value", "2")  # of a resource: cores
         environment[one["name"]] = str(folder / "secret") if value.startswith(SECRETS) else value

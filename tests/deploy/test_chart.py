@@ -20,6 +20,7 @@ from helm_python import chart as helm
 from pipeline.cli.job import STOPPED
 from pipeline.cli.main import __doc__ as exit_codes
 from pipeline.naming import Names
+from pipeline.observe.metrics import Metrics
 from tests.deploy import structure
 from tests.deploy.charts import MATRIX, NAMESPACE, Object, Rendered, render, values_of
 from tests.deploy.generate import CHART, PAGES
@@ -102,6 +103,12 @@ def toml(found: Rendered, before: str, after: str) -> None:
         one["data"]["vectide.toml"] = text.replace(before, after)
 
 
+def setting(found: Rendered, owner: str, name: str) -> dict[str, Any]:
+    (one,) = [one for one in first(found, owner)["env"] if one["name"] == name]
+    made: dict[str, Any] = one
+    return made
+
+
 def secrets_of(found: Rendered, name: str) -> list[Any]:
     (volume,) = [one for one in pod(found, name)["volumes"] if one["name"] == "secrets"]
     sources: list[Any] = volume["projected"]["sources"]
@@ -132,7 +139,8 @@ MUTANTS: list[tuple[Check, Callable[[Rendered], object]]] = [
     (structure.ports_exist, lambda r: first(r, "-chunk")["livenessProbe"]["httpGet"].update(port="metrics")),
     (structure.ports_exist, lambda r: r.one("Service", "search")["spec"]["ports"][0].update(targetPort="web")),
     (structure.ports_exist, lambda r: first(r, "-embed")["ports"][0].update(containerPort=9090)),
-    (structure.ports_exist, lambda r: toml(r, "port = 8080", "port = 8081")),
+    (structure.ports_exist, lambda r: setting(r, "-chunk", "VECTIDE_HTTP__PORT").update(value="8081")),
+    (structure.ports_exist, lambda r: setting(r, "-chunk", "VECTIDE_HTTP__PORT").update(name="VECTIDE_CACHE")),
     (structure.ports_exist, lambda r: r.of("PodMonitor")[0]["spec"]["podMetricsEndpoints"][0].update(port="metrics")),
     (
         structure.ports_exist,
@@ -274,7 +282,7 @@ def test_a_migration_s_job_is_named_by_what_it_does_and_not_by_the_revision(char
     names = {before["metadata"]["name"]}
     for values in (
         {"config": {"model": {"name": "other"}}},
-        {"image": {"embed": {"tag": "9"}}},
+        {"image": {"embed": {"tag": "9-embed"}}},
         {"migration": {"job": {"enabled": True}, "model": "other"}},
         {"migration": {"job": {"enabled": True}, "podLabels": {"a": "b"}}},
     ):
@@ -316,6 +324,20 @@ def test_keda_asks_for_groups_and_topics_that_vectide_makes(renders: dict[str, R
         names.documents(3),
     )
     assert trigger["metadata"]["offsetResetPolicy"] == "earliest"
+
+
+def test_keda_asks_prometheus_for_a_metric_that_workers_have(renders: dict[str, Rendered]) -> None:
+    """Given the query, then the metric and its labels are declared, and it is of this stage and pipeline alone."""
+    (trigger,) = renders["production"].of("ScaledObject")[0]["spec"]["triggers"]
+    query = trigger["metadata"]["query"]
+    labels = {name: labels for name, _, labels, _ in Metrics().declared()}["vectide_consumer_lag_records"]
+    assert query.startswith("sum(max by (topic, partition, group) (vectide_consumer_lag_records{group=~")
+    assert {"topic", "partition", "group"} <= set(labels)
+    (pattern,) = re.findall(r'group=~"([^"]*)"', query)
+    names = Names("vectide", "handbook")
+    assert re.fullmatch(pattern, names.group("embed", "g1"))
+    for other in (names.group("chunk", "g1"), Names("vectide", "handbook2").group("embed", "g1")):
+        assert not re.fullmatch(pattern, other)
 
 
 def test_rules_are_wrapped_with_labels_of_their_own_first(renders: dict[str, Rendered]) -> None:

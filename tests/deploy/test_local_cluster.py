@@ -191,9 +191,16 @@ class Cluster:
         """What `helm test` runs, and what it found."""
         pod = self.start("Job demo-vectide-canary", **replaced)
         said = pod.completed()
-        assert pod.process.returncode == code, f"{said}\n{pod.errors()}"
+        assert pod.process.returncode == code, f"{said}\n{pod.errors()}\n{self.told()}"
         found: dict[str, Any] = json.loads(said) if said else {"errors": pod.errors()}
         return found
+
+    def told(self) -> str:
+        """What all pods that should run say of themselves."""
+        return "\n".join(
+            f"{name}: exit {pod.process.poll()}, ready {pod.probe('readinessProbe')}\n{pod.errors()}"
+            for name, pod in self.running.items()
+        )
 
     def end(self) -> None:
         """Nothing of it is left."""
