@@ -126,7 +126,10 @@ class PostgresServer:
     def stop(self) -> None:
         """Stop it without waiting for who is connected, and remove its folder."""
         self._end(signal.SIGQUIT)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        end = time.monotonic() + _START_SECONDS
+        while self.directory.exists() and time.monotonic() < end:  # who was connected ends a moment later
+            shutil.rmtree(self.directory, ignore_errors=True)
+            time.sleep(0.01)
 
     def kill(self) -> None:
         """End it at once, as a crash would."""
