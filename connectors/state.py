@@ -105,6 +105,11 @@ def mark_key(source: str, name: str) -> bytes:
     return _MARK + DocumentKey(source, name).to_bytes()
 
 
+def is_mark(key: bytes | None) -> bool:
+    """A record of ``connector-state`` that is about the source, and about no document of it."""
+    return key is not None and key.startswith(_MARK)
+
+
 class State:
     """One source's published documents; used by one thread.
 

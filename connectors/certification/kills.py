@@ -10,6 +10,7 @@ from connectors.certification.interruptions import FaultyBroker, Killed, Watched
 from connectors.certification.rig import Documents
 from connectors.certification.trial import Trial
 from connectors.runner import RunnerLimits
+from connectors.state import is_mark
 from pipeline.errors import Fenced
 from pipeline.ports import NewRecord
 
@@ -140,4 +141,4 @@ def _complete(documents: Documents, texts: dict[str, str | None], when: str) -> 
 
 
 def _keys(records: list[NewRecord], topic: str) -> set[bytes | None]:
-    return {one.key for one in records if one.topic == topic}
+    return {one.key for one in records if one.topic == topic and not is_mark(one.key)}
