@@ -189,10 +189,10 @@ class Line:
     def _embed_stage(self, collection: StoredCollection, models: Models) -> EmbedStage:
         parts, names, spec, embed = self._parts, self._parts.names, self.spec, self._parts.config.embed
         embedder = PacedEmbedder(models.of(spec), self.pace.turn, self.pace.batch_tokens)
-        observe = parts.metrics.tokens_per_batch.observe
+        observe, enough = parts.metrics.tokens_per_batch.observe, threading.Event()
         return EmbedStage(
             collection,
-            lambda items: embed_all(embedder, items, embed.batch_tokens, embed.batch_items, observe),
+            lambda items: embed_all(embedder, items, embed.batch_tokens, embed.batch_items, observe, enough.is_set),
             self._publisher("embed"),
             names,
             EmbedLimits(
@@ -208,6 +208,7 @@ class Line:
             RecentVectors(embed.recent_vectors_bytes),
             siblings=self._siblings(),
             pace=self.pace,
+            enough=enough,
         )
 
     def _siblings(self) -> Sequence[StoredCollection]:
@@ -320,6 +321,7 @@ class Lines:
         Raises:
             Exception: what the live generation's line failed with.
         """
+        threading.Thread(target=self._stop_with, args=(stop,), name="stop lines", daemon=True).start()
         try:
             while not stop.is_set():
                 try:
@@ -334,6 +336,12 @@ class Lines:
                 line.end()
             for thread in self._ending:
                 thread.join(_END_SECONDS)
+
+    def _stop_with(self, stop: threading.Event) -> None:
+        """At once: a turn can wait for a Kafka that hangs, and its workers have a budget of their own."""
+        stop.wait()
+        for line in list(self._lines.values()):
+            line.crew.stop.set()
 
     def _turn(self) -> None:
         state = self._control()

@@ -62,6 +62,7 @@ def embed_all(
     budget: int | None,
     most: int,
     observe: Callable[[int], None] = lambda padded: None,
+    enough: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, Vectors], dict[str, str]]:
     """Vectors by content hash, and why the others could not be embedded.
 
@@ -71,6 +72,7 @@ def embed_all(
         budget: padded tokens of a forward pass; what suits the model's device if None.
         most: texts of a forward pass.
         observe: told the padded tokens of each pass.
+        enough: asked before each pass; true ends it, with what there is.
 
     Raises:
         Fatal: the model is broken: it fails on any text.
@@ -79,6 +81,8 @@ def embed_all(
     vectors: dict[str, Vectors] = {}
     failed: dict[str, str] = {}
     for batch in cut([item.tokens for item in items], budget or embedder.batch_tokens, most):
+        if enough():
+            break
         chosen = [items[index] for index in batch]
         observe(len(chosen) * max(1, chosen[0].tokens))
         _embed(embedder, chosen, vectors, failed)

@@ -102,6 +102,7 @@ class ChunkStage:
         self._parking = Parking(self.name, spec.id, health)
         self._held_back = ""
         self._next_upkeep = 0.0
+        self._stopping = False
         self._sent = 0
         self._steps = 0
         self._lane = Lane("chunk", self._turn)
@@ -148,6 +149,7 @@ class ChunkStage:
 
     def stop(self, drain: Deadline) -> None:
         """Finish what was offered, as far as the deadline allows; the last quarter is for the present batch."""
+        self._stopping = True
         self._pace.release()
         taking = Deadline.after(drain.remaining() * TAKING_SHARE)
         while not self._inbox.empty() and not taking.expired and not self._lane.ended:
@@ -165,6 +167,8 @@ class ChunkStage:
             with self._pace.turn():
                 self._run(batch)
         # Also by count: at full speed the embed stage falls behind by thousands in a few seconds.
+        if self._stopping:
+            return  # Kafka may hang, and the drain budget is for what is in work
         if time.monotonic() >= self._next_upkeep or self._sent >= max(1, self._behind_limit // 4):
             self._next_upkeep = time.monotonic() + _UPKEEP_SECONDS
             self._sent = 0

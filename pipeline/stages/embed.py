@@ -85,6 +85,7 @@ class EmbedStage:
         siblings: collections that may hold vectors of the same model.
         pace: how fast, while the generation is being built; then everything is backfill here,
             whatever it was to its connector.
+        enough: this stage sets it, and ``embed`` heeds it: return with what there is.
     """
 
     name = "embed"
@@ -102,8 +103,10 @@ class EmbedStage:
         recent: RecentVectors,
         siblings: Sequence[Collection] = (),
         pace: Pace | None = None,
+        enough: threading.Event | None = None,
     ) -> None:
         self._pace = pace or unhurried()
+        self._enough = enough or threading.Event()
         self._collection = collection
         self._siblings = siblings
         self._embed = embed
@@ -186,7 +189,7 @@ class EmbedStage:
             lane.raise_failure()
 
     def stop(self, drain: Deadline) -> None:
-        """Finish what was offered and sweep what is held, as far as the deadline allows. What is being
+        """Finish what was offered and sweep what is held, as far as the deadline allows. What has been
         embedded when most of it is over is still written: its next reader must not embed it again.
         """
         self._pace.release()
@@ -197,6 +200,7 @@ class EmbedStage:
             while self._open and not taking.expired and not (embed.ended or write.ended):
                 self._busy.wait(0.05)
             embed.ask_to_stop()
+            self._enough.set()
             while not ((embed.ended and self._written) or drain.expired or write.ended):
                 self._busy.wait(0.05)
         write.ask_to_stop()
@@ -239,8 +243,11 @@ class EmbedStage:
             batch.vectors.update(vectors)
             batch.failed.update(failed)
             self._steps += 1
-            if start + size < len(prepared.to_embed):
+            unfinished = any(one.content_hash not in vectors.keys() | failed.keys() for one in items)
+            if unfinished or start + size < len(prepared.to_embed):
                 self._patience.until_done("store", lambda part=vectors: upsert_slice(prepared, part))  # type: ignore[misc]
+            if unfinished or (self._enough.is_set() and start + size < len(prepared.to_embed)):
+                return  # nothing of it is committed; whoever reads it again finds these vectors by content hash
         with self._busy:
             self._writing = self._writing | batch.taken.keys()
         while not self._write_lane_ended:

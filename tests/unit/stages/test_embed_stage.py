@@ -43,6 +43,8 @@ class Model:
     embedded: list[str] = field(default_factory=list)
     seconds: float = 0.0
     """That a forward pass takes."""
+    most: int = 64
+    """Texts of one."""
     passed: threading.Event = field(default_factory=threading.Event)
     """A forward pass has begun."""
 
@@ -131,9 +133,10 @@ def running() -> Iterator[Running]:
         model, health, metrics = Model(), Health(), Metrics()
         spec = CollectionSpec(NAMES.collection(GENERATION), GENERATION, model.spec.dimension, "cosine", "m", "c")
         collection = Flaky(MemoryStore().create(spec))
+        enough = threading.Event()
         stage = EmbedStage(
             collection,  # type: ignore[arg-type]
-            lambda items: embed_all(model, items, 4096, 64),
+            lambda items: embed_all(model, items, 4096, model.most, enough=enough.is_set),
             broker.publisher("embed"),
             NAMES,
             EmbedLimits(delete_grace_seconds=0.2),
@@ -141,6 +144,7 @@ def running() -> Iterator[Running]:
             health,
             metrics,
             RecentVectors(1 << 20),
+            enough=enough,
         )
         consumer = broker.consumer(NAMES.group("embed", GENERATION), [NAMES.chunks(GENERATION)], "embed")
         worker = Worker(consumer, stage, WorkerLimits(commit_seconds=0.02, drain_seconds=5), health, metrics)
@@ -272,3 +276,19 @@ def test_what_is_embedded_when_the_time_to_stop_is_over_is_written(running: Runn
     assert 0 < embedded < 40, "the rest is the next worker's"
     assert running.collection.inner.count_chunks() == embedded
     running.until(lambda: running.lag() == 40 - embedded)
+
+
+def test_a_batch_that_is_longer_than_the_time_to_stop_keeps_what_was_embedded(running: Running) -> None:
+    """Given one batch of more passes than the drain budget has room for, then each text that was embedded is in the
+    store, none of it counts as done, and the next owner embeds only the rest.
+    """
+    running.model.seconds, running.model.most = 0.3, 1
+    with running.stage._busy:  # nothing is taken until all are there
+        for number in range(30):
+            running.send(f"d{number}", f"text number {number}")
+    assert running.model.passed.wait(SECONDS)
+    running.stage.stop(Deadline.after(2.0))
+    embedded = len(running.model.embedded)
+    assert 0 < embedded < 30
+    assert running.collection.inner.count_chunks() == embedded
+    assert running.lag() == 30 - sum(running.collection.inner.count_heads().values())
