@@ -36,6 +36,8 @@ from pipeline.masking import without_passwords
 from pipeline.observe.logs import printable_lines
 
 _INTERRUPTED: Final = 130
+#: As pipeline.cli.job has it, which is imported later.
+_JOB_STOPPED: Final = 10
 _LONG_LIVED: Final = ("up", "connect", "work", "serve")
 
 #: Command: module, name in it, and the line that ``--help`` shows without importing it.
@@ -94,6 +96,8 @@ def main() -> None:
     os.umask(0o077)
     if sys.argv[1:2] and sys.argv[1] in _LONG_LIVED:
         end_at_once()  # its imports take seconds
+    elif sys.argv[1:3] == ["migrate", "run"]:
+        end_at_once(_JOB_STOPPED)
     try:
         # Out of its own mode click returns the code of an Exit that a command raised.
         code = cli.main(standalone_mode=False)

@@ -20,12 +20,12 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _asked = threading.Event()
 
 
-def end_at_once() -> None:
-    """From now on SIGTERM ends the process with 0: a long-lived command that is still being imported
+def end_at_once(code: int = 0) -> None:
+    """From now on SIGTERM ends the process with ``code``: a long-lived command that is still being imported
     has begun nothing. :func:`until_stopped` takes over from there.
     """
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(code))
 
 
 @contextmanager

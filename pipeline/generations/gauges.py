@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -18,6 +19,10 @@ _COUNT_SECONDS: Final = 30.0
 _OVER: Final = 5
 
 
+def _in_a_thread(run: Callable[[], None]) -> None:
+    threading.Thread(target=run, name="counting", daemon=True).start()
+
+
 class GenerationGauges:
     """One process's view of the generations; used by one thread.
 
@@ -26,10 +31,15 @@ class GenerationGauges:
         proposed: fingerprint of the generation that the configuration proposes; None if it proposes
             none that can be known here.
         clock: seconds that only grow.
+        begin: runs what takes its time; in a thread if not given.
     """
 
     def __init__(
-        self, metrics: Metrics, proposed: str | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        metrics: Metrics,
+        proposed: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        begin: Callable[[Callable[[], None]], None] = _in_a_thread,
     ) -> None:
         self._proposed = proposed
         self._clock = clock
@@ -41,6 +51,10 @@ class GenerationGauges:
         self._documents = Series(metrics.migration_documents)
         self._expected = Series(metrics.migration_expected_documents)
         self._next_count = 0.0
+        self._begin = begin
+        self._lock = threading.Lock()
+        self._counted: str | None = None
+        self._counting = False
 
     def show(self, state: ControlState) -> None:
         """As of now."""
@@ -55,26 +69,38 @@ class GenerationGauges:
         self._mismatch.set(self._differs(state))
 
     def count(self, state: ControlState, heads: Callable[[str], Mapping[str, int]] | None) -> None:
-        """Count what a migration has built, if one is under way and it is time to; a store that does
-        not answer is another part's news.
+        """Count what a migration has built, if one is under way and it is time to, in a thread of its own:
+        of large collections it takes longer than a cutover may wait. A store that does not answer is
+        another part's news.
 
         Args:
             state: what ``control`` says.
             heads: how many heads a generation's collection has, by their state; None: another process counts.
         """
         target, live = state.target, state.live
-        if target is None or live is None or heads is None:
-            self._documents.replace({})
-            self._expected.replace({})
-            self._next_count = 0.0
-            return
-        if self._clock() < self._next_count:
+        with self._lock:
+            self._counted = None if target is None or live is None or heads is None else target.id
+            if self._counted is None:
+                self._documents.replace({})
+                self._expected.replace({})
+                self._next_count = 0.0
+        if target is None or live is None or heads is None or self._counting or self._clock() < self._next_count:
             return
         self._next_count = self._clock() + _COUNT_SECONDS
-        with contextlib.suppress(Transient, Backpressure, Fatal):  # Fatal: a collection that is not there yet, or gone
-            built, expected = heads(target.id), heads(live.id)
-            self._documents.replace({(target.id, name): float(built.get(name, 0)) for name in HEADS})
-            self._expected.replace({(target.id,): float(sum(expected.values()) - expected.get("deleted", 0))})
+        self._counting = True
+        asked, of, beside = heads, target.id, live.id
+        self._begin(lambda: self._count(asked, of, beside))
+
+    def _count(self, heads: Callable[[str], Mapping[str, int]], target: str, live: str) -> None:
+        try:
+            with contextlib.suppress(Transient, Backpressure, Fatal):  # Fatal: a collection is not there yet, or gone
+                built, expected = heads(target), heads(live)
+                with self._lock:
+                    if self._counted == target:  # else that migration is over
+                        self._documents.replace({(target, name): float(built.get(name, 0)) for name in HEADS})
+                        self._expected.replace({(target,): float(sum(expected.values()) - expected.get("deleted", 0))})
+        finally:
+            self._counting = False
 
     def _differs(self, state: ControlState) -> bool:
         if self._proposed is None or state.live is None:

@@ -146,6 +146,7 @@ class Worker:
         self._commit_failing = False
         self._polls = Intervals()
         self._over = False
+        self._showing = threading.Lock()
         self._labels = (stage.name, generation)
         of = f".{generation}" if generation else ""
         self._poll_loop = f"{stage.name}.poll{of}"
@@ -176,9 +177,10 @@ class Worker:
 
     def watch(self) -> None:
         """Show how near it is to losing its partitions; from another thread, for this one may hang."""
-        if not self._over:
-            used = self._polls.longest() / self._limits.poll_budget_seconds
-            self._metrics.poll_budget_used_ratio.labels(*self._labels).set(used)
+        used = self._polls.longest() / self._limits.poll_budget_seconds
+        with self._showing:
+            if not self._over:
+                self._metrics.poll_budget_used_ratio.labels(*self._labels).set(used)
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set, then drain, commit and leave the group.
@@ -200,8 +202,9 @@ class Worker:
                 self._health.end(loop)
                 self._health.set_ready(f"broker.{loop}", True, "")
             self._health.set_ready(self._flush_part, True, "")
-            self._over = True
-            self._metrics.forget(*self._labels)
+            with self._showing:
+                self._over = True
+                self._metrics.forget(*self._labels)
             self._consumer.close(Deadline.after(self._limits.commit_timeout_seconds))
 
     def step(self) -> None:

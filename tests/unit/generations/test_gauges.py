@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -35,7 +36,7 @@ class Bench:
     state: ControlState = field(default_factory=ControlState)
 
     def __post_init__(self) -> None:
-        self.gauges = GenerationGauges(self.metrics, self.proposed, lambda: self.now)
+        self.gauges = GenerationGauges(self.metrics, self.proposed, lambda: self.now, lambda run: run())
         self.apply(transitions.found(self.state, OLD, 1.0))
 
     def apply(self, changes: object) -> str:
@@ -140,6 +141,21 @@ def test_documents_of_a_migration_are_counted_from_time_to_time_by_one_process(b
     assert len(looks) == 4
     bench.gauges.count(bench.state, None)
     assert bench.series("migration_documents") == bench.series("migration_expected_documents") == []
+
+
+def test_a_count_that_takes_long_holds_nothing_up_and_is_forgotten_when_its_migration_is_over(bench: Bench) -> None:
+    waiting: list[Callable[[], None]] = []
+    bench.gauges = GenerationGauges(bench.metrics, None, lambda: bench.now, waiting.append)
+    bench.start()
+    for bench.now in (10.0, 100.0, 200.0):
+        bench.gauges.count(bench.state, lambda id: {"complete": 4})
+    assert len(waiting) == 1, "one at a time"
+    bench.gauges.count(bench.state, None)
+    waiting[0]()
+    assert bench.series("migration_documents") == bench.series("migration_expected_documents") == []
+    bench.gauges.count(bench.state, lambda id: {"complete": 4})
+    waiting[1]()
+    assert bench.series("migration_documents") != []
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("away"), CollectionMissing("not there yet")])
