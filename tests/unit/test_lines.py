@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -310,3 +311,27 @@ def test_only_one_generation_where_that_is_asked_for(bench: Bench) -> None:
 def test_the_alias_follows_whatever_moved_it(bench: Bench) -> None:
     names, store = bench.parts.names, bench.parts.store
     bench.turn_until(lambda: store.alias(names.alias) == names.collection(bench.live.id))
+
+
+def test_workers_are_told_to_stop_at_once_though_a_look_at_control_hangs(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a Kafka that hangs in the middle of a turn, then a worker's drain does not begin when the turn ends."""
+    hangs, goes_on, stop = threading.Event(), threading.Event(), threading.Event()
+
+    def control() -> object:
+        hangs.set()
+        goes_on.wait(SECONDS)
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(bench.lines, "_control", control)
+    (line,) = bench.lines._lines.values()
+    running = threading.Thread(target=bench.lines.run, args=(stop,), daemon=True)
+    running.start()
+    assert hangs.wait(SECONDS)
+    stop.set()
+    assert line.crew.stop.wait(SECONDS / 2)
+    assert not goes_on.is_set()
+    goes_on.set()
+    running.join(SECONDS)
+    assert not running.is_alive()
