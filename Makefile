@@ -32,7 +32,7 @@ $(DONE): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock pip setuptools
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock \
-		--editable ".[embed]" --group dev --group models
+		--editable ".[embed,s3]" --group dev --group models
 	@touch $(DONE)
 
 demo: install
