@@ -97,7 +97,8 @@ class Bucket:
             answer = self._client.ask("head_object", Bucket=self._name, Key=key)
         except (Refused, Broken) as error:
             if isinstance(error, Refused) and error.status == 404:
-                return self._missing()  # an answer without a body does not say what is missing
+                self._check()  # an answer without a body does not say what is missing
+                return None
             raise self._blamed(key, error) from None
         return self._answered(key, answer)
 
@@ -179,11 +180,11 @@ class Bucket:
             archived and 'ongoing-request="false"' not in answer.get("Restore", ""),
         )
 
-    def _missing(self) -> None:
-        """Nothing is there: an object, if there is a bucket.
+    def _check(self) -> None:
+        """Ask for the bucket itself.
 
         Raises:
-            SourceUnavailable: there is no bucket.
+            SourceUnavailable: it cannot be listed.
         """
         self._page("list_objects_v2", MaxKeys=1)
 
@@ -192,7 +193,7 @@ class Bucket:
         if isinstance(error, Refused) and (error.throttled or (error.unauthorised and error.code != "AccessDenied")):
             return unavailable(str(self), error)
         try:
-            self._page("list_objects_v2", MaxKeys=1)
+            self._check()
         except SourceUnavailable as all_:
             return all_
         return unreadable(f"{self}/{key}", error)

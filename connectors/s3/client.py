@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 from collections.abc import Mapping
@@ -77,12 +78,17 @@ class Client:
         service: ``s3`` or ``sqs``.
         settings: of the source.
         endpoint_url: of the service; empty: AWS's own.
+        region: of the service; the settings' if empty.
+        read_seconds: that the service may wait before it answers.
     """
 
-    def __init__(self, service: str, settings: S3Settings, endpoint_url: str, read_seconds: float = 0.0) -> None:
+    def __init__(
+        self, service: str, settings: S3Settings, endpoint_url: str, region: str = "", read_seconds: float = 0.0
+    ) -> None:
         self._service = service
         self._settings = settings
         self._endpoint_url = endpoint_url
+        self._region = region or settings.region
         self._read_seconds = _READ_SECONDS + read_seconds
         self._client: Any = None
 
@@ -136,11 +142,12 @@ class Client:
         try:
             keys = settings.keys()
             session = botocore.session.Session(profile=settings.profile or None)
+            session.register_component("data_loader", _loader())
             if keys is not None:
                 session.set_credentials(keys.id, keys.secret, keys.token or None)
             return session.create_client(
                 self._service,
-                region_name=settings.region or session.get_config_variable("region") or _REGION,
+                region_name=self._region or session.get_config_variable("region") or _REGION,
                 endpoint_url=self._endpoint_url or None,
                 verify=None if settings.ca_file is None else str(settings.ca_file),
                 config=Config(
@@ -187,6 +194,14 @@ class Body:
     def close(self) -> None:
         """What was not read is left where it is."""
         self._stream.close()
+
+
+@functools.cache
+def _loader() -> Any:
+    """Reads the description of a service once: most of the time that it takes to make a client."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
 
 
 def unavailable(place: str, why: Exception) -> SourceUnavailable:

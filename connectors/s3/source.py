@@ -22,6 +22,7 @@ from connectors.extraction import SAMPLE_BYTES, VERSION, binary, binary_suffix, 
 from connectors.ignoring import Rules
 from connectors.s3.bucket import Bucket, Object, Opened
 from connectors.s3.client import Client, installed
+from connectors.s3.queue import Queue
 from connectors.s3.settings import S3Settings
 from connectors.settings import parse
 from pipeline.errors import ConfigError, Poison, SourceUnavailable
@@ -79,11 +80,14 @@ class S3Source:
             self._client, settings.bucket, versions=settings.versions, of_aws=not settings.endpoint_url
         )
         self._rules = Rules(_NO_FOLDER, settings.include, settings.exclude, gitignore=False, hidden=settings.hidden)
+        self._queue = Queue(settings) if settings.queue_url else None
         self._next_poll = 0.0
         self._closed = threading.Event()
 
     def scan(self) -> Iterator[Listed]:
         """Every admitted object, in the order of their keys."""
+        if self._queue is not None:
+            self._queue.begin()
         for object_ in self._bucket.objects(self._settings.prefix):
             path = object_.key[len(self._settings.prefix) :]
             if self._admits(path):
@@ -93,7 +97,9 @@ class S3Source:
         self._next_poll = time.monotonic() + self._settings.poll_seconds
 
     def hints(self, timeout: float) -> list[Hint]:
-        """A scan whenever it is time for one."""
+        """What the queue tells of; without one, a scan whenever it is time for one."""
+        if self._queue is not None:
+            return [hint for one in self._queue.taken(timeout) if (hint := self._of_a_path(one)) is not None]
         now = time.monotonic()
         if self._closed.wait(max(0.0, min(timeout, self._next_poll - now))):
             return []
@@ -121,7 +127,17 @@ class S3Source:
     def close(self) -> None:
         """Wake a waiting :meth:`hints`, and let connections go."""
         self._closed.set()
+        if self._queue is not None:
+            self._queue.close()
         self._client.close()
+
+    def _of_a_path(self, hint: Hint) -> Hint | None:
+        """A hint of a key as one of a path; None if that is not of this source."""
+        if hint.path is None:
+            return hint
+        path = hint.path.removeprefix(self._settings.prefix)
+        ours = hint.path.startswith(self._settings.prefix) and self._admits(path)
+        return Hint(path, hint.at) if ours else None
 
     # ------------------------------------------------------------------------- content
 

@@ -223,11 +223,10 @@ class GitHttpPlace(GitPlace):
         self.server.close()
 
 
-class S3Place:
-    """A folder of a bucket."""
+class S3QueuePlace:
+    """A folder of a bucket, with a queue of its notifications."""
 
     faults: tuple[Fault, ...] = ("down", "slow", "unauthorised", "garbled")
-    poll_seconds = 0.3
     secrets = (SECRET,)
     prefix = "handbook/ü b/"
 
@@ -235,6 +234,7 @@ class S3Place:
         self.store = object_store()
         self.client = self.store.client()
         self.bucket = self.store.bucket()
+        self.queue_url = self.store.queue(self.bucket)
 
     def put(self, path: str, text: str) -> None:
         self.client.put_object(Bucket=self.bucket, Key=self.prefix + path, Body=text.encode())
@@ -270,11 +270,20 @@ class S3Place:
             "endpoint_url": self.store.url,
             "access_key_id": KEY_ID,
             "secret_access_key": SECRET,
-            "poll_seconds": self.poll_seconds,
+            "queue_url": self.queue_url,
         }
 
     def close(self) -> None:
         self.store.fault()
+
+
+class S3Place(S3QueuePlace):
+    """A folder of a bucket, listed from time to time."""
+
+    poll_seconds = 0.3
+
+    def settings(self) -> dict[str, object]:
+        return super().settings() | {"queue_url": "", "poll_seconds": self.poll_seconds}
 
 
 PLACES: dict[str, Callable[[Path], Place]] = {

@@ -64,6 +64,17 @@ class ObjectStore:
         self.client().create_bucket(Bucket=name)
         return name
 
+    def queue(self, bucket: str) -> str:
+        """The URL of a new queue that is told of every change in a bucket."""
+        sqs = self.client("sqs")
+        url: str = sqs.create_queue(QueueName=f"of-{bucket}")["QueueUrl"]
+        arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        told = {"QueueArn": arn, "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]}
+        self.client().put_bucket_notification_configuration(
+            Bucket=bucket, NotificationConfiguration={"QueueConfigurations": [told]}
+        )
+        return url
+
     def put_many(self, bucket: str, texts: Mapping[str, str]) -> None:
         """Objects by key, all at once."""
         self._tell(_OBJECTS, {"bucket": bucket, "texts": texts})
@@ -178,7 +189,11 @@ def _serve() -> None:
             pass
 
     server = make_server(
-        "127.0.0.1", 0, _Weather(DomainDispatcherApplication(create_backend_app)), threaded=True, request_handler=Handler
+        "127.0.0.1",
+        0,
+        _Weather(DomainDispatcherApplication(create_backend_app)),
+        threaded=True,
+        request_handler=Handler,
     )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(server.server_port, flush=True)
