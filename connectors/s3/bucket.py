@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,8 +16,11 @@ _PAGE: Final = 1000
 #: What must be restored before it can be read.
 _ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 _PART_BYTES: Final = 1 << 20
-#: Of a whole content; less than the minute within which a loop must show that it lives.
-_READ_SECONDS: Final = 40.0
+#: Of a whole content; well below the minute within which a loop must show that it lives.
+_READ_SECONDS: Final = 20.0
+#: A server that is busy asks to be left alone; a listing of an hour must not begin anew for that.
+_THROTTLED_SECONDS: Final = 30.0
+_PAUSE_SECONDS: Final = (0.5, 4.0)
 #: An object that needs a key of the reader's.
 _ENCRYPTED: Final = "InvalidRequest"
 
@@ -76,7 +80,7 @@ class Bucket:
         operation, rows = ("list_object_versions", "Versions") if self._versions else ("list_objects_v2", "Contents")
         next_: dict[str, str] = {}
         while True:
-            page = self._page(operation, MaxKeys=_PAGE, Prefix=prefix, **self._more, **next_)
+            page = self._unhurried(operation, MaxKeys=_PAGE, Prefix=prefix, **self._more, **next_)
             for row in page.get(rows, ()):
                 if row.get("IsLatest", True):
                     yield self._listed(row)
@@ -142,11 +146,24 @@ class Bucket:
 
     # ------------------------------------------------------------------------- answers
 
+    def _unhurried(self, operation: str, **of: object) -> Mapping[str, Any]:
+        """A page, however often the server asks to wait for it, for a while."""
+        deadline, pause = Deadline.after(_THROTTLED_SECONDS), _PAUSE_SECONDS[0]
+        while True:
+            try:
+                return self._page(operation, **of)
+            except SourceUnavailable as error:
+                why = error.__cause__
+                if not isinstance(why, Refused) or not why.throttled or deadline.expired:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, _PAUSE_SECONDS[1])
+
     def _page(self, operation: str, **of: object) -> Mapping[str, Any]:
         try:
             page = self._client.ask(operation, Bucket=self._name, **of)
         except (Refused, Broken) as error:
-            raise unavailable(str(self), error) from None
+            raise unavailable(str(self), error) from error
         # A page of a proxy is XML, too, and says that there is nothing.
         if "Name" not in page or "IsTruncated" not in page:
             raise SourceUnavailable(f"{self}: the answer is no listing of a bucket; check `endpoint_url`")

@@ -11,10 +11,10 @@ from typing import Any, Final
 from connectors.s3.settings import S3Settings
 from pipeline.errors import Fatal, SourceUnavailable, Transient
 
-#: A loop must beat once a minute; three attempts of these, and the pauses between them, are less.
-_CONNECT_SECONDS: Final = 4.0
-_READ_SECONDS: Final = 10.0
-_ATTEMPTS: Final = 3
+#: A loop must beat once a minute: twice two attempts of these, for an object and then for its bucket, are less.
+_CONNECT_SECONDS: Final = 3.0
+_READ_SECONDS: Final = 8.0
+_ATTEMPTS: Final = 2
 _REGION: Final = "us-east-1"
 #: Nothing but the credentials is wrong, or what they may do; other ones may be there by the next attempt.
 _REFUSED: Final = frozenset(
@@ -101,10 +101,11 @@ class Client:
         """
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
-        if self._client is None:
-            self._client = self._made()
+        client = self._client
+        if client is None:
+            client = self._client = self._made()
         try:
-            answer: Mapping[str, Any] = getattr(self._client, operation)(**of)
+            answer: Mapping[str, Any] = getattr(client, operation)(**of)
         except ClientError as error:
             said = error.response.get("Error", {})
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)

@@ -46,7 +46,7 @@ class Told:
 
 
 class Queue:
-    """The keys that notifications name, from the first call on.
+    """The keys that notifications name; read from the first call of :meth:`taken` on.
 
     Args:
         settings: of the source; has a ``queue_url``.
@@ -70,22 +70,17 @@ class Queue:
         self._keys: dict[str, tuple[float, float]] = {}
         self._everything: float | None = None
 
-    def begin(self) -> None:
-        """Read from now on, if that has not begun."""
-        with self._changed:
-            if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._run, name="s3-queue", daemon=True)
-                self._thread.start()
-
     def taken(self, timeout: float) -> list[Hint]:
         """What was told of since the last call, by key; None for the path if anything may have changed.
 
         Raises:
             SourceUnavailable: the queue does not answer now.
         """
-        self.begin()
         deadline = Deadline.after(timeout)
         with self._changed:
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._run, name="s3-queue", daemon=True)
+                self._thread.start()
             while True:
                 if self._error is not None and not self._closed:
                     raise self._error

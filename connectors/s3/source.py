@@ -85,9 +85,12 @@ class S3Source:
         self._closed = threading.Event()
 
     def scan(self) -> Iterator[Listed]:
-        """Every admitted object, in the order of their keys."""
-        if self._queue is not None:
-            self._queue.begin()
+        """Every admitted object, in the order of their keys.
+
+        The queue is not read for it: it keeps what is told meanwhile, and whoever only lists (``vectide verify``) must
+        not take that from the connector.
+        """
+        self._next_poll = time.monotonic() + self._settings.poll_seconds
         for object_ in self._bucket.objects(self._settings.prefix):
             path = object_.key[len(self._settings.prefix) :]
             if self._admits(path):

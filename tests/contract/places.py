@@ -234,7 +234,10 @@ class S3QueuePlace:
         self.store = object_store()
         self.client = self.store.client()
         self.bucket = self.store.bucket()
-        self.queue_url = self.store.queue(self.bucket)
+        self.queue_url = self.queue()
+
+    def queue(self) -> str:
+        return self.store.queue(self.bucket)
 
     def put(self, path: str, text: str) -> None:
         self.client.put_object(Bucket=self.bucket, Key=self.prefix + path, Body=text.encode())
@@ -282,8 +285,11 @@ class S3Place(S3QueuePlace):
 
     poll_seconds = 0.3
 
+    def queue(self) -> str:
+        return ""
+
     def settings(self) -> dict[str, object]:
-        return super().settings() | {"queue_url": "", "poll_seconds": self.poll_seconds}
+        return super().settings() | {"poll_seconds": self.poll_seconds}
 
 
 PLACES: dict[str, Callable[[Path], Place]] = {

@@ -271,11 +271,13 @@ def test_what_is_wrong_with_all_is_waited_out(store: Store, fault: str) -> None:
         with pytest.raises(SourceUnavailable) as caught:
             store.fetch(path)
         assert SECRET not in str(caught.value)
+    with pytest.raises(SourceUnavailable):
+        store.listed()
 
 
 def test_being_throttled_is_waited_out(store: Store) -> None:
     store.put("a.txt")
-    store.server.fault("SlowDown", times=2)
+    store.server.fault("SlowDown", times=6)
     assert list(store.listed()) == ["a.txt"]
     store.server.fault("SlowDown", of="a.txt")  # the bucket itself can be listed
     with pytest.raises(SourceUnavailable, match="SlowDown"):
@@ -331,6 +333,25 @@ def test_notifications_of_all_kinds_are_understood() -> None:
 def test_what_is_no_notification_says_so(body: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         list(notifications(body))
+
+
+def test_who_only_lists_leaves_the_queue_to_its_reader(tmp_path: Path) -> None:
+    place = S3QueuePlace(tmp_path)
+    place.put("a.txt", "text")
+    passing = place.source()
+    assert [one.path for one in passing.scan()] == ["a.txt"]
+    assert passing.fetch("a.txt") is not None
+    sqs = place.store.client("sqs")
+    counts = sqs.get_queue_attributes(QueueUrl=place.queue_url, AttributeNames=["All"])["Attributes"]
+    assert int(counts["ApproximateNumberOfMessages"]) >= 1
+    assert int(counts["ApproximateNumberOfMessagesNotVisible"]) == 0
+    reader = place.source()
+    hints: list[Hint] = []
+    while not hints:
+        hints = reader.hints(5.0)
+    assert [hint.path for hint in hints] == ["a.txt"]
+    passing.close()
+    reader.close()
 
 
 def test_a_strange_message_asks_for_a_scan_and_is_not_read_again(tmp_path: Path) -> None:
