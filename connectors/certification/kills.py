@@ -98,6 +98,8 @@ def a_zombie_copy_is_fenced_out(trial: Trial) -> None:
     texts = _nine(trial)
     with trial.running() as first:
         first.wait_scanned()
+        # On another machine: a cache that both write would tell the first one what the second has published.
+        trial.state = trial.state.with_name("state of the other copy")
         with trial.running() as second:
             second.wait_scanned()
             trial.put("0.txt", "edited")

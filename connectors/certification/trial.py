@@ -219,16 +219,17 @@ class Trial:
 
     def wait_for(self, texts: Mapping[str, str | None], one: Running | None = None) -> None:
         """Until these are the documents in the log."""
-        wanted, seen = dict(texts), [-1]
+        wanted, seen = dict(texts), (-1, 0.0)
 
         def there() -> bool:
             if one is not None and one.failure is not None:
                 raise one.failure
             time.sleep(_LOOK_SECONDS)
-            count = self.documents.count()
-            if count == seen[0]:
-                return False
-            seen[0] = count
+            nonlocal seen
+            count, now = self.documents.count(), time.monotonic()
+            if count == seen[0] and now < seen[1]:
+                return False  # to read the whole log again would only take time
+            seen = (count, now + 1.0)
             return self.documents.texts() == wanted
 
         self.wait(there, lambda: f"the log has {_short(self.documents.texts())}, the place {_short(wanted)}")

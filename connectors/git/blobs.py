@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import subprocess
+import threading
 from typing import Final
 
 from connectors.git.commands import Git
@@ -16,32 +17,41 @@ _LINE_BYTES: Final = 4096
 
 
 class Blobs:
-    """Reads blobs by their ids; used by one thread."""
+    """Reads blobs by their ids; used by one thread, but for :meth:`close`."""
 
     def __init__(self, git: Git) -> None:
         self._git = git
         self._process: subprocess.Popen[bytes] | None = None
         self._rest = b""
+        self._using = threading.Lock()
 
     def size(self, blob: str) -> int:
         """Bytes of a blob, without reading it.
 
         Raises:
+            SourceUnavailable: git cannot be started.
             Transient: it is not there, or git does not answer.
         """
-        return self._asked("info", blob)
+        with self._using:
+            return self._asked("info", blob)
 
     def content(self, blob: str) -> bytes:
         """A whole blob.
 
         Raises:
+            SourceUnavailable: git cannot be started.
             Transient: it is not there, or git does not answer.
         """
-        size = self._asked("contents", blob)
-        return self._take(size + 1)[:-1]
+        with self._using:
+            size = self._asked("contents", blob)
+            return self._take(size + 1)[:-1]
 
     def close(self) -> None:
-        """End git."""
+        """Let git go, once it has been stopped or is not asked anything."""
+        with self._using:
+            self._end()
+
+    def _end(self) -> None:
         process, self._process, self._rest = self._process, None, b""
         if process is not None:
             self._git.end(process)
@@ -49,22 +59,17 @@ class Blobs:
     def _asked(self, what: str, blob: str) -> int:
         """The size that git says."""
         if self._process is None or self._process.poll() is not None:
-            self.close()
-            try:
-                self._process = self._git.opened("cat-file", "--batch-command")
-            except SourceUnavailable as error:
-                raise Transient(str(error)) from None
+            self._end()
+            self._process = self._git.opened("cat-file", "--batch-command")
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(f"{what} {blob}\n".encode())
             self._process.stdin.flush()
         except OSError as error:
-            self.close()
-            raise Transient(f"git cat-file has ended: {error}") from None
+            raise self._ended(f"git cat-file has ended: {error}") from None
         words = self._line().split(b" ")
         if len(words) != 3 or words[1] != b"blob":
-            self.close()
-            raise Transient(f"blob {blob} cannot be read from the copy of the repository")
+            raise self._ended(f"blob {blob} cannot be read from the copy of the repository")
         return int(words[2])
 
     def _line(self) -> bytes:
@@ -91,6 +96,9 @@ class Blobs:
         ready = poll.poll(_SECONDS * 1000)
         part = os.read(self._process.stdout.fileno(), _READ_BYTES) if ready else b""
         if not part:
-            self.close()
-            raise Transient("git cat-file has ended" if ready else f"git gave no answer within {_SECONDS:.0f} s")
+            raise self._ended("git cat-file has ended" if ready else f"git gave no answer within {_SECONDS:.0f} s")
         self._rest += part
+
+    def _ended(self, why: str) -> Transient:
+        self._end()
+        return SourceUnavailable("the source is closed") if self._git.stopped else Transient(why)

@@ -50,6 +50,14 @@ _HELPER: Final = (
     '!f() { test "$1" = get || exit 0; '
     'printf "username=%s\\npassword=%s\\n" "$VECTIDE_GIT_USERNAME" "$VECTIDE_GIT_PASSWORD"; }; f'
 )
+#: What a person has to do, by a word of git's.
+_REMEDIES: Final = {
+    "dubious ownership": "; trust_owner = true reads it all the same",
+    "Authentication failed": "; see username and password_file",
+    "could not read Username": "; see username and password_file",
+    "Permission denied (publickey": "; see ssh_key_file",
+    "Host key verification failed": "; see known_hosts_file",
+}
 _ERROR_CHARACTERS: Final = 300
 _READ_BYTES: Final = 1 << 16
 _END_SECONDS: Final = 5.0
@@ -128,6 +136,11 @@ class Git:
             process.wait(_END_SECONDS)
         with self._lock:
             self._running.discard(process)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing runs any more."""
+        return self._stopped
 
     def stop(self) -> None:
         """End what runs, and run nothing more."""
@@ -240,7 +253,8 @@ class Git:
         if self._access.password:
             text = text.replace(self._access.password, "**********")
         why = text.removeprefix("fatal: ")[:_ERROR_CHARACTERS] or f"it ended with {code}"
-        return SourceUnavailable(f"git {command}: {why}")
+        remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in text), "")
+        return SourceUnavailable(f"git {command}: {why}{remedy}")
 
 
 def check_version() -> None:

@@ -15,6 +15,7 @@ import fcntl
 import os
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
@@ -26,6 +27,7 @@ from connectors.git.commands import Git
 from pipeline.errors import SourceUnavailable
 
 _REF: Final = "refs/vectide/tip"
+_LIST: Final = "list.db"
 _LAYOUT: Final = 1
 #: A command that only looks into our own copy.
 _LOCAL_SECONDS: Final = 120.0
@@ -81,7 +83,7 @@ class Changes:
 
 
 class Mirror:
-    """The copy of one branch; used by one thread at a time, beside other processes.
+    """The copy of one branch: updated by one thread, read by any, beside other processes.
 
     Args:
         git: runs in the folder.
@@ -104,6 +106,8 @@ class Mirror:
         self._below = below
         self._history = history
         self._seconds = seconds
+        self._reading = threading.Lock()
+        self._reader: tuple[int, sqlite3.Connection] | None = None
 
     def update(self) -> str:
         """Fetch, and bring the list up to date; the newest commit.
@@ -118,6 +122,7 @@ class Mirror:
             (known,) = file.execute("SELECT tip FROM origin").fetchone()
             if known != commit:
                 self._list(file, known, commit)
+                self._tidy(descriptor)
             return commit
 
     def changes(self, old: str, new: str) -> Changes:
@@ -136,7 +141,7 @@ class Mirror:
                     return Changes((), everything=True)
         except SourceUnavailable:  # the old commit was collected
             return Changes((), everything=True)
-        with closing(self._file()) as file:
+        with self._read() as file:
             there = [path for path in paths if _file_at(file, path) is not None]
         gone = paths.keys() - set(there)
         return Changes((*there, *(path for path in paths if path in gone)))
@@ -150,29 +155,34 @@ class Mirror:
 
     def files(self) -> Iterator[File]:
         """Everything that the newest commit holds, in order; a page at a time, while it may be changed."""
-        with closing(self._file()) as file:
-            after = b""
-            while True:
+        after = b""
+        while True:
+            with self._read() as file:
                 rows = file.execute(
                     f"{_SELECT} WHERE path > ? ORDER BY path LIMIT {_PAGE}",
                     (after,),
                 ).fetchall()
-                yield from (_of(row) for row in rows)
-                if len(rows) < _PAGE:
-                    return
-                after = rows[-1][0]
+            yield from (_of(row) for row in rows)
+            if len(rows) < _PAGE:
+                return
+            after = rows[-1][0]
 
     def file(self, path: str) -> File | None:
         """One of them."""
-        with closing(self._file()) as file:
+        with self._read() as file:
             return _file_at(file, path)
+
+    def close(self) -> None:
+        """Let go of the list."""
+        with self._reading:
+            self._end_reading()
 
     # ---------------------------------------------------------------------- the copy
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise SourceUnavailable(f"the copy of the repository cannot be written: {error}") from None
@@ -227,7 +237,6 @@ class Mirror:
             if self._history:
                 file.execute("UPDATE files SET commit_ = ? WHERE commit_ IS NULL", (_number(file, tip),))
             file.execute("UPDATE origin SET tip = ?, at = ?", (commit, tip.at))
-        self._tidy()
 
     def _begin(self, file: sqlite3.Connection, commit: str) -> None:
         """From the tree; then newest first, for the first commit that names a path has last changed it."""
@@ -286,7 +295,7 @@ class Mirror:
         for token in self._git.tokens(*arguments, *self._within(), seconds=_LOCAL_SECONDS):
             if described:
                 parts = described.split(b" ")
-                yield parts[1], parts[3].decode(), token
+                yield parts[1], parts[3].decode(), self._inside(token)
                 described = b""
             else:
                 described = token
@@ -299,7 +308,7 @@ class Mirror:
             for token in tokens:
                 line = token.lstrip(b"\n")
                 if follows:
-                    yield commit, token
+                    yield commit, self._inside(token)
                     follows = False
                 elif line.startswith(b":"):
                     follows = True
@@ -307,7 +316,11 @@ class Mirror:
                     commit = _commit_of(line)
 
     def _within(self) -> list[str]:
-        return [f"--relative={self._below}", "--", self._below] if self._below else ["--"]
+        return ["--", self._below] if self._below else ["--"]
+
+    def _inside(self, path: bytes) -> bytes:
+        """The path below our folder: `--relative` leaves those of merges as they are."""
+        return path[len(_bytes(self._below)) + 1 :] if self._below else path
 
     def _commit(self, id: str) -> _Commit:
         return _commit_of(self._git.output("show", "--no-patch", _FORMAT, id, seconds=_LOCAL_SECONDS).strip())
@@ -319,21 +332,44 @@ class Mirror:
             return False
         return True
 
-    def _tidy(self) -> None:
+    def _tidy(self, descriptor: int) -> None:
         """Pack what many fetches have left; it can wait for the next time."""
         with contextlib.suppress(SourceUnavailable):
-            self._git.output("gc", "--auto", "--quiet", seconds=self._seconds)
+            self._git.output("gc", "--auto", "--quiet", seconds=self._seconds, keep_open=[descriptor])
+
+    @contextmanager
+    def _read(self) -> Iterator[sqlite3.Connection]:
+        """The list, for reading; opened once, and again if it was made anew."""
+        with self._reading:
+            try:
+                number = os.stat(self._folder / _LIST).st_ino
+            except OSError:
+                number = 0
+            if self._reader is None or self._reader[0] != number:
+                self._end_reading()
+                file = self._file()
+                self._reader = (os.stat(self._folder / _LIST).st_ino, file)
+            try:
+                yield self._reader[1]
+            except sqlite3.Error as error:
+                self._end_reading()
+                raise SourceUnavailable(f"the list of the repository's files in {self._folder}: {error}") from None
+
+    def _end_reading(self) -> None:
+        if self._reader is not None:
+            self._reader[1].close()
+        self._reader = None
 
     def _file(self) -> sqlite3.Connection:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            return _opened(self._folder / "list.db")
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return _opened(self._folder / _LIST)
         except (OSError, sqlite3.Error) as error:
             raise SourceUnavailable(f"the list of the repository's files in {self._folder}: {error}") from None
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    file = sqlite3.connect(path, timeout=30, isolation_level=None)
+    file = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
     try:
         file.execute("PRAGMA journal_mode = WAL")
         file.execute("PRAGMA synchronous = NORMAL")

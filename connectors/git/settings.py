@@ -112,6 +112,8 @@ class GitSettings(BaseModel):
                 password = self.password_file.read_text(encoding="utf-8").strip()
             except (OSError, UnicodeError) as error:
                 raise ValueError(f"password_file: {error}") from None
+        if any(char in username + password for char in "\0\r\n"):
+            raise ValueError("username: it or the password holds a line break")
         return Access(
             repository=repository,
             username=username or ("git" if password else ""),

@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -67,8 +68,9 @@ class GitSource:
         self.id = id
         self._limit = limit_bytes
         access = settings.access()
-        self._temporary = None if state is not None else tempfile.mkdtemp(prefix="vectide-git-")
-        folder = state or Path(self._temporary or "")
+        # Only a name: to make a source touches nothing.
+        self._temporary = None if state is not None else Path(tempfile.gettempdir(), f"vectide-git-{uuid.uuid4().hex}")
+        folder = state or self._temporary or Path()
         self._rules = Rules(_NO_FOLDER, settings.include, settings.exclude, gitignore=False, hidden=settings.hidden)
         git = Git(folder, access)
         self._git = git
@@ -136,6 +138,7 @@ class GitSource:
         """Stop following."""
         self._follower.close()
         self._blobs.close()
+        self._mirror.close()
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
 

@@ -298,4 +298,5 @@ PLACES: dict[str, Callable[[Path], Place]] = {
     "git": GitPlace,
     "git-http": GitHttpPlace,
     "s3": S3Place,
+    "s3-queue": S3QueuePlace,
 }

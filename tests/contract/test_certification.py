@@ -79,7 +79,7 @@ MUTANTS: dict[str, list[tuple[type[Broken], str]]] = {
     "garbled-is-waited-out-and-deletes-nothing": [(mutants.PublishesTheErrorPage, "it is ready")],
     "down-at-the-start-is-waited-out": [(mutants.TakesAnOutageForAnEmptyPlace, "it is ready")],
     "unauthorised-at-the-start-is-waited-out": [(mutants.EndsWithAnOutage, "is waited for")],
-    "garbled-at-the-start-is-waited-out": [(mutants.PublishesTheErrorPage, "")],
+    "garbled-at-the-start-is-waited-out": [(mutants.PublishesTheErrorPage, "it is ready")],
     "down-does-not-hold-up-the-end": [(mutants.WaitsWithoutALimit, "does not stop")],
     "unauthorised-does-not-hold-up-the-end": [(mutants.WaitsWithoutALimit, "does not stop")],
     "garbled-does-not-hold-up-the-end": [(mutants.WaitsWithoutALimit, "does not stop")],
@@ -87,6 +87,8 @@ MUTANTS: dict[str, list[tuple[type[Broken], str]]] = {
     "a-large-place-is-synced-in-bounded-memory-with-progress": [(mutants.KeepsEverything, "memory grew")],
     "a-change-reaches-the-log-and-how-fast": [(mutants.HintsNothing, "never reached the log")],
 }
+#: For the command's own test.
+NESTING = placed(mutants.NestsMetadata)
 #: Of these the runner is to blame, and its part is broken below.
 OF_THE_RUNNER = {"events-and-state-are-one-transaction", "a-zombie-copy-is-fenced-out"}
 

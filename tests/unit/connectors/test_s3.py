@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from connectors.certification import CHECKS, Check, Scale
-from connectors.certification.report import run
 from connectors.registry import open_source, source_of
 from connectors.s3.bucket import Bucket
 from connectors.s3.queue import Told, notifications
@@ -301,17 +299,6 @@ def test_a_secret_is_read_again_when_it_is_refused(store: Store, tmp_path: Path)
 
 
 # -------------------------------------------------------------------------------- notifications
-
-BY_NAME = {check.name: check for check in CHECKS}
-LIVE = ("every-change-is-hinted", "a-change-during-the-scan-is-hinted", "a-quiet-place-gives-no-hints",
-        "close-wakes-a-waiting-thread", "creates-edits-and-deletes-are-published-live",
-        "a-rename-is-published-as-create-then-delete", "down-is-waited-out-and-deletes-nothing",
-        "secrets-are-not-shown", "normal-operation-emits-no-logs")  # fmt: skip
-
-
-@pytest.mark.parametrize("check", [BY_NAME[name] for name in LIVE], ids=lambda check: check.name)
-def test_a_queue_tells_of_changes(check: Check, tmp_path: Path) -> None:
-    run(check, S3QueuePlace, tmp_path, Scale(latencies=3))
 
 
 def record(event: str, key: str) -> dict[str, object]:

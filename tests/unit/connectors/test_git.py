@@ -1,0 +1,372 @@
+"""The git connector on repositories that git made, ordinary and hostile."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from connectors.git.commands import Access, Git
+from connectors.git.settings import GitSettings, settings_of
+from connectors.registry import open_source, source_of
+from pipeline.config import SourceConfig
+from pipeline.errors import ConfigError, SourceUnavailable
+from pipeline.ports import Fetched, Skipped, Source
+from tests.support.repositories import Repository, Served
+
+ROOT = Path(__file__).parents[3]
+LIMIT = 64 * 1024
+Open = Callable[..., Source]
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository(tmp_path / "handbook")
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Open]:
+    made: list[Source] = []
+
+    def open_(repository: Repository | str, **settings: object) -> Source:
+        where = str(repository.folder) if isinstance(repository, Repository) else repository
+        config = SourceConfig.model_validate({"connector": "git", "repository": where, **settings})
+        made.append(open_source("s", config, LIMIT, tmp_path / "state"))
+        return made[-1]
+
+    yield open_
+    for source in made:
+        source.close()
+
+
+def listed(source: Source) -> dict[str, str]:
+    """All documents; a first fetch may take a while on a busy machine."""
+    end = time.monotonic() + 90
+    while True:
+        try:
+            return {one.path: one.revision for one in source.scan()}
+        except SourceUnavailable as error:
+            if "takes a while" not in str(error) or time.monotonic() > end:
+                raise
+
+
+def fetched(source: Source, path: str) -> Fetched:
+    found = source.fetch(path)
+    assert isinstance(found, Fetched), found
+    return found
+
+
+def hinted(source: Source) -> list[str | None]:
+    end, found = time.monotonic() + 90, []
+    while not found and time.monotonic() < end:
+        found = source.hints(1.0)
+    return [hint.path for hint in found]
+
+
+def test_what_is_a_document_and_what_is_not(repository: Repository, opened: Open) -> None:
+    repository.write("README.md", "# Handbook\n\nText.\n")
+    repository.write(".hidden/x.txt", "x")
+    repository.write("image.png", b"\x89PNG")
+    repository.write("blob.dat", bytes(range(256)))
+    repository.write("large.txt", "x" * (LIMIT + 1))
+    repository.write("model.safe", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    repository.write("new\nline\x1b.txt", "a path that a terminal obeys")
+    repository.write("draft~", "an editor's")
+    os.symlink("/etc/passwd", repository.folder / "passwd.txt")
+    repository.write(os.fsdecode(b"latin-\xe9.txt"), "a name that is not UTF-8")
+    repository.git("update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},vendored")
+    repository.commit()
+    source = opened(repository)
+    names = ["README.md", "blob.dat", "image.png", "large.txt", os.fsdecode(b"latin-\xe9.txt"), "model.safe",
+             "new\nline\x1b.txt"]  # fmt: skip
+    assert sorted(listed(source), key=os.fsencode) == sorted(names, key=os.fsencode)
+    assert fetched(source, "README.md").metadata["title"] == "Handbook"
+    large = fetched(source, "large.txt")
+    assert (large.text, large.size) == (None, LIMIT + 1)
+    assert "over the limit" in large.omitted
+    assert [getattr(source.fetch(path), "reason", None) for path in ("blob.dat", "image.png", "model.safe")] == [
+        "binary", "binary", "special",
+    ]  # fmt: skip
+    assert isinstance(source.fetch("blob.dat"), Skipped)
+    for path in ("passwd.txt", "vendored", ".hidden/x.txt", "../state/list.db", ".git/HEAD"):
+        assert source.fetch(path) is None
+    assert fetched(source, "new\nline\x1b.txt").text == "a path that a terminal obeys"
+
+
+def test_metadata_are_of_the_commit_that_last_changed_the_document(repository: Repository, opened: Open) -> None:
+    repository.write("a.txt", "1")
+    repository.write("b.txt", "1")
+    first = repository.commit(at=1_700_000_000)
+    repository.write("b.txt", "2")
+    second = repository.commit(at=1_700_000_100)
+    source = opened(repository)
+    before = listed(source)
+    expected = {"commit": first, "author": "An Author", "authored_at": "2023-11-14T22:13:20Z"}
+    assert expected.items() <= fetched(source, "a.txt").metadata.items()
+    assert fetched(source, "a.txt").event_time == 1_700_000_000
+    assert fetched(source, "b.txt").metadata["commit"] == second
+    # Changed and changed back: the text is the same, its last commit is another.
+    repository.put("a.txt", "other")
+    third = repository.put("a.txt", "1")
+    after = listed(source)
+    assert fetched(source, "a.txt").metadata["commit"] == third
+    assert (after["b.txt"], after["a.txt"] != before["a.txt"]) == (before["b.txt"], True)
+
+
+def test_merges_are_followed_and_a_list_made_anew_says_the_same(
+    repository: Repository, opened: Open, tmp_path: Path
+) -> None:
+    repository.put("base.txt", "base")
+    source = opened(repository)
+    listed(source)
+    repository.git("checkout", "--quiet", "-b", "side")
+    repository.put("side.txt", "side")
+    repository.git("checkout", "--quiet", "main")
+    repository.put("main.txt", "main")
+    repository.git("merge", "--quiet", "--no-ff", "--no-commit", "side")
+    repository.write("evil.txt", "only in the merge")
+    merge = repository.commit("merge")
+    step_by_step = listed(source)
+    assert fetched(source, "evil.txt").metadata["commit"] == merge
+    anew = open_source(
+        "s", SourceConfig.model_validate({"connector": "git", "repository": str(repository.folder)}), LIMIT, None
+    )
+    assert listed(anew) == step_by_step
+    assert set(step_by_step) == {"base.txt", "side.txt", "main.txt", "evil.txt"}
+    anew.close()
+
+
+def test_a_push_is_hinted_by_its_documents_and_what_is_there_comes_first(repository: Repository, opened: Open) -> None:
+    repository.write("z-old.txt", "moved")
+    repository.write("kept.txt", "kept")
+    repository.commit()
+    source = opened(repository)
+    listed(source)
+    repository.rename("z-old.txt", "a-new.txt")
+    assert hinted(source) == ["a-new.txt", "z-old.txt"]
+    assert (fetched(source, "a-new.txt").text, source.fetch("z-old.txt")) == ("moved", None)
+
+
+def test_a_force_push_and_a_rebase_leave_what_the_branch_has(repository: Repository, opened: Open) -> None:
+    repository.put("a.txt", "1")
+    repository.put("undone.txt", "x")
+    source = opened(repository)
+    listed(source)
+    repository.git("reset", "--quiet", "--hard", "HEAD~1")
+    repository.git("commit", "--quiet", "--amend", "--message=rewritten")
+    other = repository.put("b.txt", "2")
+    assert hinted(source) == [None]
+    assert set(listed(source)) == {"a.txt", "b.txt"}
+    assert fetched(source, "b.txt").metadata["commit"] == other
+    rewritten = repository.git("rev-parse", "HEAD~1")
+    assert fetched(source, "a.txt").metadata["commit"] == rewritten
+
+
+def test_without_history_only_the_newest_commit_is_fetched(
+    repository: Repository, opened: Open, tmp_path: Path
+) -> None:
+    for number in range(3):
+        repository.put("docs/a.txt", str(number))
+    repository.put("outside.txt", "x")
+    source = opened(f"file://{repository.folder}", history=False, folder="docs")
+    assert set(listed(source)) == {"a.txt"}
+    assert "commit" not in fetched(source, "a.txt").metadata
+    copy = Git(tmp_path / "state" / "git-s", Access(""))
+    assert copy.output("rev-list", "--count", "refs/vectide/tip", seconds=60).strip() == b"1"
+    repository.put("docs/a.txt", "3")
+    listed(source)
+    assert fetched(source, "a.txt").text == "3"
+
+
+def test_another_branch_or_repository_in_the_same_folder_begins_anew(repository: Repository, opened: Open) -> None:
+    repository.put("main.txt", "x")
+    repository.git("checkout", "--quiet", "-b", "other")
+    repository.put("other.txt", "x")
+    first = opened(repository, branch="main")
+    assert set(listed(first)) == {"main.txt"}
+    first.close()
+    assert set(listed(opened(repository, branch="other"))) == {"main.txt", "other.txt"}
+
+
+def test_a_branch_that_is_gone_deletes_nothing(repository: Repository, opened: Open) -> None:
+    repository.git("branch", "release")
+    source = opened(repository, branch="release")
+    listed(source)
+    repository.git("branch", "--delete", "--force", "release")
+    with pytest.raises(SourceUnavailable, match="couldn't find remote ref refs/heads/release"):
+        listed(source)
+
+
+def test_locks_that_a_killed_git_left_do_not_matter(repository: Repository, opened: Open, tmp_path: Path) -> None:
+    repository.put("a.txt", "1")
+    first = opened(repository)
+    listed(first)
+    first.close()
+    copy = tmp_path / "state" / "git-s" / "repository.git"
+    (copy / "refs" / "vectide" / "tip.lock").touch()
+    (copy / "packed-refs.lock").touch()
+    (tmp_path / "state" / "git-s" / "list.db").write_bytes(b"broken")
+    repository.put("b.txt", "2")
+    assert set(listed(opened(repository))) == {"a.txt", "b.txt"}
+
+
+def test_a_hook_file_asks_for_a_fetch(repository: Repository, opened: Open, tmp_path: Path) -> None:
+    source = opened(f"file://localhost{repository.folder}", hook_file=str(tmp_path / "pushed"), poll_seconds=3600)
+    listed(source)
+    repository.put("a.txt", "1")
+    assert source.hints(0.5) == []
+    (tmp_path / "pushed").touch()
+    assert hinted(source) == ["a.txt"]
+
+
+def test_nothing_that_a_repository_brings_is_run(repository: Repository, opened: Open, tmp_path: Path) -> None:
+    """Hooks, configuration and attributes of a hostile repository, on this side and on the other."""
+    sign = tmp_path / "run"
+    repository.write(".gitattributes", "* filter=evil diff=evil\n")
+    repository.write(".gitmodules", f'[submodule "x"]\n\tpath = x\n\turl = ext::sh -c touch% {sign}\n')
+    repository.put("a.txt", "1")
+    for name in ("post-checkout", "reference-transaction", "pre-receive", "post-upload-pack", "fsmonitor"):
+        hook = repository.folder / ".git" / "hooks" / name
+        hook.parent.mkdir(exist_ok=True)
+        hook.write_text(f"#!/bin/sh\ntouch {sign}\n")
+        hook.chmod(0o755)
+    for key, value in (
+        ("core.fsmonitor", f"touch {sign}"), ("filter.evil.smudge", f"touch {sign}"), ("core.pager", f"touch {sign}"),
+        ("diff.evil.textconv", f"touch {sign}"), ("uploadpack.packObjectsHook", f"touch {sign}; exec"),
+        ("core.sshCommand", f"touch {sign}"), ("core.alternateRefsCommand", f"touch {sign}"),
+    ):  # fmt: skip
+        with (repository.folder / ".git" / "config").open("a") as file:
+            section, _, name = key.rpartition(".")
+            outer, _, inner = section.partition(".")
+            head = f'[{outer} "{inner}"]' if inner else f"[{outer}]"
+            file.write(f'{head}\n\t{name} = "{value}"\n')
+    source = opened(repository)
+    assert "a.txt" in listed(source)
+    assert fetched(source, "a.txt").text == "1"
+    assert not sign.exists()
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ({"repository": "ext::sh -c touch% /tmp/x"}, "transports that run commands"),
+        ({"repository": "--upload-pack=touch /tmp/x"}, "transports that run commands"),
+        ({"repository": "ftp://host/x"}, "a URL of file, git"),
+        ({"repository": "/srv/x", "branch": "--force"}, "name of a branch"),
+        ({"repository": "/srv/x", "branch": "a:refs/heads/b"}, "name of a branch"),
+        ({"repository": "/srv/x", "folder": "../up"}, "inside the repository"),
+        ({"repository": "/srv/x", "password": "hunter2"}, "for http and https"),
+        ({"repository": "https://h/x", "password": "hunter2", "password_file": "/x"}, "exclude each other"),
+        ({"repository": "https://h/x", "password_file": "/absent"}, "password_file"),
+    ],
+)
+def test_a_setting_that_is_wrong_is_named_and_no_secret_shown(settings: dict[str, str], expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_source("s", SourceConfig.model_validate({"connector": "git", **settings}), LIMIT)
+    assert expected in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_uris_say_the_same_as_settings() -> None:
+    assert settings_of("git+file:///srv/team%20one/handbook") == {"repository": "/srv/team one/handbook"}
+    found = source_of("git+https://me:hunter2@host/team/handbook.git#branch=main&folder=docs")
+    assert found.connector == "git"
+    access = GitSettings.model_validate(found.settings).access()
+    assert (access.repository, access.username, access.password) == ("https://host/team/handbook.git", "me", "hunter2")
+    assert found.settings["branch"] == "main"
+    assert "hunter2" not in f"{found!r} {access!r} {GitSettings.model_validate(found.settings)!r}"
+    assert settings_of("git://host/x")["repository"] == "git://host/x"
+    assert settings_of("git+ssh://git@host/x")["repository"] == "ssh://git@host/x"
+    for uri in ("git+ftp://host/x", "git+https://host/x#commit=1"):
+        with pytest.raises(ConfigError):
+            source_of(uri)
+
+
+def test_a_password_goes_to_its_server_only_and_into_no_argument(
+    tmp_path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every git that is started notes its arguments; the server asks for the password and gets it."""
+    Repository(tmp_path / "served" / "handbook").put("a.txt", "1")
+    server = Served(tmp_path / "served")
+    real = subprocess.run(["which", "git"], capture_output=True, check=True, text=True).stdout.strip()
+    shim = tmp_path / "bin" / "git"
+    shim.parent.mkdir()
+    shim.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {tmp_path}/arguments\nexec {real} "$@"\n')
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{shim.parent}:{os.environ['PATH']}")
+    secret = tmp_path / "secret"
+    secret.write_text(Served.PASSWORD + "\n")
+    try:
+        url = f"{server.url}/handbook/.git"
+        assert set(listed(opened(url, username=Served.USER, password_file=str(secret)))) == {"a.txt"}
+        with pytest.raises(SourceUnavailable) as caught:
+            listed(opened(url, username=Served.USER, password="a wrong one"))
+        assert "Authentication failed" in str(caught.value)
+        assert "a wrong one" not in str(caught.value)
+    finally:
+        server.close()
+    arguments = (tmp_path / "arguments").read_text()
+    assert "fetch" in arguments
+    assert Served.PASSWORD not in arguments
+    assert "a wrong one" not in arguments
+
+
+def test_a_git_that_hangs_is_ended_with_what_it_has_started(tmp_path: Path) -> None:
+    shim = tmp_path / "bin" / "git"
+    shim.parent.mkdir()
+    shim.write_text(f"#!{sys.executable}\nimport subprocess\nsubprocess.run(['sleep', '1000'])\n")
+    shim.chmod(0o755)
+    git = Git(tmp_path, Access("/x"))
+    os.environ["PATH"], path = f"{shim.parent}:{os.environ['PATH']}", os.environ["PATH"]
+    try:
+        with pytest.raises(SourceUnavailable, match="gave no answer"):
+            git.output("fetch", seconds=0.5)
+    finally:
+        os.environ["PATH"] = path
+    assert not git._running
+
+
+def test_the_project_s_own_history(opened: Open) -> None:
+    """Hundreds of real commits, merges and renames, listed as git itself lists them."""
+    asked = ["git", "-C", str(ROOT), "rev-parse", "--is-shallow-repository"]
+    shallow = subprocess.run(asked, capture_output=True, text=True, check=False)
+    if shallow.stdout.strip() != "false":
+        pytest.skip("this is no repository with its whole history")
+    source = opened(str(ROOT), folder="docs", include=["*.md"])
+    found = listed(source)
+    command = ["git", "-C", str(ROOT), "ls-tree", "-r", "--name-only", "HEAD:docs"]
+    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
+    assert set(found) == {name for name in names if name.endswith(".md")}
+    command = ["git", "-C", str(ROOT), "log", "-c", "--name-only", "--format=commit %H"]
+    said = subprocess.run(command, capture_output=True, check=True).stdout.decode()
+    commits = {}
+    for block in said.removeprefix("commit ").split("\ncommit "):
+        commit, *paths = block.split("\n")
+        for path in paths:
+            commits.setdefault(path, commit)
+    assert {path: fetched(source, path).metadata["commit"] for path in found} == {
+        path: commits[f"docs/{path}"] for path in found
+    }
+
+
+def test_hints_are_of_documents_that_the_rules_admit(repository: Repository, opened: Open) -> None:
+    source = opened(repository, exclude=["drafts/"])
+    listed(source)
+    repository.write("drafts/x.txt", "x")
+    repository.write("y.txt", "y")
+    repository.commit()
+    assert hinted(source) == ["y.txt"]
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    text = (ROOT / "docs" / "connectors.md").read_text().split("\n## git\n")[1].split("\n## ")[0]
+    rows = [row for row in text.splitlines() if row.startswith("| `")]
+    for name, field in GitSettings.model_fields.items():
+        (row,) = [row for row in rows if f"`{name}`" in row.split("|")[1]]
+        if isinstance(field.default, bool | float) and name != "hidden":
+            assert f"`{str(field.default).lower().removesuffix('.0')}`" in row

@@ -1,0 +1,64 @@
+"""Sources given as arguments: folders and URIs, their names, and what is remembered of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from connectors.registry import scheme_of
+from pipeline.cli.given import given_sources, remember, remembered
+from pipeline.config import SourceConfig
+from pipeline.errors import ConfigError
+
+
+def test_folders_and_uris_are_named_by_their_last_parts(tmp_path: Path) -> None:
+    for name in ("notes", "other/notes", "odd:name"):
+        (tmp_path / name).mkdir(parents=True)
+    found = given_sources([str(tmp_path / "notes"), "git+https://host/team/handbook.git#branch=main"])
+    assert {id: one.connector for id, one in found.items()} == {"notes": "filesystem", "handbook": "git"}
+    assert found["handbook"].settings == {"repository": "https://host/team/handbook.git", "branch": "main"}
+    both = given_sources([str(tmp_path / "other/notes"), "git://host/team/notes.git"])
+    assert set(both) == {"other-notes", "team-notes"}
+    assert set(given_sources([str(tmp_path / "odd:name")])) == {"odd:name"}
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["gopher://host/x"], "no connector knows gopher://; installed are git://"),
+        (["git://host/x", "git://host/x"], "is given twice"),
+        (["git://host/x", "git+https://host/x"], "the same name"),
+        (["git+https://me:hunter2@host/x", "git+https://me:hunter2@host/x"], "is given twice"),
+        (["/nowhere/at/all"], "is not a folder"),
+        (["git+https://me:hunter2@[h/x"], "see docs/connectors.md"),
+    ],
+)
+def test_what_is_wrong_is_named_without_its_password(arguments: list[str], expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        given_sources(arguments)
+    assert expected in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_path_with_a_colon_is_no_uri() -> None:
+    assert [scheme_of(one) for one in ("docs", "./a://b", "C://x", "git+SSH://h/x", "host:path")] == [
+        None, None, None, "git+ssh", None,
+    ]  # fmt: skip
+
+
+def test_what_holds_a_secret_is_not_remembered(tmp_path: Path) -> None:
+    plain = SourceConfig.model_validate({"path": "/srv/docs"})
+    secret = {"connector": "git", "repository": "https://h/x", "password": "hunter2"}
+    within = {"connector": "git", "repository": "https://me:hunter2@h/x"}
+    sources = {"docs": plain} | {id: SourceConfig.model_validate(one) for id, one in (("a", secret), ("b", within))}
+    remember(tmp_path, sources)
+    assert remembered(tmp_path) == {"docs": plain}
+    assert "hunter2" not in (tmp_path / "sources.json").read_text()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', json.dumps({"a": {"rescan_seconds": -1}})])
+def test_what_cannot_be_read_is_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "sources.json").write_text(text)
+    assert remembered(tmp_path) == {}
