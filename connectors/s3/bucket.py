@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from connectors.s3.client import Body, Broken, Client, Refused, unavailable, unreadable
@@ -61,18 +61,20 @@ class Bucket:
     Args:
         client: of the service.
         name: of the bucket.
+        prefix: of the keys that are asked for; rights can be for these alone.
         versions: ask for the versions of objects.
         of_aws: listings can tell what has been restored; other servers refuse to be asked.
     """
 
-    def __init__(self, client: Client, name: str, *, versions: bool, of_aws: bool) -> None:
+    def __init__(self, client: Client, name: str, prefix: str, *, versions: bool, of_aws: bool) -> None:
         self._client = client
         self._name = name
+        self._prefix = prefix
         self._versions = versions
         self._more: dict[str, object] = {"OptionalObjectAttributes": ["RestoreStatus"]} if of_aws else {}
 
-    def objects(self, prefix: str) -> Iterator[Object]:
-        """Every object below a prefix, page by page.
+    def objects(self) -> Iterator[Object]:
+        """Every object below the prefix, page by page.
 
         Raises:
             SourceUnavailable: it cannot be listed now.
@@ -80,7 +82,7 @@ class Bucket:
         operation, rows = ("list_object_versions", "Versions") if self._versions else ("list_objects_v2", "Contents")
         next_: dict[str, str] = {}
         while True:
-            page = self._unhurried(operation, MaxKeys=_PAGE, Prefix=prefix, **self._more, **next_)
+            page = self._unhurried(operation, MaxKeys=_PAGE, **self._more, **next_)
             for row in page.get(rows, ()):
                 if row.get("IsLatest", True):
                     yield self._listed(row)
@@ -120,7 +122,9 @@ class Bucket:
                 case "NoSuchKey" | "KeyTooLongError":
                     return None
                 case "InvalidObjectState":
-                    return self.stat(key)
+                    found = self.stat(key)
+                    # If it was restored meanwhile, its revision must not be the one of when it can be read.
+                    return None if found is None else replace(found, archived=True)
                 case code if code == _ENCRYPTED and "encrypt" in str(error).lower():
                     raise Poison("encrypted", f"{self}: {error}") from None
             raise self._blamed(key, error) from None
@@ -128,12 +132,12 @@ class Bucket:
             raise self._blamed(key, error) from None
         body = Body(answer["Body"])
         try:
-            found = self._answered(key, answer)
+            object_ = self._answered(key, answer)
         except SourceUnavailable:
             body.close()
             raise
         return Opened(
-            found,
+            object_,
             answer.get("ContentType", ""),
             answer.get("ContentEncoding", ""),
             answer.get("Metadata", {}),
@@ -161,7 +165,7 @@ class Bucket:
 
     def _page(self, operation: str, **of: object) -> Mapping[str, Any]:
         try:
-            page = self._client.ask(operation, Bucket=self._name, **of)
+            page = self._client.ask(operation, Bucket=self._name, Prefix=self._prefix, **of)
         except (Refused, Broken) as error:
             raise unavailable(str(self), error) from error
         # A page of a proxy is XML, too, and says that there is nothing.

@@ -77,7 +77,7 @@ class S3Source:
         self._limit = limit_bytes
         self._client = Client("s3", settings, settings.endpoint_url)
         self._bucket = Bucket(
-            self._client, settings.bucket, versions=settings.versions, of_aws=not settings.endpoint_url
+            self._client, settings.bucket, settings.prefix, versions=settings.versions, of_aws=not settings.endpoint_url
         )
         self._rules = Rules(_NO_FOLDER, settings.include, settings.exclude, gitignore=False, hidden=settings.hidden)
         self._queue = Queue(settings) if settings.queue_url else None
@@ -91,7 +91,7 @@ class S3Source:
         not take that from the connector.
         """
         self._next_poll = time.monotonic() + self._settings.poll_seconds
-        for object_ in self._bucket.objects(self._settings.prefix):
+        for object_ in self._bucket.objects():
             path = object_.key[len(self._settings.prefix) :]
             if self._admits(path):
                 yield Listed(path, self._revision(object_))

@@ -124,9 +124,9 @@ class Endless:
 
 
 def test_a_huge_listing_is_held_a_page_at_a_time() -> None:
-    bucket = Bucket(Endless(), "b", versions=False, of_aws=True)  # type: ignore[arg-type]
+    bucket = Bucket(Endless(), "b", "", versions=False, of_aws=True)  # type: ignore[arg-type]
     tracemalloc.start()
-    count = sum(1 for _ in bucket.objects(""))
+    count = sum(1 for _ in bucket.objects())
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert count == 100_000
@@ -135,9 +135,9 @@ def test_a_huge_listing_is_held_a_page_at_a_time() -> None:
 
 @pytest.mark.parametrize("token", ["", "7"])
 def test_a_listing_that_goes_in_circles_is_no_listing(token: str) -> None:
-    bucket = Bucket(Endless(token=token), "b", versions=False, of_aws=True)  # type: ignore[arg-type]
+    bucket = Bucket(Endless(token=token), "b", "", versions=False, of_aws=True)  # type: ignore[arg-type]
     with pytest.raises(SourceUnavailable, match="how it goes on"):
-        list(bucket.objects(""))
+        list(bucket.objects())
 
 
 # ------------------------------------------------------------------------ what an object is
@@ -271,6 +271,23 @@ def test_what_is_wrong_with_all_is_waited_out(store: Store, fault: str) -> None:
         assert SECRET not in str(caught.value)
     with pytest.raises(SourceUnavailable):
         store.listed()
+
+
+def test_rights_that_are_for_a_prefix_alone_are_enough(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put("docs/bad.txt")
+    source = store.source(prefix="docs")
+    asked: list[object] = []
+    ask = source._client.ask
+
+    def noted(operation: str, **of: object) -> Mapping[str, Any]:
+        asked.append((operation, of.get("Prefix")))
+        return ask(operation, **of)
+
+    monkeypatch.setattr(source._client, "ask", noted)
+    store.server.fault("AccessDenied", of="bad.txt")
+    with pytest.raises(Transient):
+        source.fetch("bad.txt")
+    assert asked == [("get_object", None), ("list_objects_v2", "docs/")]
 
 
 def test_being_throttled_is_waited_out(store: Store) -> None:
