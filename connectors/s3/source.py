@@ -31,8 +31,6 @@ from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
 
 #: Of a source's paths; names on this machine must not be taken for it.
 _NO_FOLDER: Final = os.devnull
-#: No key is longer.
-_KEY_BYTES: Final = 1024
 #: Where a name has no suffix, the type that was given with the upload says how it is read.
 _SUFFIXES: Final = {
     "application/xhtml+xml": ".xhtml",
@@ -203,10 +201,10 @@ class S3Source:
         if not path or path.endswith("/") or "\0" in path:
             return False
         try:
-            whole = (self._settings.prefix + path).encode()
+            path.encode()
         except UnicodeEncodeError:  # no key is like that
             return False
-        return len(whole) <= _KEY_BYTES and self._rules.admits(path)
+        return self._rules.admits(path)
 
 
 def _named(path: str, content_type: str) -> str:

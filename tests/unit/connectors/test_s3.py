@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 import tracemalloc
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ import pytest
 
 from connectors.registry import open_source, source_of
 from connectors.s3.bucket import Bucket
-from connectors.s3.queue import Told, notifications
+from connectors.s3.queue import Queue, Told, notifications
 from connectors.s3.settings import S3Settings
 from connectors.s3.source import S3Source
 from pipeline.config import SourceConfig
@@ -166,6 +167,8 @@ def test_an_object_over_the_limit_is_published_without_its_text(store: Store) ->
         assert found.text is None
         assert "over the limit" in found.omitted
     assert "+" in store.listed()["large"]
+    store.server.fault("truncated", of="large")
+    assert store.fetched("large").text is None, "it was read"
 
 
 def test_what_is_compressed_is_read_and_what_is_not_as_it_says_is_poison(store: Store) -> None:
@@ -318,8 +321,8 @@ def test_a_secret_is_read_again_when_it_is_refused(store: Store, tmp_path: Path)
 # -------------------------------------------------------------------------------- notifications
 
 
-def record(event: str, key: str) -> dict[str, object]:
-    return {"eventName": event, "s3": {"bucket": {"name": "b"}, "object": {"key": key}}}
+def record(event: str, key: str, bucket: str = "b") -> dict[str, object]:
+    return {"eventName": event, "s3": {"bucket": {"name": bucket}, "object": {"key": key}}}
 
 
 def test_notifications_of_all_kinds_are_understood() -> None:
@@ -337,6 +340,29 @@ def test_notifications_of_all_kinds_are_understood() -> None:
 def test_what_is_no_notification_says_so(body: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         list(notifications(body))
+
+
+def noted(*records: tuple[str, str]) -> Queue:
+    queue = Queue(S3Settings(bucket="b-1", queue_url="http://127.0.0.1:9/q"))
+    for event, key in records:
+        queue._note(json.dumps({"Records": [record(event, key, "b-1")]}))
+    return queue
+
+
+def test_a_delete_waits_for_the_create_that_makes_it_a_rename() -> None:
+    queue = noted(("ObjectRemoved:Delete", "old"), ("ObjectCreated:Copy", "new"))
+    now = time.time()
+    assert [hint.path for hint in queue._due(now)] == ["new"]
+    assert [hint.path for hint in queue._due(now + 3.0)] == ["old"]
+    again = noted(("ObjectRemoved:Delete", "doc"), ("ObjectCreated:Put", "doc"))
+    assert [hint.path for hint in again._due(time.time())] == ["doc"]
+
+
+def test_a_flood_of_notifications_becomes_a_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("connectors.s3.queue._KEYS", 3)
+    queue = noted(*[("ObjectCreated:Put", str(number)) for number in range(50)])
+    assert len(queue._keys) <= 3
+    assert [hint.path for hint in queue._due(time.time())] == [None]
 
 
 def test_who_only_lists_leaves_the_queue_to_its_reader(tmp_path: Path) -> None:
