@@ -189,7 +189,7 @@ class Bucket:
         )
 
     def _answered(self, key: str, answer: Mapping[str, Any]) -> Object:
-        if "ETag" not in answer or "LastModified" not in answer or "ContentLength" not in answer:
+        if not answer.keys() >= {"ETag", "LastModified", "ContentLength"}:
             raise SourceUnavailable(f"{self}: the answer is not that of an object; check `endpoint_url`")
         archived = answer.get("StorageClass") in _ARCHIVES or "ArchiveStatus" in answer
         return Object(
