@@ -121,7 +121,9 @@ class Endless:
         rows = [{"Key": f"{page}/{n}" + "k" * 200, "ETag": f'"{n}"', "LastModified": at, "Size": 1}
                 for n in range(1000)]  # fmt: skip
         more = page + 1 < self.pages
-        token = {"NextContinuationToken": str(page + 1) if self.token is None else self.token} if more else {}
+        token = (
+            {"NextContinuationToken": str(page + 1) if self.token is None or page == 0 else self.token} if more else {}
+        )
         return {"Name": "b", "IsTruncated": more, "Contents": rows, **token}
 
 
