@@ -183,6 +183,10 @@ class MappedLog(Mapped):
         known = own if rules == self._fingerprint() else None
         return self.source.resume(known) and known is not None
 
+    def caught_up(self) -> bool:
+        """As the source."""
+        return self.source.caught_up()
+
     def position(self) -> str:
         """The source's, and which rules."""
         return f"{self._fingerprint()}~{self.source.position()}"

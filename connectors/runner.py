@@ -532,7 +532,7 @@ class Runner:
             self.scanned.set()
         backlog = following.source.backlog()
         if backlog is not None:
-            self._metrics.source_backlog.labels(self._source.id, backlog.unit).set(backlog.amount)
+            self._metrics.source_backlog.labels(self._label, backlog.unit).set(backlog.amount)
         position = following.published(oldest, at_once=at_once)
         if position is not None:
             noted = self._until_done("broker", lambda: self._note(following.mark(position)))

@@ -57,7 +57,7 @@ REASONS: Final = (
     "attempts_exhausted",
 )
 #: Why a connector leaves a document out; what a connector of somebody else calls otherwise is `other`.
-SKIPPED: Final = ("special", "binary", "no_reader", "unreadable", "other")
+SKIPPED: Final = ("special", "binary", "no_reader", "archived", "unreadable", "other")
 #: Errors that are waited out.
 PASSING: Final = ("Transient", "BrokerUnavailable", "StoreUnavailable", "StoreBusy", "NewerSchema")
 TRAFFIC: Final = ("live", "backfill")

@@ -16,6 +16,7 @@ from pipeline.config import SourceConfig
 from pipeline.errors import Poison, SourceUnavailable
 from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
 from tests.contract.postgres_place import PostgresPlace
+from tests.support.object_store import KEY_ID, SECRET, object_store
 from tests.support.repositories import Repository, Served
 
 
@@ -223,10 +224,81 @@ class GitHttpPlace(GitPlace):
         self.server.close()
 
 
+class S3QueuePlace:
+    """A folder of a bucket, with a queue of its notifications."""
+
+    faults: tuple[Fault, ...] = ("down", "slow", "unauthorised", "garbled")
+    secrets = (SECRET,)
+    prefix = "handbook/ü b/"
+
+    def __init__(self, folder: Path) -> None:
+        self.store = object_store()
+        self.client = self.store.client()
+        self.bucket = self.store.bucket()
+        self.queue_url = self.queue()
+
+    def queue(self) -> str:
+        return self.store.queue(self.bucket)
+
+    def put(self, path: str, text: str) -> None:
+        self.client.put_object(Bucket=self.bucket, Key=self.prefix + path, Body=text.encode())
+
+    def put_many(self, documents: Mapping[str, str]) -> None:
+        self.store.put_many(self.bucket, {self.prefix + path: text for path, text in documents.items()})
+
+    def remove(self, path: str) -> None:
+        self.client.delete_object(Bucket=self.bucket, Key=self.prefix + path)
+
+    def rename(self, old: str, new: str) -> None:
+        source = {"Bucket": self.bucket, "Key": self.prefix + old}
+        self.client.copy_object(Bucket=self.bucket, Key=self.prefix + new, CopySource=source)
+        self.remove(old)
+
+    def poison(self, path: str) -> None:
+        self.put(path, "x" * (LIMIT_BYTES + 1))
+
+    def break_(self, fault: Fault) -> None:
+        self.store.fault({"unauthorised": "InvalidAccessKeyId"}.get(fault, fault))
+
+    def mend(self) -> None:
+        self.store.fault()
+
+    def source(self) -> Source:
+        return open_source("place", SourceConfig.model_validate(self.settings()), LIMIT_BYTES)
+
+    def settings(self) -> dict[str, object]:
+        return {
+            "connector": "s3",
+            "bucket": self.bucket,
+            "prefix": self.prefix,
+            "endpoint_url": self.store.url,
+            "access_key_id": KEY_ID,
+            "secret_access_key": SECRET,
+            "queue_url": self.queue_url,
+        }
+
+    def close(self) -> None:
+        self.store.fault()
+
+
+class S3Place(S3QueuePlace):
+    """A folder of a bucket, listed from time to time."""
+
+    poll_seconds = 0.3
+
+    def queue(self) -> str:
+        return ""
+
+    def settings(self) -> dict[str, object]:
+        return super().settings() | {"poll_seconds": self.poll_seconds}
+
+
 PLACES: dict[str, Callable[[Path], Place]] = {
     "filesystem": FolderPlace,
     "memory": MemoryPlace,
     "git": GitPlace,
     "git-http": GitHttpPlace,
     "postgres": PostgresPlace,
+    "s3": S3Place,
+    "s3-queue": S3QueuePlace,
 }

@@ -19,7 +19,17 @@ SCALE = Scale(documents=600, document_bytes=2_000, kills=5, latencies=5, patienc
 
 #: Of a place that is another one's over a network, what only it can show.
 ONLY = {
-    "git-http": ("down", "slow", "unauthorised", "garbled", "secrets", "a-slow", "killed-anywhere", "the-first-sync")
+    "git-http": ("down", "slow", "unauthorised", "garbled", "secrets", "a-slow", "killed-anywhere", "the-first-sync"),
+    "s3-queue": (
+        "every-change",
+        "a-change",
+        "a-quiet",
+        "close-wakes",
+        "creates-edits",
+        "a-rename-is",
+        "down-is",
+        "secrets",
+    ),
 }
 
 

@@ -34,7 +34,7 @@ MUTANTS = {
         '".[embed,documents,postgres]"',
         "does not belong into base",
     ),
-    "a connector's extra": (DOCKERFILE, ".[documents,postgres]", ".[documents]", "does not install postgres"),
+    "a connector's extra": (DOCKERFILE, ".[documents,postgres,s3]", ".[documents,s3]", "does not install postgres"),
     "the project with its dependencies": (
         DOCKERFILE,
         '--only-deps ".[documents',

@@ -32,7 +32,7 @@ _CUDA = re.compile(r"(nvidia|cuda)-.*|triton|cuda-toolkit")
 #: SPDX. All of them let a program under Apache-2.0 import the package; none asks anything of the program.
 ALLOWED = {
     "0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0",
-    "CNRI-Python", "ISC", "MIT", "MIT-CMU", "MPL-2.0", "PSF-2.0", "Zlib", "ZPL-2.1",
+    "CNRI-Python", "ISC", "MIT", "MIT-0", "MIT-CMU", "MPL-2.0", "PSF-2.0", "Zlib", "ZPL-2.1",
 }  # fmt: skip
 
 #: What older metadata says in words.

@@ -310,6 +310,7 @@ def test_metadata_by_configuration_goes_on_where_the_log_was_and_other_rules_sca
     def one_run(owner: str) -> LoggedSource:
         source = LoggedSource(server)
         mapped = with_rules(source, rules_of("m", {"owner": owner}))
+        assert isinstance(mapped, LogSource)
         with running(mapped, documents, tmp_path, LIMITS) as one:
             one.wait_scanned()
             wait_until(lambda: {path: event.text for path, event in documents.now().items()} == server.texts())

@@ -1,0 +1,250 @@
+"""A :class:`pipeline.ports.Source` over the objects of a bucket.
+
+A document's path is the object's key, relative to the prefix. A bucket cannot be watched: it is listed
+from time to time, and compared with what was published, or a queue of its notifications is read. A rename is
+a copy and a delete there; a listing has the copy, and what is missing is deleted after all of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from connectors.extraction import SAMPLE_BYTES, VERSION, binary, binary_suffix, extract
+from connectors.ignoring import Rules
+from connectors.s3.bucket import Bucket, Object, Opened
+from connectors.s3.client import Client, installed
+from connectors.s3.queue import Queue
+from connectors.s3.settings import S3Settings
+from connectors.settings import parse
+from pipeline.errors import ConfigError, Poison, SourceUnavailable
+from pipeline.identity import Metadata, MetadataValue, content_hash
+from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
+
+#: Of a source's paths; names on this machine must not be taken for it.
+_NO_FOLDER: Final = os.devnull
+#: Where a name has no suffix, the type that was given with the upload says how it is read.
+_SUFFIXES: Final = {
+    "application/xhtml+xml": ".xhtml",
+    "text/html": ".html",
+    "text/markdown": ".md",
+    "text/x-markdown": ".md",
+    "text/x-rst": ".rst",
+}
+#: What some uploads name, but did not do to the content.
+_NO_ENCODING: Final = frozenset({"", "identity", "aws-chunked", "utf-8"})
+_GZIP: Final = frozenset({"gzip", "x-gzip", "aws-chunked,gzip", "gzip,aws-chunked"})
+
+
+def connector(source_id: str, settings: Mapping[str, Any], document_limit_bytes: int) -> Source:
+    """Make an s3 source.
+
+    Raises:
+        ConfigError: a setting is unknown or wrong, or there is no client.
+    """
+    found = parse(S3Settings, source_id, settings)
+    if not installed():
+        raise ConfigError(f"sources.{source_id}: botocore is not installed", "pip install 'vectide[s3]'")
+    try:
+        found.keys()
+    except ValueError as error:
+        raise ConfigError(f"sources.{source_id}.{error}", "mount the secret there") from None
+    return S3Source(source_id, found, document_limit_bytes)
+
+
+class S3Source:
+    """The objects below a prefix.
+
+    Args:
+        id: the source's.
+        settings: of the source.
+        limit_bytes: a larger object is published without its text.
+    """
+
+    def __init__(self, id: str, settings: S3Settings, limit_bytes: int) -> None:
+        self.id = id
+        self._settings = settings
+        self._limit = limit_bytes
+        self._client = Client("s3", settings, settings.endpoint_url)
+        self._bucket = Bucket(
+            self._client, settings.bucket, settings.prefix, versions=settings.versions, of_aws=not settings.endpoint_url
+        )
+        self._rules = Rules(_NO_FOLDER, settings.include, settings.exclude, gitignore=False, hidden=settings.hidden)
+        self._queue = Queue(settings) if settings.queue_url else None
+        self._next_poll = 0.0
+        self._closed = threading.Event()
+
+    def scan(self) -> Iterator[Listed]:
+        """Every admitted object, in the order of their keys.
+
+        The queue is not read for it: it keeps what is told meanwhile, and whoever only lists (``vectide verify``) must
+        not take that from the connector.
+        """
+        self._next_poll = time.monotonic() + self._settings.poll_seconds
+        for object_ in self._bucket.objects():
+            path = object_.key[len(self._settings.prefix) :]
+            if self._admits(path):
+                yield Listed(path, self._revision(object_))
+            if self._closed.is_set():
+                raise SourceUnavailable("the source is closed")
+        self._next_poll = time.monotonic() + self._settings.poll_seconds
+
+    def hints(self, timeout: float) -> list[Hint]:
+        """What the queue tells of; without one, a scan whenever it is time for one."""
+        if self._queue is not None:
+            return [hint for one in self._queue.taken(timeout) if (hint := self._of_a_path(one)) is not None]
+        now = time.monotonic()
+        if self._closed.wait(max(0.0, min(timeout, self._next_poll - now))):
+            return []
+        if time.monotonic() < self._next_poll:
+            return []
+        self._next_poll = time.monotonic() + self._settings.poll_seconds
+        return [Hint(None)]
+
+    def fetch(self, path: str) -> Fetched | Skipped | None:
+        """The object now."""
+        if not self._admits(path):
+            return None
+        key = self._settings.prefix + path
+        found = self._bucket.stat(key) if binary_suffix(path) else self._bucket.opened(key)
+        match found:
+            case None:
+                return None
+            case Object():
+                return Skipped(path, self._revision(found), "archived" if found.archived else "binary")
+        try:
+            return self._read(path, found)
+        finally:
+            found.close()
+
+    def close(self) -> None:
+        """Wake a waiting :meth:`hints`, and let connections go."""
+        self._closed.set()
+        if self._queue is not None:
+            self._queue.close()
+        self._client.close()
+
+    def _of_a_path(self, hint: Hint) -> Hint | None:
+        """A hint of a key as one of a path; None if that is not of this source."""
+        if hint.path is None:
+            return hint
+        path = hint.path.removeprefix(self._settings.prefix)
+        ours = hint.path.startswith(self._settings.prefix) and self._admits(path)
+        return Hint(path, hint.at) if ours else None
+
+    # ------------------------------------------------------------------------- content
+
+    def _read(self, path: str, opened: Opened) -> Fetched | Skipped:
+        object_ = opened.object
+        revision = self._revision(object_)
+        if object_.size > self._limit:
+            return self._over_limit(path, object_, object_.size)
+        encoding = opened.content_encoding.replace(" ", "").lower()
+        if encoding not in _NO_ENCODING | _GZIP:
+            raise Poison("content_encoding", f"content encoding {opened.content_encoding!r} is not known")
+        compressed = encoding in _GZIP
+        if not compressed and binary(opened.read(SAMPLE_BYTES)):
+            return Skipped(path, revision, "binary")
+        data = opened.read(self._limit + 1)
+        if compressed:
+            data = _inflated(data, self._limit + 1)
+        if len(data) > self._limit:
+            return self._over_limit(path, object_, len(data))
+        extracted = extract(data, _named(path, opened.content_type))
+        if extracted is None:
+            return Skipped(path, revision, "binary")
+        size = len(extracted.text.encode("utf-8", "surrogatepass"))
+        if size > self._limit:
+            return self._over_limit(path, object_, size)
+        return Fetched(
+            path=path,
+            revision=revision,
+            text=extracted.text,
+            digest=content_hash(extracted.text),
+            media_type=extracted.media_type,
+            metadata={**_metadata(opened), **extracted.metadata},
+            event_time=float(object_.at),
+            size=size,
+        )
+
+    def _over_limit(self, path: str, object_: Object, size: int) -> Fetched:
+        return Fetched(
+            path=path,
+            revision=self._revision(object_),
+            text=None,
+            digest=hashlib.blake2b(f"{object_.size}:{object_.etag}".encode(), digest_size=16).hexdigest(),
+            media_type="application/octet-stream",
+            metadata={},
+            event_time=float(object_.at),
+            size=size,
+            omitted=f"over the limit of {self._limit / 1e6:.1f} MB: {size / 1e6:.1f} MB or more",
+        )
+
+    def _revision(self, object_: Object) -> str:
+        """Equal only if nothing about the object, its extraction or the limit for it has changed."""
+        state = "+" if object_.size > self._limit else ""
+        state += "-archived" if object_.archived else ""
+        return f"{object_.etag}-{object_.at:x}-{object_.size:x}{state}-{object_.version}-{VERSION}"
+
+    def _admits(self, path: str) -> bool:
+        """True if this can be the path of a document. A key that ends with ``/`` is a folder of some tool's; one
+        with a NUL cannot be asked for everywhere.
+        """
+        if not path or path.endswith("/") or "\0" in path:
+            return False
+        try:
+            path.encode()
+        except UnicodeEncodeError:  # no key is like that
+            return False
+        return self._rules.admits(path)
+
+
+def _named(path: str, content_type: str) -> str:
+    """A name that says how a content is read."""
+    if PurePosixPath(path).suffix:
+        return path
+    return path + _SUFFIXES.get(content_type.partition(";")[0].strip().lower(), "")
+
+
+def _metadata(opened: Opened) -> Metadata:
+    found: dict[str, MetadataValue] = {name: _plain(value) for name, value in opened.metadata.items()}
+    if opened.object.version:
+        found["version_id"] = opened.object.version
+    return found
+
+
+def _plain(value: str) -> str:
+    """What was not ASCII is encoded as in a mail's head."""
+    if "=?" not in value:
+        return value
+    try:
+        return str(make_header(decode_header(value)))
+    except (HeaderParseError, LookupError, UnicodeError, ValueError):
+        return value
+
+
+def _inflated(data: bytes, limit: int) -> bytes:
+    """Up to so many bytes of what was compressed.
+
+    Raises:
+        Poison: it was not, or breaks off.
+    """
+    found, left = b"", data
+    try:
+        while left and len(found) < limit:  # one after another are one
+            inflating = zlib.decompressobj(wbits=31)
+            found += inflating.decompress(left, limit - len(found))
+            if len(found) < limit and not inflating.eof:
+                raise Poison("content_encoding", "the gzip content breaks off")
+            left = inflating.unused_data
+    except zlib.error as error:
+        raise Poison("content_encoding", f"the content is no gzip, as it says: {error}") from None
+    return found
