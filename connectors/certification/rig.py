@@ -94,10 +94,10 @@ class Documents:
 def wait_until(
     condition: Callable[[], object],
     why: Callable[[], str] = lambda: "condition never held",
-    seconds: float = PATIENCE_SECONDS,
+    seconds: float | None = None,
 ) -> None:
-    """Until the condition holds; fails after a generous time."""
-    end = time.monotonic() + seconds
+    """Until the condition holds; fails after a generous time, if none is given."""
+    end = time.monotonic() + (PATIENCE_SECONDS if seconds is None else seconds)
     while not condition():
         assert time.monotonic() < end, why()
         time.sleep(_LOOK_SECONDS)

@@ -17,6 +17,7 @@ code meaning
 9    the gate refused: the new generation is behind, differs from the log or answers worse
 10   a migration job was told to stop before it was done: start it again
 11   verify found a difference between the store and the log, or the log and a source
+12  certify refuses a connector
 130  interrupted
 ==== ==========================================================================
 """

@@ -445,7 +445,7 @@ def test_a_mutant_is_noticed(
     mutant: Callable[..., object],
     run: str,
 ) -> None:
-    monkeypatch.setattr("tests.support.sources.PATIENCE_SECONDS", 3.0)
+    monkeypatch.setattr("connectors.certification.rig.PATIENCE_SECONDS", 3.0)
     monkeypatch.setattr(where, name, mutant)
     with pytest.raises(AssertionError):
         {
