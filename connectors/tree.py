@@ -134,32 +134,17 @@ class Tree:
         """
         # Non-blocking: it can have become a pipe.
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-        if self._follow:
-            return self._opened(os.path.join(self.root, path), flags)
-        *folders, name = path.split("/")
-        place = os.open(self.root, _FOLDER)
-        try:
-            for folder in folders:
-                inner = os.open(folder, _FOLDER | os.O_NOFOLLOW, dir_fd=place)
-                os.close(place)
-                place = inner
-            return os.open(name, flags | os.O_NOFOLLOW, dir_fd=place)
-        finally:
-            os.close(place)
-
-    def _opened(self, place: str, flags: int) -> int:
-        descriptor = os.open(place, flags)
-        try:
-            if self._inside:
-                # What was opened, and not what is called so by now, must lie below the root.
-                real, opened = os.path.realpath(place), os.fstat(descriptor)
-                there = os.lstat(real)
-                if not self._below(real) or (there.st_dev, there.st_ino) != (opened.st_dev, opened.st_ino):
-                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        except OSError:
-            os.close(descriptor)
-            raise
-        return descriptor
+        if not self._follow:
+            return _walked(self.root, path, flags)
+        if not self._inside:
+            return os.open(os.path.join(self.root, path), flags)
+        # What links lead to is opened by its own path, folder by folder: whoever puts another link there in
+        # between is refused, and does not lead out.
+        root = os.path.realpath(self.root)
+        real = os.path.realpath(os.path.join(root, path))
+        if not self._below(real):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        return _walked(root, os.path.relpath(real, root), flags)
 
     def _leads_out(self, place: str) -> bool:
         return self._inside and not self._below(os.path.realpath(place))
@@ -235,3 +220,17 @@ def raise_unless_absent(error: OSError | ValueError, path: str) -> None:
     # ValueError: a NUL in the name.
     if isinstance(error, OSError) and error.errno not in _ABSENT:
         raise Transient(f"{path}: {error.strerror}") from None
+
+
+def _walked(root: str, path: str, flags: int) -> int:
+    """A descriptor of a file below ``root``, opened folder by folder, none of which may be a link."""
+    *folders, name = path.split("/")
+    place = os.open(root, _FOLDER)
+    try:
+        for folder in folders:
+            inner = os.open(folder, _FOLDER | os.O_NOFOLLOW, dir_fd=place)
+            os.close(place)
+            place = inner
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=place)
+    finally:
+        os.close(place)
