@@ -17,12 +17,13 @@ from pipeline.errors import BrokerUnavailable, NotAllowed, Poison, VectideError
 from pipeline.ports import NewRecord, Publisher
 from tests.support.mock_kafka import CUT, Api, MockKafka
 
-#: Every error that a broker can answer with.
+#: Every error that a broker can answer with, but for the one that says that the record is there already.
 CODES = sorted(
     {
         kind.errno: kind
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, errors.BrokerResponseError) and kind.errno
+        if kind is not errors.DuplicateSequenceNumberError
     }.items()
 )
 

@@ -244,7 +244,11 @@ def test_a_worker_that_forgets_without_reading_again_is_found_out(
             commit(*arguments)
 
         at_work.consumer.inner.commit = once  # type: ignore[method-assign]
-        at_work.send(10)
+        # Some at a time: a commit is due when some of them are done, and others must be waiting then.
+        for _ in range(100):
+            if not lost:
+                at_work.send(2)
+                time.sleep(0.2)
         at_work.until(lambda: bool(lost))
         at_work.send(1)
         _until_failed(at_work)
