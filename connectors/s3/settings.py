@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from connectors.extraction import ExtractionLimits
 from connectors.ignoring import patterns
 from pipeline.config import Seconds
 
@@ -52,6 +53,7 @@ class S3Settings(BaseModel):
         (), description="patterns in git's syntax; no object or folder that matches"
     )
     hidden: bool = Field(False, description="names that begin with a dot, too")
+    extraction: ExtractionLimits = Field(ExtractionLimits(), description="what a PDF, an Office file ... may cost")
     poll_seconds: Seconds = Field(
         60.0, description="between two listings; with `queue_url`, only `rescan_seconds` counts"
     )

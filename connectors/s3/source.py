@@ -18,7 +18,7 @@ from email.header import decode_header, make_header
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from connectors.extraction import SAMPLE_BYTES, VERSION, binary, binary_suffix, extract
+from connectors.extraction import SAMPLE_BYTES, Extractor, binary, is_text, revision_of
 from connectors.ignoring import Rules
 from connectors.s3.bucket import Bucket, Object, Opened
 from connectors.s3.client import Client, installed
@@ -73,6 +73,7 @@ class S3Source:
         self.id = id
         self._settings = settings
         self._limit = limit_bytes
+        self._extractor = Extractor(settings.extraction, limit_bytes)
         self._client = Client("s3", settings, settings.endpoint_url)
         self._bucket = Bucket(
             self._client, settings.bucket, settings.prefix, versions=settings.versions, of_aws=not settings.endpoint_url
@@ -92,7 +93,7 @@ class S3Source:
         for object_ in self._bucket.objects():
             path = object_.key[len(self._settings.prefix) :]
             if self._admits(path):
-                yield Listed(path, self._revision(object_))
+                yield Listed(path, self._revision(path, object_))
             if self._closed.is_set():
                 raise SourceUnavailable("the source is closed")
         self._next_poll = time.monotonic() + self._settings.poll_seconds
@@ -114,20 +115,23 @@ class S3Source:
         if not self._admits(path):
             return None
         key = self._settings.prefix + path
-        found = self._bucket.stat(key) if binary_suffix(path) else self._bucket.opened(key)
+        left_out = self._extractor.left_out(path)
+        found = self._bucket.stat(key) if left_out else self._bucket.opened(key)
         match found:
             case None:
                 return None
             case Object():
-                return Skipped(path, self._revision(found), "archived" if found.archived else "binary")
+                reason = "archived" if found.archived else left_out or "binary"
+                return Skipped(path, self._revision(path, found), reason)
         try:
             return self._read(path, found)
         finally:
             found.close()
 
     def close(self) -> None:
-        """Wake a waiting :meth:`hints`, and let connections go."""
+        """Wake a waiting :meth:`hints`, let connections go, and end reading."""
         self._closed.set()
+        self._extractor.close()
         if self._queue is not None:
             self._queue.close()
         self._client.close()
@@ -144,26 +148,26 @@ class S3Source:
 
     def _read(self, path: str, opened: Opened) -> Fetched | Skipped:
         object_ = opened.object
-        revision = self._revision(object_)
-        if object_.size > self._limit:
-            return self._over_limit(path, object_, object_.size)
+        revision, limit = self._revision(path, object_), self._extractor.limit(path)
+        if object_.size > limit:
+            return self._over_limit(path, object_, object_.size, limit)
         encoding = opened.content_encoding.replace(" ", "").lower()
         if encoding not in _NO_ENCODING | _GZIP:
             raise Poison("content_encoding", f"content encoding {opened.content_encoding!r} is not known")
         compressed = encoding in _GZIP
-        if not compressed and binary(opened.read(SAMPLE_BYTES)):
+        if not compressed and is_text(path) and binary(opened.read(SAMPLE_BYTES)):
             return Skipped(path, revision, "binary")
-        data = opened.read(self._limit + 1)
+        data = opened.read(limit + 1)
         if compressed:
-            data = _inflated(data, self._limit + 1)
-        if len(data) > self._limit:
-            return self._over_limit(path, object_, len(data))
-        extracted = extract(data, _named(path, opened.content_type))
+            data = _inflated(data, limit + 1)
+        if len(data) > limit:
+            return self._over_limit(path, object_, len(data), limit)
+        extracted = self._extractor.extract(data, _named(path, opened.content_type), revision)
         if extracted is None:
             return Skipped(path, revision, "binary")
         size = len(extracted.text.encode("utf-8", "surrogatepass"))
         if size > self._limit:
-            return self._over_limit(path, object_, size)
+            return self._over_limit(path, object_, size, self._limit)
         return Fetched(
             path=path,
             revision=revision,
@@ -173,26 +177,27 @@ class S3Source:
             metadata={**_metadata(opened), **extracted.metadata},
             event_time=float(object_.at),
             size=size,
+            found=extracted.found,
         )
 
-    def _over_limit(self, path: str, object_: Object, size: int) -> Fetched:
+    def _over_limit(self, path: str, object_: Object, size: int, limit: int) -> Fetched:
         return Fetched(
             path=path,
-            revision=self._revision(object_),
+            revision=self._revision(path, object_),
             text=None,
             digest=hashlib.blake2b(f"{object_.size}:{object_.etag}".encode(), digest_size=16).hexdigest(),
             media_type="application/octet-stream",
             metadata={},
             event_time=float(object_.at),
             size=size,
-            omitted=f"over the limit of {self._limit / 1e6:.1f} MB: {size / 1e6:.1f} MB or more",
+            omitted=f"over the limit of {limit / 1e6:.1f} MB: {size / 1e6:.1f} MB or more",
         )
 
-    def _revision(self, object_: Object) -> str:
+    def _revision(self, path: str, object_: Object) -> str:
         """Equal only if nothing about the object, its extraction or the limit for it has changed."""
-        state = "+" if object_.size > self._limit else ""
+        state = "+" if object_.size > self._extractor.limit(path) else ""
         state += "-archived" if object_.archived else ""
-        return f"{object_.etag}-{object_.at:x}-{object_.size:x}{state}-{object_.version}-{VERSION}"
+        return f"{object_.etag}-{object_.at:x}-{object_.size:x}{state}-{object_.version}-{revision_of(path)}"
 
     def _admits(self, path: str) -> bool:
         """True if this can be the path of a document. A key that ends with ``/`` is a folder of some tool's; one

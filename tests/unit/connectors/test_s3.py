@@ -24,6 +24,7 @@ from pipeline.errors import ConfigError, Poison, SourceUnavailable, Transient
 from pipeline.identity import content_hash
 from pipeline.ports import Fetched, Hint, Skipped
 from tests.contract.places import S3QueuePlace
+from tests.support import files
 from tests.support.object_store import KEY_ID, SECRET, ObjectStore, object_store
 
 LIMIT = 64 * 1024
@@ -186,6 +187,16 @@ def test_what_is_compressed_is_read_and_what_is_not_as_it_says_is_poison(store: 
     for path, why in (("broken", "breaks off"), ("none", "no gzip"), ("other", "'br'")):
         with pytest.raises(Poison, match=why):
             store.fetch(path)
+
+
+def test_a_pdf_is_read_as_the_filesystem_reads_it(store: Store) -> None:
+    store.put("a.pdf", files.pdf([["The first page."], ["The second one."]], title="Pages"))
+    store.put("scan.pdf", files.scanned_pdf())
+    found = store.fetched("a.pdf")
+    assert "The second one." in (found.text or "")
+    assert (found.metadata["title"], found.metadata["source_media_type"]) == ("Pages", "application/pdf")
+    with pytest.raises(Poison, match="OCR"):
+        store.fetch("scan.pdf")
 
 
 def test_a_name_without_a_suffix_is_read_as_its_type_says(store: Store) -> None:
