@@ -475,6 +475,13 @@ class Collection(Protocol):
         """How many chunks there are."""
         ...
 
+    def mend(self, docs: Sequence[str]) -> None:
+        """Make the indexes of these documents' points say what the points say. The embedded engine can be torn
+        when its process is killed: an index has a write that the point does not, and no condition ever
+        holds for it again. Others have nothing to mend.
+        """
+        ...
+
     def flush(self) -> None:
         """On return everything written before survives a power cut."""
         ...

@@ -78,6 +78,7 @@ class Engine(Protocol):
     def count(self, matching: Filter) -> int: ...
     def facet(self, key: str, matching: Filter, limit: int) -> dict[str, int]: ...
     def tally(self, key: str, limit: int) -> dict[int, int]: ...
+    def rewrite(self, ids: Sequence[str], matching: Filter) -> None: ...
     def flush(self) -> None: ...
 
 
@@ -295,6 +296,12 @@ class PointCollection:
 
     def _passing(self, where: Where | None) -> list[conditions.Condition]:
         return conditions.passing(where, self._spec.filter_fields)
+
+    def mend(self, docs: Sequence[str]) -> None:
+        """Make the indexes of these documents' points say what the points say."""
+        for batch in slices(docs, _CLAUSES):
+            chunks = conditions.any_of([{"must": [conditions.equals("doc", doc)]} for doc in batch])
+            self._engine.rewrite(batch, chunks)
 
     def flush(self) -> None:
         """On return everything written before survives a power cut."""

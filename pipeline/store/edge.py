@@ -40,6 +40,8 @@ _DISTANCES: Final = {"cosine": "Cosine", "dot": "Dot", "euclid": "Euclid"}
 #: page left then, the kernel kills the process (SIGBUS). So it must never come to that.
 _RESERVE_BYTES: Final = 128 * 1024 * 1024
 _FULL_SECONDS: Final = 5.0
+#: Points that are written again at a time.
+_REWRITTEN: Final = 256
 #: Points of one page of a walk: some milliseconds.
 _WALK: Final = 1_000
 #: A segment of at least so many points is written anew when this part of them is deleted. That
@@ -256,6 +258,30 @@ class EdgeEngine:
     def delete(self, matching: Filter) -> None:
         """Delete points."""
         self._update(lambda: self._edge.UpdateOperation.delete_points_by_filter(edge_filter(matching)))
+
+    def rewrite(self, ids: Sequence[str], matching: Filter) -> None:
+        """Write points again as they are, those with these ids and those that match: this process alone writes
+        here, and nothing else while it does.
+        """
+        with self._writing, self._called():
+            self._refuse_full()
+            self._rewrite(self._shard.retrieve(list(ids), True, True))
+            after: str | None = None
+            while True:
+                request = self._edge.ScrollRequest(
+                    offset=after, limit=_REWRITTEN, filter=edge_filter(matching), with_payload=True, with_vector=True
+                )
+                records, following = self._shard.scroll(request)
+                self._rewrite(records)
+                if following is None:
+                    return
+                after = str(following)
+
+    def _rewrite(self, records: Sequence[Any]) -> None:
+        edge = self._edge
+        made = [edge.Point(str(one.id), dict(one.vector or {}), one.payload or {}) for one in records]
+        if made:
+            self._shard.update(edge.UpdateOperation.upsert_points(made, None, edge.UpdateMode.Upsert))
 
     def set_payload(self, changes: Sequence[tuple[Filter, Payload]]) -> None:
         """Set top-level payload fields."""

@@ -329,6 +329,9 @@ class MemoryCollection:
         with self._opened():
             return len(self._chunks)
 
+    def mend(self, docs: Sequence[str]) -> None:
+        """Nothing to do: there are no indexes."""
+
     def flush(self) -> None:
         """Nothing to do: memory is as durable as it gets."""
 

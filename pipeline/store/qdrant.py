@@ -363,6 +363,9 @@ class QdrantEngine:
             answer = self._client.facet(self._name, key, limit=limit, exact=exact, timeout=_TALLY_SECONDS)
         return {int(hit.value): int(hit.count) for hit in answer.hits if hit.count}
 
+    def rewrite(self, ids: Sequence[str], matching: Filter) -> None:
+        """Nothing: other processes write here, and what is written without a condition could undo theirs."""
+
     def flush(self) -> None:
         """Nothing to do: every write waited."""
 

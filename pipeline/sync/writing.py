@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
@@ -18,6 +19,8 @@ from pipeline.sync.batches import Failure, Outcome, Plan, PreparedBatch, Result
 from pipeline.sync.foretelling import listed
 from pipeline.sync.reading import embedded_text
 from pipeline.sync.settling import settle
+
+log = logging.getLogger(__name__)
 
 #: How long the chunks of a deleted document stay as vector donors, in seconds: long enough for
 #: the other half of a rename, which lies in another partition.
@@ -68,6 +71,18 @@ def write(
         expected,
         hold_deleted=donor_seconds > 0,
     )
+    # Stamps only grow: a head that is still what was read was moved by nobody, and yet it did not match.
+    torn = [
+        writing.plan.doc
+        for writing in writings
+        if writing.plan.doc in lost
+        and (read := writing.plan.read) is not None
+        and (now := heads.get(writing.plan.doc)) is not None
+        and now.stamp == read.stamp
+    ]
+    if torn:
+        log.warning("heads whose index says otherwise are written again", extra={"documents": len(torn)})
+        collection.mend(torn)
     return [_outcome(writing, heads.get(writing.plan.doc), lost, donor_seconds) for writing in writings]
 
 

@@ -44,6 +44,20 @@ def test_a_fence_lets_only_what_is_below_be_overwritten(collection: Collection, 
     )
 
 
+def test_to_mend_changes_nothing_and_conditions_hold_after_it(collection: Collection) -> None:
+    one, other = chunk("d", "a", stamp(1)), chunk("e", "b", stamp(1))
+    collection.upsert_chunks([one, other], {})
+    collection.insert_heads([head("d", stamp(1), one), head("e", stamp(1), other)])
+    before = contents(collection)
+    collection.mend([key("d").doc, key("absent").doc])
+    assert contents(collection) == before
+    assert [round(float(x), 6) for x in collection.vectors([one.content_hash])[one.content_hash]] == [
+        round(float(x), 6) for x in one.vector
+    ]
+    collection.replace_heads([head("d", stamp(2), one)], {key("d").doc: stamp(1)})
+    assert collection.heads([key("d").doc])[key("d").doc].stamp == stamp(2)
+
+
 def test_without_a_fence_of_its_document_a_present_chunk_stays(collection: Collection) -> None:
     """Given chunks of two documents, when only one has a fence, then the other's are only inserted."""
     collection.upsert_chunks([chunk("d", "a", stamp(1)), chunk("e", "b", stamp(1))], {})
