@@ -64,6 +64,11 @@ class Following:
         """What is left of the time between two scans; a restart does not begin it anew."""
         return min(max(0.0, self._scanned + seconds - self._clock()), seconds)
 
+    @property
+    def last_scan(self) -> float:
+        """When the last scan began whose findings are published, in seconds since 1970; 0: none is known of."""
+        return self._scanned
+
     def scanned(self, at: float) -> None:
         """A scan that began at ``at`` is published."""
         self._scanned = at

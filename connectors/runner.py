@@ -195,6 +195,7 @@ class Runner:
         if self._until_done("source", lambda: following.source.resume(position), self._part) and position is not None:
             self._scan_owed = False
             self._next_scan = time.monotonic() + following.until_scan(self._limits.rescan_seconds)
+            self._metrics.source_last_scan_timestamp_seconds.labels(self._label).set(following.last_scan)
         else:
             self._scan_wanted = True
 

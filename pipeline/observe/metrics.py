@@ -199,7 +199,7 @@ class Metrics:
         )
         self.source_last_scan_timestamp_seconds = self._gauge(
             "source_last_scan_timestamp_seconds",
-            "When the last complete scan began whose findings are all published; 0: none since the start.",
+            "When the last complete scan began whose findings are all published; 0: none that this process knows of.",
             "source",
         )
         self.source_scan_duration_seconds = self._gauge(

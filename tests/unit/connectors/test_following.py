@@ -75,6 +75,22 @@ def test_a_restart_goes_on_without_a_scan(documents: Documents, tmp_path: Path) 
     assert len(documents.events()) == 3
 
 
+def test_a_restart_without_a_scan_says_when_the_last_one_began(documents: Documents, tmp_path: Path) -> None:
+    """Given a week between two scans, then no alert takes the restarted process for one that never scanned."""
+    server = Server()
+    before = time.time()
+    source = synced(server, documents, tmp_path)
+    assert source.scans == 1
+    after, again = time.time(), LoggedSource(server)
+    with running(again, documents, tmp_path, LIMITS) as one:
+        one.wait_scanned()
+        shown = one.metrics.registry.get_sample_value(
+            "vectide_source_last_scan_timestamp_seconds", {"source": again.id}
+        )
+    assert again.scans == 0
+    assert before <= (shown or 0.0) <= after
+
+
 @pytest.mark.parametrize("number", [1, 2])
 def test_nothing_is_acknowledged_that_is_not_published(documents: Documents, tmp_path: Path, number: int) -> None:
     """Given a kill before the event's transaction, or before the one that notes the position, then the log
