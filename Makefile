@@ -84,7 +84,7 @@ soak: install kafka
 		$(if $(SEED),--seed $(SEED)) $(if $(MUTANT),--mutant $(MUTANT)) $(if $(JSON),--json $(JSON))
 
 simulate: install
-	VECTIDE_SIM_SCHEDULES=$(SCHEDULES) $(BIN)/pytest tests/simulation --timeout 0 -s
+	VECTIDE_SIM_SCHEDULES=$(SCHEDULES) $(BIN)/pytest tests/simulation tests/deploy/test_rules.py --timeout 0 -s
 
 docs: install
 	$(BIN)/python -m tests.docs.generate
