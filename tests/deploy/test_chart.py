@@ -393,6 +393,11 @@ def test_the_readme_s_values_work(chart: Path, tmp_path: Path) -> None:
         assert (CHART / target).exists(), target
 
 
+def test_files_are_named_by_what_is_in_them() -> None:
+    names = {path.stem.lstrip("_") for path in CHART.rglob("*.*")}
+    assert names.isdisjoint({"utils", "common", "helpers"})
+
+
 def test_the_chart_is_of_this_version_of_vectide() -> None:
     project = tomllib.loads((CHART.parent / "pyproject.toml").read_text())["project"]
     described = yaml.safe_load((CHART / "Chart.yaml").read_text())
