@@ -120,6 +120,55 @@ def test_what_cannot_work_together_is_refused_and_says_what_to_do(
     assert said in refused(chart, values)
 
 
+def source(connector: str = "filesystem", **more: Any) -> dict[str, Any]:
+    """The values of one connector, ``a``."""
+    return {"connectors": [{"name": "a", "connector": connector, **more}]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "path", "variable"),
+    [
+        ({"url": "postgres://vectide:s3cret@db/shop"}, "url", "URL"),
+        ({"url": "postgres://vectide:s3/cret@db/shop"}, "url", "URL"),
+        ({"url": "host=db user=vectide password=s3cret"}, "url", "URL"),
+        ({"url": "host=db user=vectide PassWord = 's3cret'"}, "url", "URL"),
+        ({"url": "https://db/?api_key=s3cret"}, "url", "URL"),
+        ({"repository": "https://s3cret@git.example.com/a.git"}, "repository", "REPOSITORY"),
+        ({"repository": "HTTPS://vectide:s3cret@git.example.com/a.git"}, "repository", "REPOSITORY"),
+        ({"secret_access_key": "s3cret"}, "secret_access_key", "SECRET_ACCESS_KEY"),
+        ({"password": 4711}, "password", "PASSWORD"),
+        ({"login": {"api_key": "s3cret"}}, "login.api_key", "LOGIN__API_KEY"),
+        ({"hosts": [{"port": 1}, {"password": "s3cret"}]}, "hosts[1].password", "HOSTS"),
+        ({"login": {"urls": ["x", "amqp://a:s3cret@b"]}}, "login.urls[1]", "LOGIN__URLS"),
+    ],
+)
+def test_a_secret_in_a_connector_s_settings_is_refused_wherever_it_is(
+    chart: Path, settings: dict[str, Any], path: str, variable: str
+) -> None:
+    """Given it, then the message names the place and the variable, and not the secret."""
+    said = refused(chart, source("filesystem", settings=settings))
+    assert f"connectors.a.settings.{path} " in said
+    assert f"set VECTIDE_SOURCES__A__{variable} from a Secret" in said
+    assert "s3cret" not in said
+
+
+def test_what_only_looks_like_a_secret_is_none(chart: Path) -> None:
+    settings = {
+        "url": "postgres://vectide@db:5432/shop?sslmode=verify-full",
+        "libpq": "host=db user=vectide sslmode=verify-full passfile=/run/secrets/x",
+        "password_file": "/run/secrets/postgres",
+        "secret_access_key_file": "/run/secrets/s3",
+        "access_key_id": "AKIA",
+        "repository": "ssh://git@git.example.com:22/a.git",
+        "other": "git@git.example.com:a.git",
+        "uri": "https://handbook.example.org:8443/{path}?token={token}",
+        "password": "",
+        "token": None,
+        "tokens": ["a", 1, True],
+    }
+    render(chart, source("filesystem", settings=settings))
+
+
 def test_limits_are_not_drawn_too_close(chart: Path) -> None:
     """Given as many pods as partitions, any number of searches, and weights that nobody wants held, it renders."""
     render(chart, {"chunk": {"replicas": 8}, "embed": {"autoscaling": keda(maxReplicas=8)}, "search": {"replicas": 20}})
