@@ -35,3 +35,12 @@ Takes connector (its id), path (where the value is), env (the names that lead to
 {{- define "vectide.plainSecret.message" -}}
 {{- printf "%s%s would lie in a ConfigMap: set VECTIDE_SOURCES__%s from a Secret in its env, or name a file of a volume where the connector takes one (password_file ...)" .path .what (join "__" .env | upper) -}}
 {{- end -}}
+
+{{/* A quantity of Kubernetes in bytes. Takes it as text or number. */}}
+{{- define "vectide.bytes" -}}
+{{- $text := toString . -}}
+{{- if kindIs "float64" . }}{{ $text = printf "%.0f" . }}{{ end -}}
+{{- $unit := regexFind "([KMGTPE]i|[mkMGTPE])$" $text -}}
+{{- $factors := dict "" 1.0 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "Pi" 1125899906842624.0 "Ei" 1152921504606846976.0 -}}
+{{- mulf (float64 (trimSuffix $unit $text)) (get $factors $unit) | int64 -}}
+{{- end -}}

@@ -11,6 +11,7 @@ import pytest
 from helm_python import Chart
 from helm_python.errors import HelmError
 
+from connectors.extraction.reader import ExtractionLimits
 from pipeline.config import Config
 from tests.deploy.charts import render, values_of
 from tests.deploy.generate import CHART
@@ -167,6 +168,48 @@ def test_what_only_looks_like_a_secret_is_none(chart: Path) -> None:
         "tokens": ["a", 1, True],
     }
     render(chart, source("filesystem", settings=settings))
+
+
+@pytest.mark.parametrize(
+    ("memory", "extraction", "fits"),
+    [
+        ("1Gi", {}, False),
+        ("1535Mi", {}, False),
+        ("1536Mi", {}, True),
+        ("1.5Gi", {}, True),
+        ("1610612736", {}, True),
+        (1610612735, {}, False),
+        (1610612736, {}, True),
+        ("1610612735999m", {}, False),
+        ("1.61e9", {}, False),
+        ("2e9", {}, True),
+        ("1572864Ki", {}, True),
+        ("1G", {}, False),
+        ("2G", {}, True),
+        ("2Gi", {"memory_bytes": 2 * 2**30}, False),
+        ("2560Mi", {"memory_bytes": 2 * 2**30}, True),
+        ("768Mi", {"memory_bytes": 2**28}, True),
+        ("767Mi", {"memory_bytes": 2**28}, False),
+    ],
+)
+def test_a_connector_s_reader_ends_before_its_pod_does(
+    chart: Path, memory: str | int, extraction: dict[str, int], fits: bool
+) -> None:
+    values = source(settings={"extraction": extraction}, resources={"limits": {"memory": memory}})
+    if fits:
+        render(chart, values)
+    else:
+        assert "connectors.a: resources.limits.memory" in refused(chart, values)
+
+
+def test_memory_is_held_against_the_reader_s_own_default_of_connectors_that_have_one(chart: Path) -> None:
+    little = {"limits": {"memory": "512Mi"}}
+    least = ExtractionLimits().memory_bytes // 2**20 + 512
+    for connector in ("filesystem", "git"):
+        values = source(connector, resources=little, extraEgress=[{}])
+        assert f"set {least}Mi" in refused(chart, values)
+    assert f"set {least}Mi" in refused(chart, {**source(), "connectorDefaults": {"resources": little}})
+    render(chart, source("postgres", resources=little, extraEgress=[{}]))
 
 
 def test_limits_are_not_drawn_too_close(chart: Path) -> None:
