@@ -252,6 +252,13 @@ def test_settings_of_a_connector_can_hold_lists_of_tables(chart: Path) -> None:
     assert tomllib.loads(text)["sources"]["db"] == {"connector": "postgres", **settings}
 
 
+def test_a_canary_writes_as_a_connector_and_searches_with_the_key_of_a_search(renders: dict[str, Rendered]) -> None:
+    found = renders["searchless-roles"]
+    assert setting(found, "-canary", "VECTIDE_KAFKA__SASL_USERNAME")["value"] == "connector"
+    files = {one["secret"]["items"][0]["path"]: one["secret"]["name"] for one in secrets_of(found, "-canary")}
+    assert files == {"kafka-password": "kafka-connector", "qdrant-api-key": "qdrant-read"}
+
+
 def test_helm_has_nothing_to_say(chart: Path) -> None:
     for name in NAMES:
         report = helm.lint(chart, {} if name == "default" else values_of(name), strict=True, namespace=NAMESPACE)
