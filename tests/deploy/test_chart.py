@@ -247,9 +247,9 @@ def test_settings_of_a_connector_can_hold_lists_of_tables(chart: Path) -> None:
         "tables": [{"name": 'a "b"', "keys": ["x", 1], "with": {"deep key": True}}, {"name": "c"}],
         "n": 12345678,
     }
-    found = render(chart, {"connectors": [{"name": "db", "connector": "postgres", "settings": settings}]})
+    found = render(chart, {"connectors": [{"name": "db", "connector": "filesystem", "settings": settings}]})
     text = found.one("ConfigMap", "demo-vectide")["data"]["vectide.toml"]
-    assert tomllib.loads(text)["sources"]["db"] == {"connector": "postgres", **settings}
+    assert tomllib.loads(text)["sources"]["db"] == {"connector": "filesystem", **settings}
 
 
 def test_a_canary_writes_as_a_connector_and_searches_with_the_key_of_a_search(renders: dict[str, Rendered]) -> None:
@@ -257,6 +257,16 @@ def test_a_canary_writes_as_a_connector_and_searches_with_the_key_of_a_search(re
     assert setting(found, "-canary", "VECTIDE_KAFKA__SASL_USERNAME")["value"] == "connector"
     files = {one["secret"]["items"][0]["path"]: one["secret"]["name"] for one in secrets_of(found, "-canary")}
     assert files == {"kafka-password": "kafka-connector", "qdrant-api-key": "qdrant-read"}
+
+
+def test_what_an_init_container_downloads_from_can_be_reached_by_the_jobs_that_have_one(chart: Path) -> None:
+    egress = {"ports": [{"port": 443, "protocol": "TCP"}]}
+    values = {
+        name: {**more, "extraEgress": [egress]} for name, more in {"topics": {"found": True}, "canary": {}}.items()
+    }
+    found = render(chart, {**values, "search": {"enabled": False}})
+    for name in values:
+        assert egress in found.one("NetworkPolicy", f"-{name}")["spec"]["egress"]
 
 
 def test_helm_has_nothing_to_say(chart: Path) -> None:

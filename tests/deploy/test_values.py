@@ -212,6 +212,20 @@ def test_memory_is_held_against_the_reader_s_own_default_of_connectors_that_have
     render(chart, source("postgres", resources=little, extraEgress=[{}]))
 
 
+def test_a_connector_that_its_policy_cuts_off_from_its_source_is_refused(chart: Path) -> None:
+    egress = [{"ports": [{"port": 5432, "protocol": "TCP"}]}]
+    remote = {"repository": "https://git.example.com/a.git"}
+    for values in (source("postgres"), source("s3"), source("imap"), source("git", settings=remote)):
+        assert "connectors.a: its NetworkPolicy would cut it off from its source; set extraEgress" in refused(
+            chart, values
+        )
+        render(chart, {**values, "networkPolicy": {"enabled": False}})
+        render(chart, {**values, "connectorDefaults": {"extraEgress": egress}})
+    render(chart, source("postgres", extraEgress=egress))
+    for place in ("/srv/handbook.git", "file:///srv/handbook.git"):
+        render(chart, source("git", settings={"repository": place}))
+
+
 def test_limits_are_not_drawn_too_close(chart: Path) -> None:
     """Given as many pods as partitions, any number of searches, and weights that nobody wants held, it renders."""
     render(chart, {"chunk": {"replicas": 8}, "embed": {"autoscaling": keda(maxReplicas=8)}, "search": {"replicas": 20}})
