@@ -269,6 +269,17 @@ def test_what_an_init_container_downloads_from_can_be_reached_by_the_jobs_that_h
         assert egress in found.one("NetworkPolicy", f"-{name}")["spec"]["egress"]
 
 
+def test_a_connector_s_state_outlives_its_pod_where_it_has_a_claim(renders: dict[str, Rendered]) -> None:
+    def state(found: Rendered, owner: str) -> dict[str, Any]:
+        (volume,) = [one for one in pod(found, owner)["volumes"] if one["name"] == "state"]
+        return {key: one for key, one in volume.items() if key != "name"}
+
+    assert state(renders["production"], "-handbook") == {"persistentVolumeClaim": {"claimName": "handbook-state"}}
+    assert state(renders["production"], "-tickets") == {"emptyDir": {"sizeLimit": "2Gi"}}
+    assert state(renders["minimal"], "-docs") == {"emptyDir": {"sizeLimit": "10Gi"}}
+    assert state(renders["production"], "-chunk") == {"emptyDir": {}}
+
+
 def test_helm_has_nothing_to_say(chart: Path) -> None:
     for name in NAMES:
         report = helm.lint(chart, {} if name == "default" else values_of(name), strict=True, namespace=NAMESPACE)

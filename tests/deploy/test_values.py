@@ -226,6 +226,14 @@ def test_a_connector_that_its_policy_cuts_off_from_its_source_is_refused(chart: 
         render(chart, source("git", settings={"repository": place}))
 
 
+def test_a_claim_is_of_one_connector(chart: Path) -> None:
+    state = {"existingClaim": "c"}
+    assert "connectorDefaults.state.existingClaim" in refused(chart, {"connectorDefaults": {"state": state}})
+    two = [{"name": name, "connector": "filesystem", "state": state} for name in ("a", "b")]
+    assert 'two keep their state in the claim "c"' in refused(chart, {"connectors": two})
+    render(chart, {"connectors": [two[0], {**two[1], "state": {"existingClaim": "d"}}]})
+
+
 def test_limits_are_not_drawn_too_close(chart: Path) -> None:
     """Given as many pods as partitions, any number of searches, and weights that nobody wants held, it renders."""
     render(chart, {"chunk": {"replicas": 8}, "embed": {"autoscaling": keda(maxReplicas=8)}, "search": {"replicas": 20}})
