@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import os
 import re
+import signal
+import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +28,7 @@ from tests.deploy import structure
 from tests.deploy.charts import MATRIX, NAMESPACE, Object, Rendered, render, values_of
 from tests.deploy.generate import CHART, PAGES
 from tests.deploy.structure import CHECKS, Check
+from tests.support.sources import wait_until
 
 LATEST = kubernetes_validate.latest_version()
 CRDS = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "crds").glob("*.json")}
@@ -278,6 +282,24 @@ def test_a_connector_s_state_outlives_its_pod_where_it_has_a_claim(renders: dict
     assert state(renders["production"], "-tickets") == {"emptyDir": {"sizeLimit": "2Gi"}}
     assert state(renders["minimal"], "-docs") == {"emptyDir": {"sizeLimit": "10Gi"}}
     assert state(renders["production"], "-chunk") == {"emptyDir": {}}
+
+
+def test_the_toolbox_hears_that_it_is_to_end(renders: dict[str, Rendered]) -> None:
+    """Given SIGTERM, then it ends with 0 by itself: the first process of a pod gets only what it handles."""
+    command = first(renders["production"], "-toolbox")["command"]
+    with subprocess.Popen(command, start_new_session=True) as process:
+
+        def handles() -> bool:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            (caught,) = re.findall(r"^SigCgt:\s*(\w+)$", status, re.MULTILINE)
+            return bool(int(caught, 16) >> signal.SIGTERM - 1 & 1)
+
+        try:
+            wait_until(handles, lambda: f"{command} handles no SIGTERM", seconds=10)
+            process.terminate()
+            assert process.wait(20) == 0
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_helm_has_nothing_to_say(chart: Path) -> None:
