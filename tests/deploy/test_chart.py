@@ -284,6 +284,12 @@ def test_a_connector_s_state_outlives_its_pod_where_it_has_a_claim(renders: dict
     assert state(renders["production"], "-chunk") == {"emptyDir": {}}
 
 
+def test_dns_is_reached_where_its_pods_listen(chart: Path) -> None:
+    for policy in render(chart, {"networkPolicy": {"dns": {"ports": [5353]}}}).of("NetworkPolicy"):
+        ports = policy["spec"]["egress"][0]["ports"]
+        assert ports == [{"port": 5353, "protocol": protocol} for protocol in ("UDP", "TCP")]
+
+
 def test_the_toolbox_hears_that_it_is_to_end(renders: dict[str, Rendered]) -> None:
     """Given SIGTERM, then it ends with 0 by itself: the first process of a pod gets only what it handles."""
     command = first(renders["production"], "-toolbox")["command"]
