@@ -73,8 +73,10 @@ Takes root and role, and component for what only one of them needs. */}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- if and (has $role (list "embed" "search" "operator")) (ne .component "topics") -}}
-{{- $key := include "vectide.secret" (dict "root" $root "role" $role "secret" "qdrantApiKey") | fromJson -}}
+{{- /* A canary without a search service writes as a connector, and searches as a search. */ -}}
+{{- $reader := ternary "search" $role (and (eq .component "canary") (not $root.Values.search.enabled)) -}}
+{{- if and (has $reader (list "embed" "search" "operator")) (ne .component "topics") -}}
+{{- $key := include "vectide.secret" (dict "root" $root "role" $reader "secret" "qdrantApiKey") | fromJson -}}
 {{- if $key.existingSecret -}}
 {{- $found = append $found (dict "file" "qdrant-api-key" "secret" $key.existingSecret "key" $key.key "setting" "VECTIDE_QDRANT__API_KEY_FILE") -}}
 {{- end -}}

@@ -2,8 +2,10 @@
 {{- define "vectide.egress" -}}
 {{- $policy := .root.Values.networkPolicy -}}
 - ports:
-    - {port: 53, protocol: UDP}
-    - {port: 53, protocol: TCP}
+    {{- range $policy.dns.ports }}
+    - {port: {{ . }}, protocol: UDP}
+    - {port: {{ . }}, protocol: TCP}
+    {{- end }}
 - ports:
     {{- $ports := $policy.kafka.ports }}
     {{- if not $ports }}

@@ -140,7 +140,13 @@ volumes:
   - name: tmp
     emptyDir: {}
   - name: state
+    {{- if dig "state" "existingClaim" "" $values }}
+    persistentVolumeClaim: {claimName: {{ $values.state.existingClaim }}}
+    {{- else if dig "state" "size" "" $values }}
+    emptyDir: {sizeLimit: {{ $values.state.size }}}
+    {{- else }}
     emptyDir: {}
+    {{- end }}
   {{- if $files }}
   - name: secrets
     projected:

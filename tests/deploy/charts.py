@@ -86,3 +86,28 @@ def render(chart: Path, values: Mapping[str, Any] | None = None, **options: Any)
     notes = next((text for path, text in texts.items() if path.endswith("NOTES.txt")), "")
     objects = [one for path, text in texts.items() if path.endswith(".yaml") for one in yaml.safe_load_all(text) if one]
     return Rendered(values or {}, objects, notes)
+
+
+def pod(found: Rendered, name: str) -> dict[str, Any]:
+    """The spec of the pod whose owner's name ends so."""
+    return next(spec for owner, _, spec in found.pods() if owner.endswith(name))
+
+
+def first(found: Rendered, name: str) -> dict[str, Any]:
+    """The container of this pod."""
+    container: dict[str, Any] = pod(found, name)["containers"][0]
+    return container
+
+
+def setting(found: Rendered, owner: str, name: str) -> dict[str, Any]:
+    """A variable of this pod's container."""
+    (one,) = [one for one in first(found, owner)["env"] if one["name"] == name]
+    made: dict[str, Any] = one
+    return made
+
+
+def secrets_of(found: Rendered, name: str) -> list[Any]:
+    """The sources of this pod's volume of secrets."""
+    (volume,) = [one for one in pod(found, name)["volumes"] if one["name"] == "secrets"]
+    sources: list[Any] = volume["projected"]["sources"]
+    return sources

@@ -22,7 +22,7 @@ from pipeline.cli.main import __doc__ as exit_codes
 from pipeline.naming import Names
 from pipeline.observe.metrics import Metrics
 from tests.deploy import structure
-from tests.deploy.charts import MATRIX, NAMESPACE, Object, Rendered, render, values_of
+from tests.deploy.charts import MATRIX, NAMESPACE, Object, Rendered, first, pod, render, secrets_of, setting, values_of
 from tests.deploy.generate import CHART, PAGES
 from tests.deploy.structure import CHECKS, Check
 
@@ -88,31 +88,10 @@ def test_it_hangs_together(renders: dict[str, Rendered], tmp_path: Path, name: s
     assert list(check(renders[name], tmp_path)) == []
 
 
-def pod(found: Rendered, name: str) -> dict[str, Any]:
-    return next(spec for owner, _, spec in found.pods() if owner.endswith(name))
-
-
-def first(found: Rendered, name: str) -> dict[str, Any]:
-    container: dict[str, Any] = pod(found, name)["containers"][0]
-    return container
-
-
 def toml(found: Rendered, before: str, after: str) -> None:
     for one in found.of("ConfigMap"):
         text = one["data"].get("vectide.toml", "")
         one["data"]["vectide.toml"] = text.replace(before, after)
-
-
-def setting(found: Rendered, owner: str, name: str) -> dict[str, Any]:
-    (one,) = [one for one in first(found, owner)["env"] if one["name"] == name]
-    made: dict[str, Any] = one
-    return made
-
-
-def secrets_of(found: Rendered, name: str) -> list[Any]:
-    (volume,) = [one for one in pod(found, name)["volumes"] if one["name"] == "secrets"]
-    sources: list[Any] = volume["projected"]["sources"]
-    return sources
 
 
 MUTANTS: list[tuple[Check, Callable[[Rendered], object]]] = [
@@ -247,9 +226,9 @@ def test_settings_of_a_connector_can_hold_lists_of_tables(chart: Path) -> None:
         "tables": [{"name": 'a "b"', "keys": ["x", 1], "with": {"deep key": True}}, {"name": "c"}],
         "n": 12345678,
     }
-    found = render(chart, {"connectors": [{"name": "db", "connector": "postgres", "settings": settings}]})
+    found = render(chart, {"connectors": [{"name": "db", "connector": "filesystem", "settings": settings}]})
     text = found.one("ConfigMap", "demo-vectide")["data"]["vectide.toml"]
-    assert tomllib.loads(text)["sources"]["db"] == {"connector": "postgres", **settings}
+    assert tomllib.loads(text)["sources"]["db"] == {"connector": "filesystem", **settings}
 
 
 def test_helm_has_nothing_to_say(chart: Path) -> None:
@@ -391,6 +370,11 @@ def test_the_readme_s_values_work(chart: Path, tmp_path: Path) -> None:
         assert structure.unparsed(line.split()) == "", line
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (CHART / target).exists(), target
+
+
+def test_files_are_named_by_what_is_in_them() -> None:
+    names = {path.stem.lstrip("_") for path in CHART.rglob("*.*")}
+    assert names.isdisjoint({"utils", "common", "helpers"})
 
 
 def test_the_chart_is_of_this_version_of_vectide() -> None:

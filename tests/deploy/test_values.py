@@ -11,6 +11,7 @@ import pytest
 from helm_python import Chart
 from helm_python.errors import HelmError
 
+from connectors.extraction.reader import ExtractionLimits
 from pipeline.config import Config
 from tests.deploy.charts import render, values_of
 from tests.deploy.generate import CHART
@@ -118,6 +119,119 @@ def test_what_cannot_work_together_is_refused_and_says_what_to_do(
     chart: Path, values: dict[str, Any], said: str
 ) -> None:
     assert said in refused(chart, values)
+
+
+def source(connector: str = "filesystem", **more: Any) -> dict[str, Any]:
+    """The values of one connector, ``a``."""
+    return {"connectors": [{"name": "a", "connector": connector, **more}]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "path", "variable"),
+    [
+        ({"url": "postgres://vectide:s3cret@db/shop"}, "url", "URL"),
+        ({"url": "postgres://vectide:s3/cret@db/shop"}, "url", "URL"),
+        ({"url": "host=db user=vectide password=s3cret"}, "url", "URL"),
+        ({"url": "host=db user=vectide PassWord = 's3cret'"}, "url", "URL"),
+        ({"url": "https://db/?api_key=s3cret"}, "url", "URL"),
+        ({"repository": "https://s3cret@git.example.com/a.git"}, "repository", "REPOSITORY"),
+        ({"repository": "HTTPS://vectide:s3cret@git.example.com/a.git"}, "repository", "REPOSITORY"),
+        ({"secret_access_key": "s3cret"}, "secret_access_key", "SECRET_ACCESS_KEY"),
+        ({"password": 4711}, "password", "PASSWORD"),
+        ({"login": {"api_key": "s3cret"}}, "login.api_key", "LOGIN__API_KEY"),
+        ({"hosts": [{"port": 1}, {"password": "s3cret"}]}, "hosts[1].password", "HOSTS"),
+        ({"login": {"urls": ["x", "amqp://a:s3cret@b"]}}, "login.urls[1]", "LOGIN__URLS"),
+    ],
+)
+def test_a_secret_in_a_connector_s_settings_is_refused_wherever_it_is(
+    chart: Path, settings: dict[str, Any], path: str, variable: str
+) -> None:
+    """Given it, then the message names the place and the variable, and not the secret."""
+    said = refused(chart, source("filesystem", settings=settings))
+    assert f"connectors.a.settings.{path} " in said
+    assert f"set VECTIDE_SOURCES__A__{variable} from a Secret" in said
+    assert "s3cret" not in said
+
+
+def test_what_only_looks_like_a_secret_is_none(chart: Path) -> None:
+    settings = {
+        "url": "postgres://vectide@db:5432/shop?sslmode=verify-full",
+        "libpq": "host=db user=vectide sslmode=verify-full passfile=/run/secrets/x",
+        "password_file": "/run/secrets/postgres",
+        "secret_access_key_file": "/run/secrets/s3",
+        "access_key_id": "AKIA",
+        "repository": "ssh://git@git.example.com:22/a.git",
+        "other": "git@git.example.com:a.git",
+        "uri": "https://handbook.example.org:8443/{path}?token={token}",
+        "password": "",
+        "token": None,
+        "tokens": ["a", 1, True],
+    }
+    render(chart, source("filesystem", settings=settings))
+
+
+@pytest.mark.parametrize(
+    ("memory", "extraction", "fits"),
+    [
+        ("1Gi", {}, False),
+        ("1535Mi", {}, False),
+        ("1536Mi", {}, True),
+        ("1.5Gi", {}, True),
+        ("1610612736", {}, True),
+        (1610612735, {}, False),
+        (1610612736, {}, True),
+        ("1610612735999m", {}, False),
+        ("1.61e9", {}, False),
+        ("2e9", {}, True),
+        ("1572864Ki", {}, True),
+        ("1G", {}, False),
+        ("2G", {}, True),
+        ("2Gi", {"memory_bytes": 2 * 2**30}, False),
+        ("2560Mi", {"memory_bytes": 2 * 2**30}, True),
+        ("768Mi", {"memory_bytes": 2**28}, True),
+        ("767Mi", {"memory_bytes": 2**28}, False),
+    ],
+)
+def test_a_connector_s_reader_ends_before_its_pod_does(
+    chart: Path, memory: str | int, extraction: dict[str, int], fits: bool
+) -> None:
+    values = source(settings={"extraction": extraction}, resources={"limits": {"memory": memory}})
+    if fits:
+        render(chart, values)
+    else:
+        assert "connectors.a: resources.limits.memory" in refused(chart, values)
+
+
+def test_memory_is_held_against_the_reader_s_own_default_of_connectors_that_have_one(chart: Path) -> None:
+    little = {"limits": {"memory": "512Mi"}}
+    least = ExtractionLimits().memory_bytes // 2**20 + 512
+    for connector in ("filesystem", "git"):
+        values = source(connector, resources=little, extraEgress=[{}])
+        assert f"set {least}Mi" in refused(chart, values)
+    assert f"set {least}Mi" in refused(chart, {**source(), "connectorDefaults": {"resources": little}})
+    render(chart, source("postgres", resources=little, extraEgress=[{}]))
+
+
+def test_a_connector_that_its_policy_cuts_off_from_its_source_is_refused(chart: Path) -> None:
+    egress = [{"ports": [{"port": 5432, "protocol": "TCP"}]}]
+    remote = {"repository": "https://git.example.com/a.git"}
+    for values in (source("postgres"), source("s3"), source("imap"), source("git", settings=remote)):
+        assert "connectors.a: its NetworkPolicy would cut it off from its source; set extraEgress" in refused(
+            chart, values
+        )
+        render(chart, {**values, "networkPolicy": {"enabled": False}})
+        render(chart, {**values, "connectorDefaults": {"extraEgress": egress}})
+    render(chart, source("postgres", extraEgress=egress))
+    for place in ("/srv/handbook.git", "file:///srv/handbook.git"):
+        render(chart, source("git", settings={"repository": place}))
+
+
+def test_a_claim_is_of_one_connector(chart: Path) -> None:
+    state = {"existingClaim": "c"}
+    assert "connectorDefaults.state.existingClaim" in refused(chart, {"connectorDefaults": {"state": state}})
+    two = [{"name": name, "connector": "filesystem", "state": state} for name in ("a", "b")]
+    assert 'two keep their state in the claim "c"' in refused(chart, {"connectors": two})
+    render(chart, {"connectors": [two[0], {**two[1], "state": {"existingClaim": "d"}}]})
 
 
 def test_limits_are_not_drawn_too_close(chart: Path) -> None:
