@@ -39,6 +39,9 @@ _FILE_MODE: Final = b"100"
 #: More changed paths than this at once: a scan is cheaper.
 _MANY: Final = 5_000
 
+#: What SQLite holds; a commit can say any number.
+_MOST_SECONDS: Final = 2**63 - 1
+
 _TABLES: Final = """
 CREATE TABLE origin (repository TEXT, branch TEXT, folder TEXT, history INTEGER, tip TEXT, at INTEGER);
 CREATE TABLE files (path BLOB PRIMARY KEY, blob TEXT NOT NULL, commit_ INTEGER) WITHOUT ROWID;
@@ -415,8 +418,11 @@ def _number(file: sqlite3.Connection, commit: _Commit) -> int:
 
 
 def _commit_of(line: bytes) -> _Commit:
-    _, id, at, author = line.split(b" ", 3) if line.count(b" ") > 2 else (*line.split(b" "), b"")  # nobody's name
-    return _Commit(id.decode(), int(at), author.rstrip(b"\0").decode("utf-8", "replace"))
+    """Lenient: what an odd commit says of its author is repeated as it is, and a part may be empty or missing."""
+    _, id, at, author = (line.rstrip(b"\0").split(b" ", 3) + [b""] * 3)[:4]
+    digits = at.lstrip(b"0") if at.isdigit() else b""
+    seconds = int(digits or b"0") if len(digits) <= len(str(_MOST_SECONDS)) else _MOST_SECONDS
+    return _Commit(id.decode(), min(seconds, _MOST_SECONDS), author.decode("utf-8", "replace"))
 
 
 def _bytes(path: str) -> bytes:

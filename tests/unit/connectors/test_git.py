@@ -136,6 +136,35 @@ def test_metadata_are_of_the_commit_that_last_changed_the_document(repository: R
     assert (after["b.txt"], after["a.txt"] != before["a.txt"]) == (before["b.txt"], True)
 
 
+def test_a_commit_can_say_anything_of_its_author(repository: Repository, opened: Open) -> None:
+    """Given odd commits as the newest and behind others, then the branch is followed."""
+    odd: dict[bytes, tuple[str, float]] = {
+        b"A <a@b> 99999999999999999999999 +0000": ("A", float(2**63 - 1)),
+        b"A <a@b> 9223372036854775808 +0000": ("A", float(2**63 - 1)),
+        b"A <a@b> " + b"9" * 5000 + b" +0000": ("A", float(2**63 - 1)),
+        b"A B <a@b> 000000000000000000000000001 +0000": ("A B", 1.0),
+        b"A B <a@b>": ("A B", 0.0),
+        b"A  B <a@b> -5 +0000": ("A  B", 0.0),
+        b"A\xff <a@b> x": ("A\ufffd", 0.0),
+        b"<> 5 +0000": ("", 5.0),
+        b"no mail": ("", 0.0),
+        b"": ("", 0.0),
+    }
+    source = opened(repository)
+    listed(source)
+    for number, author in enumerate(odd):
+        repository.write(f"{number}.txt", "text")
+        commit = repository.commit_by(author)
+        assert f"{number}.txt" in listed(source)
+        assert fetched(source, f"{number}.txt").metadata["commit"] == commit
+    found = [fetched(source, f"{number}.txt") for number in range(len(odd))]
+    assert [(one.metadata["author"], one.event_time) for one in found] == list(odd.values())
+    source.close()
+    from_scratch = opened(f"file://{repository.folder}")
+    listed(from_scratch)
+    assert [fetched(from_scratch, one.path).metadata for one in found] == [one.metadata for one in found]
+
+
 def test_merges_are_followed_and_a_list_made_anew_says_the_same(
     repository: Repository, opened: Open, tmp_path: Path
 ) -> None:
