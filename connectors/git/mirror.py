@@ -157,7 +157,11 @@ class Mirror:
                 yield path
 
     def files(self) -> Iterator[File]:
-        """Everything that the newest commit holds, in order; a page at a time, while it may be changed."""
+        """Everything that the newest commit holds, in order; a page at a time, while it may be changed.
+
+        Raises:
+            SourceUnavailable: the list is not there, not whole, or of another repository or branch.
+        """
         after = b""
         while True:
             with self._read() as file:
@@ -171,7 +175,11 @@ class Mirror:
             after = rows[-1][0]
 
     def file(self, path: str) -> File | None:
-        """One of them."""
+        """One of them.
+
+        Raises:
+            SourceUnavailable: the list is not there, not whole, or of another repository or branch.
+        """
         with self._read() as file:
             return _file_at(file, path)
 
@@ -342,21 +350,29 @@ class Mirror:
 
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
-        """The list, for reading; opened once, and again if it was made anew."""
+        """The list as it is at one moment, and only if it is ours and whole; opened again if it was made anew."""
         with self._reading:
             try:
-                number = os.stat(self._folder / _LIST).st_ino
-            except OSError:
-                number = 0
-            if self._reader is None or self._reader[0] != number:
-                self._end_reading()
-                file = self._file()
-                self._reader = (os.stat(self._folder / _LIST).st_ino, file)
-            try:
-                yield self._reader[1]
-            except sqlite3.Error as error:
+                with _transaction(self._opened_reader(), "DEFERRED") as file:
+                    row = file.execute("SELECT repository, branch, folder, history, tip FROM origin").fetchone()
+                    # Lost, or of another process with other settings, it says nothing of what is gone.
+                    if row is None or row[:-1] != self._origin or not row[-1]:
+                        raise SourceUnavailable(f"the copy in {self._folder} is not made yet, or another source's")
+                    yield file
+            except (OSError, sqlite3.Error) as error:
                 self._end_reading()
                 raise SourceUnavailable(f"the list of the repository's files in {self._folder}: {error}") from None
+
+    def _opened_reader(self) -> sqlite3.Connection:
+        try:
+            number = os.stat(self._folder / _LIST).st_ino
+        except OSError:
+            number = 0
+        if self._reader is None or self._reader[0] != number:
+            self._end_reading()
+            file = self._file()
+            self._reader = (os.stat(self._folder / _LIST).st_ino, file)
+        return self._reader[1]
 
     def _end_reading(self) -> None:
         if self._reader is not None:
@@ -391,10 +407,10 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def _transaction(file: sqlite3.Connection) -> Iterator[None]:
-    file.execute("BEGIN IMMEDIATE")
+def _transaction(file: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[sqlite3.Connection]:
+    file.execute(f"BEGIN {kind}")
     try:
-        yield
+        yield file
     except BaseException:
         file.execute("ROLLBACK")
         raise

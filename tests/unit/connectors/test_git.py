@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -238,6 +240,61 @@ def test_another_branch_or_repository_in_the_same_folder_begins_anew(repository:
     assert set(listed(first)) == {"main.txt"}
     first.close()
     assert set(listed(opened(repository, branch="other"))) == {"main.txt", "other.txt"}
+
+
+def test_a_copy_that_another_branch_has_taken_over_deletes_nothing(repository: Repository, opened: Open) -> None:
+    """Given a source that runs, when a process with another branch uses its folder, then it waits for its own."""
+    repository.put("a.txt", "of main")
+    repository.git("checkout", "--quiet", "-b", "other")
+    repository.remove("a.txt")
+    live = opened(repository, branch="main", poll_seconds=3600)
+    before = listed(live)
+    assert listed(opened(repository, branch="other", poll_seconds=3600)) == {}
+    with pytest.raises(SourceUnavailable, match="another source's"):
+        live.fetch("a.txt")
+    assert fetched(live, "a.txt").text == "of main"  # without a scan: its copy is made again
+    assert listed(live) == before
+
+
+@pytest.mark.parametrize("loss", ["removed", "broken", "begun anew"])
+def test_a_list_that_is_lost_meanwhile_deletes_nothing(
+    repository: Repository, opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str
+) -> None:
+    monkeypatch.setattr("connectors.git.mirror._PAGE", 1)
+    for name in ("a.txt", "b.txt", "c.txt"):
+        repository.write(name, name)
+    repository.commit()
+    source = opened(repository, poll_seconds=3600)
+    before = listed(source)
+    scan = source.scan()
+    assert next(iter(scan)).path == "a.txt"
+    file = tmp_path / "state" / "git-s" / "list.db"
+    if loss == "removed":
+        file.unlink()
+    elif loss == "broken":
+        file.unlink()
+        file.write_bytes(b"broken" * 1000)
+    else:  # as between the two transactions that empty and fill it
+        with closing(sqlite3.connect(file)) as list_, list_:
+            list_.execute("DELETE FROM files")
+            list_.execute("UPDATE origin SET tip = ''")
+    with pytest.raises(SourceUnavailable, match="not made yet"):
+        list(scan)
+    with pytest.raises(SourceUnavailable, match="not made yet"):
+        source.fetch("b.txt")
+    assert fetched(source, "b.txt").text == "b.txt"
+    assert listed(source) == before
+
+
+def test_a_copy_for_once_is_waited_for(repository: Repository, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given that no loop stands still for it, then there is no other call that could go on with the fetch."""
+    monkeypatch.setattr("connectors.git.source._FRESH_SECONDS", 0.0)
+    repository.put("a.txt", "1")
+    with pytest.raises(SourceUnavailable, match="takes a while"):
+        list(opened(repository).scan())
+    config = SourceConfig.model_validate({"connector": "git", "repository": str(repository.folder)})
+    with closing(open_source("s", config, LIMIT)) as once:
+        assert [one.path for one in once.scan()] == ["a.txt"]
 
 
 def test_a_branch_that_is_gone_deletes_nothing(repository: Repository, opened: Open) -> None:
