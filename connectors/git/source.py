@@ -85,6 +85,7 @@ class GitSource:
             settings.folder,
             settings.fetch_seconds,
             history=settings.history,
+            files_limit=settings.files_limit,
         )
         self._blobs = Blobs(git)
         watched = [LocalRefs(access.repository, settings.branch)]

@@ -286,6 +286,42 @@ def test_a_list_that_is_lost_meanwhile_deletes_nothing(
     assert listed(source) == before
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["from scratch", "step by step"])
+def test_a_tree_bomb_is_counted_while_it_is_listed(
+    repository: Repository, opened: Open, tmp_path: Path, *, first: bool
+) -> None:
+    """Given 100,000 files of six objects, then the source is not ready, nothing is gone, and a revert heals it."""
+    repository.put("a.txt", "1")
+    source = opened(repository, files_limit=1000, poll_seconds=3600)
+    if not first:
+        listed(source)
+    inner, kind = repository.git("hash-object", "-w", "--stdin", given=b"x"), "100644 blob"
+    for _ in range(5):
+        inner = repository.git("mktree", given=b"".join(f"{kind} {inner}\t{digit}.d\n".encode() for digit in range(10)))
+        kind = "040000 tree"
+    bomb = repository.git("commit-tree", "-p", "HEAD", "-m", "bomb", inner)
+    repository.git("update-ref", "HEAD", bomb)
+    for _ in range(2):
+        with pytest.raises(SourceUnavailable, match="more than 1000 files: set folder, or raise files_limit"):
+            listed(source)
+    assert sum(file.stat().st_size for file in (tmp_path / "state" / "git-s").glob("list.db*")) < 1_000_000
+    if not first:
+        assert fetched(source, "a.txt").text == "1"
+    repository.git("update-ref", "HEAD", "HEAD~1")
+    assert set(listed(source)) == {"a.txt"}
+
+
+def test_files_beyond_the_limit_that_come_one_by_one_are_counted(repository: Repository, opened: Open) -> None:
+    repository.put("a.txt", "1")
+    source = opened(repository, files_limit=2, poll_seconds=3600)
+    listed(source)
+    repository.put("b.txt", "2")
+    assert set(listed(source)) == {"a.txt", "b.txt"}
+    repository.put("c.txt", "3")
+    with pytest.raises(SourceUnavailable, match="more than 2 files"):
+        listed(source)
+
+
 def test_a_copy_for_once_is_waited_for(repository: Repository, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given that no loop stands still for it, then there is no other call that could go on with the fetch."""
     monkeypatch.setattr("connectors.git.source._FRESH_SECONDS", 0.0)
