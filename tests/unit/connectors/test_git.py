@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from connectors.git import blobs
 from connectors.git.commands import Access, Git
 from connectors.git.settings import GitSettings, settings_of
 from connectors.registry import open_source, source_of
 from pipeline.config import SourceConfig
-from pipeline.errors import ConfigError, Poison, SourceUnavailable
+from pipeline.errors import ConfigError, Poison, SourceUnavailable, Transient
+from pipeline.observe.health import BEAT_LIMIT_SECONDS
 from pipeline.ports import Fetched, Skipped, Source
 from tests.support import files
 from tests.support.repositories import Repository, Served
@@ -469,6 +471,23 @@ def test_a_git_that_hangs_is_ended_with_what_it_has_started(tmp_path: Path) -> N
     finally:
         os.environ["PATH"] = path
     assert not git._running
+
+
+def test_a_blob_that_trickles_is_given_up_before_the_loop_counts_as_stuck(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 2 * blobs._SECONDS < BEAT_LIMIT_SECONDS  # its size, and its content
+    shim = tmp_path / "bin" / "git"
+    shim.parent.mkdir()
+    trickle = "for _ in range(200):\n    print(end='x', flush=True)\n    time.sleep(0.05)\n"
+    shim.write_text(f"#!{sys.executable}\nimport time\nprint('id blob 200')\n{trickle}print(flush=True)\n")
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{shim.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(blobs, "_SECONDS", 1.0)
+    reading = blobs.Blobs(Git(tmp_path, Access("/x")))
+    with pytest.raises(Transient, match="no whole answer within 1 s"):
+        reading.content("id")
+    reading.close()
 
 
 def test_the_project_s_own_history(opened: Open) -> None:
