@@ -22,8 +22,6 @@ from pipeline.ports import Hint
 _LOOK_SECONDS: Final = 0.1
 #: After a failure; doubled up to the second figure, and never more than the poll.
 _RETRY_SECONDS: Final = (0.25, 30.0)
-#: A scan waits so long for a fetch; then it says that it is under way. Well below what a loop may stand still.
-_FRESH_SECONDS: Final = 20.0
 _CLOSE_SECONDS: Final = 10.0
 #: More paths than this in hand: everything counts as changed, and memory stays bounded.
 _PATHS: Final = 20_000
@@ -37,15 +35,22 @@ class Follower:
         poll_seconds: between two fetches without a sign.
         watched: what tells of a change.
         stop: ends a git that runs.
+        fresh_seconds: a scan waits so long for a fetch; then it says that it is under way.
     """
 
     def __init__(
-        self, mirror: Mirror, poll_seconds: float, watched: Sequence[Watched], stop: Callable[[], None]
+        self,
+        mirror: Mirror,
+        poll_seconds: float,
+        watched: Sequence[Watched],
+        stop: Callable[[], None],
+        fresh_seconds: float,
     ) -> None:
         self._mirror = mirror
         self._poll_seconds = poll_seconds
         self._watched = watched
         self._stop_git = stop
+        self._fresh_seconds = fresh_seconds
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -78,7 +83,7 @@ class Follower:
             wanted = self._asked if self._asked > self._done else self._asked + 1
             self._asked = wanted
             self._changed.notify_all()
-            deadline = Deadline.after(_FRESH_SECONDS)
+            deadline = Deadline.after(self._fresh_seconds)
             while self._done < wanted and not self._closed:
                 if deadline.expired:
                     raise SourceUnavailable("the repository is being fetched, which takes a while")

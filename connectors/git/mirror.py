@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from connectors.git.commands import Git
+from connectors.git.database import opened, transaction
 from pipeline.errors import SourceUnavailable
 
 _REF: Final = "refs/vectide/tip"
 _LIST: Final = "list.db"
-_LAYOUT: Final = 1
 #: A command that only looks into our own copy.
 _LOCAL_SECONDS: Final = 120.0
 _LOCK_SECONDS: Final = 60.0
@@ -38,13 +38,8 @@ _PAGE: Final = 500
 _FILE_MODE: Final = b"100"
 #: More changed paths than this at once: a scan is cheaper.
 _MANY: Final = 5_000
-
-_TABLES: Final = """
-CREATE TABLE origin (repository TEXT, branch TEXT, folder TEXT, history INTEGER, tip TEXT, at INTEGER);
-CREATE TABLE files (path BLOB PRIMARY KEY, blob TEXT NOT NULL, commit_ INTEGER) WITHOUT ROWID;
-CREATE TABLE commits (number INTEGER PRIMARY KEY, id TEXT UNIQUE, at INTEGER, author TEXT);
-"""
-
+#: What SQLite holds; a commit can say any number.
+_MOST_SECONDS: Final = 2**63 - 1
 
 _SELECT: Final = (
     "SELECT path, blob, commits.id, coalesce(commits.at, (SELECT at FROM origin)), author "
@@ -93,10 +88,20 @@ class Mirror:
         below: only what lies in this folder of the repository; empty: everything.
         history: know the commit that has last changed each file.
         seconds: of one fetch.
+        files_limit: more than this, links and submodules too, are not listed.
     """
 
     def __init__(
-        self, git: Git, folder: Path, repository: str, branch: str, below: str, seconds: float, *, history: bool
+        self,
+        git: Git,
+        folder: Path,
+        repository: str,
+        branch: str,
+        below: str,
+        seconds: float,
+        *,
+        history: bool,
+        files_limit: int,
     ) -> None:
         self._git = git
         self._folder = folder
@@ -106,6 +111,7 @@ class Mirror:
         self._below = below
         self._history = history
         self._seconds = seconds
+        self._files_limit = files_limit
         self._reading = threading.Lock()
         self._reader: tuple[int, sqlite3.Connection] | None = None
 
@@ -113,7 +119,7 @@ class Mirror:
         """Fetch, and bring the list up to date; the newest commit.
 
         Raises:
-            SourceUnavailable: the repository does not answer, refuses, or has no such branch or folder.
+            SourceUnavailable: the repository does not answer, refuses, has no such branch or folder, or too many files.
         """
         with self._locked() as descriptor, closing(self._file()) as file:
             self._fetch(descriptor)
@@ -154,7 +160,11 @@ class Mirror:
                 yield path
 
     def files(self) -> Iterator[File]:
-        """Everything that the newest commit holds, in order; a page at a time, while it may be changed."""
+        """Everything that the newest commit holds, in order; a page at a time, while it may be changed.
+
+        Raises:
+            SourceUnavailable: the list is not there, not whole, or of another repository or branch.
+        """
         after = b""
         while True:
             with self._read() as file:
@@ -168,7 +178,11 @@ class Mirror:
             after = rows[-1][0]
 
     def file(self, path: str) -> File | None:
-        """One of them."""
+        """One of them.
+
+        Raises:
+            SourceUnavailable: the list is not there, not whole, or of another repository or branch.
+        """
         with self._read() as file:
             return _file_at(file, path)
 
@@ -210,7 +224,7 @@ class Mirror:
                 shutil.rmtree(directory, ignore_errors=True)
                 (self._folder / "trust.gitconfig").write_text("[safe]\n\tdirectory = *\n")
                 self._git.output("init", "--bare", "--quiet", "--template=", str(directory), seconds=_LOCAL_SECONDS)
-                with _transaction(file):
+                with transaction(file):
                     for table in ("origin", "files", "commits"):
                         file.execute(f"DELETE FROM {table}")  # noqa: S608 - a constant
                     file.execute("INSERT INTO origin VALUES (?, ?, ?, ?, '', 0)", self._origin)
@@ -230,9 +244,11 @@ class Mirror:
 
     def _list(self, file: sqlite3.Connection, known: str, commit: str) -> None:
         tip = self._commit(commit)
-        with _transaction(file):
+        with transaction(file):
             if not known or not self._advanced(file, known, commit):
                 self._begin(file, commit)
+            (count,) = file.execute("SELECT count(*) FROM files").fetchone()
+            self._check_count(count)
             # What no commit has touched, as after a graft: the newest one has, as far as anybody knows.
             if self._history:
                 file.execute("UPDATE files SET commit_ = ? WHERE commit_ IS NULL", (_number(file, tip),))
@@ -261,7 +277,8 @@ class Mirror:
             return False
         file.execute("SAVEPOINT advance")
         try:
-            for mode, blob, path in self._entries("diff-tree", "-r", *_RAW, old, new):
+            for count, (mode, blob, path) in enumerate(self._entries("diff-tree", "-r", *_RAW, old, new), 1):
+                self._check_count(count)
                 if mode.startswith(_FILE_MODE):
                     file.execute("INSERT OR REPLACE INTO files VALUES (?, ?, NULL)", (path, blob))
                 else:
@@ -272,7 +289,7 @@ class Mirror:
                     dated.add(path)
                     file.execute("UPDATE files SET commit_ = ? WHERE path = ?", (_number(file, change), path))
         except SourceUnavailable:
-            # Nothing keeps the old commit for ever: it can have been collected.
+            # Nothing keeps the old commit for ever: it can have been collected. Or too much differs.
             file.execute("ROLLBACK TO advance")
             return False
         finally:
@@ -283,11 +300,21 @@ class Mirror:
 
     def _tree(self, commit: str) -> Iterator[tuple[bytes, str]]:
         """Path and blob of every file."""
-        for token in self._git.tokens("ls-tree", "-r", "-z", f"{commit}:{self._below}", seconds=_LOCAL_SECONDS):
-            described, _, path = token.partition(b"\t")
-            mode, _, blob = described.split(b" ")
-            if mode.startswith(_FILE_MODE):
-                yield path, blob.decode()
+        listing = self._git.tokens("ls-tree", "-r", "-z", f"{commit}:{self._below}", seconds=_LOCAL_SECONDS)
+        with closing(listing) as tokens:
+            for count, token in enumerate(tokens, 1):
+                self._check_count(count)
+                described, _, path = token.partition(b"\t")
+                mode, _, blob = described.split(b" ")
+                if mode.startswith(_FILE_MODE):
+                    yield path, blob.decode()
+
+    def _check_count(self, count: int) -> None:
+        """A tree that names another many times, and so on, is a handful of objects and any number of files."""
+        if count > self._files_limit:
+            raise SourceUnavailable(
+                f"the newest commit holds more than {self._files_limit} files: set folder, or raise files_limit"
+            )
 
     def _entries(self, *arguments: str) -> Iterator[tuple[bytes, str, bytes]]:
         """Mode, blob and path of everything that differs, as it is by then."""
@@ -339,21 +366,29 @@ class Mirror:
 
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
-        """The list, for reading; opened once, and again if it was made anew."""
+        """The list as it is at one moment, and only if it is ours and whole; opened again if it was made anew."""
         with self._reading:
             try:
-                number = os.stat(self._folder / _LIST).st_ino
-            except OSError:
-                number = 0
-            if self._reader is None or self._reader[0] != number:
-                self._end_reading()
-                file = self._file()
-                self._reader = (os.stat(self._folder / _LIST).st_ino, file)
-            try:
-                yield self._reader[1]
-            except sqlite3.Error as error:
+                with transaction(self._opened_reader(), "DEFERRED") as file:
+                    row = file.execute("SELECT repository, branch, folder, history, tip FROM origin").fetchone()
+                    # Lost, or of another process with other settings, it says nothing of what is gone.
+                    if row is None or row[:-1] != self._origin or not row[-1]:
+                        raise SourceUnavailable(f"the copy in {self._folder} is not made yet, or another source's")
+                    yield file
+            except (OSError, sqlite3.Error) as error:
                 self._end_reading()
                 raise SourceUnavailable(f"the list of the repository's files in {self._folder}: {error}") from None
+
+    def _opened_reader(self) -> sqlite3.Connection:
+        try:
+            number = os.stat(self._folder / _LIST).st_ino
+        except OSError:
+            number = 0
+        if self._reader is None or self._reader[0] != number:
+            self._end_reading()
+            file = self._file()
+            self._reader = (os.stat(self._folder / _LIST).st_ino, file)
+        return self._reader[1]
 
     def _end_reading(self) -> None:
         if self._reader is not None:
@@ -363,39 +398,9 @@ class Mirror:
     def _file(self) -> sqlite3.Connection:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return _opened(self._folder / _LIST)
+            return opened(self._folder / _LIST)
         except (OSError, sqlite3.Error) as error:
             raise SourceUnavailable(f"the list of the repository's files in {self._folder}: {error}") from None
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    file = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-    try:
-        file.execute("PRAGMA journal_mode = WAL")
-        file.execute("PRAGMA synchronous = NORMAL")
-        (layout,) = file.execute("PRAGMA user_version").fetchone()
-        if layout != _LAYOUT:
-            dropped = "".join(f"DROP TABLE IF EXISTS {table};" for table in ("origin", "files", "commits"))
-            file.executescript(f"BEGIN IMMEDIATE; {dropped} {_TABLES} PRAGMA user_version = {_LAYOUT}; COMMIT")
-    except sqlite3.DatabaseError as error:
-        file.close()
-        if isinstance(error, sqlite3.OperationalError):
-            raise
-        for suffix in ("", "-wal", "-shm"):  # broken: it is made again
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        return _opened(path)
-    return file
-
-
-@contextmanager
-def _transaction(file: sqlite3.Connection) -> Iterator[None]:
-    file.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        file.execute("ROLLBACK")
-        raise
-    file.execute("COMMIT")
 
 
 def _file_at(file: sqlite3.Connection, path: str) -> File | None:
@@ -415,8 +420,11 @@ def _number(file: sqlite3.Connection, commit: _Commit) -> int:
 
 
 def _commit_of(line: bytes) -> _Commit:
-    _, id, at, author = line.split(b" ", 3) if line.count(b" ") > 2 else (*line.split(b" "), b"")  # nobody's name
-    return _Commit(id.decode(), int(at), author.rstrip(b"\0").decode("utf-8", "replace"))
+    """Lenient: what an odd commit says of its author is repeated as it is, and a part may be empty or missing."""
+    _, id, at, author = (line.rstrip(b"\0").split(b" ", 3) + [b""] * 3)[:4]
+    digits = at.lstrip(b"0") if at.isdigit() else b""
+    seconds = int(digits or b"0") if len(digits) <= len(str(_MOST_SECONDS)) else _MOST_SECONDS
+    return _Commit(id.decode(), min(seconds, _MOST_SECONDS), author.decode("utf-8", "replace"))
 
 
 def _bytes(path: str) -> bytes:

@@ -76,6 +76,10 @@ class GitSettings(BaseModel):
         None, description="a file that whoever knows of a push touches: it is fetched at once"
     )
     fetch_seconds: Seconds = Field(600.0, description="most time of one fetch")
+    files_limit: Annotated[int, Field(gt=0)] = Field(
+        2_000_000,
+        description="of the newest commit; beyond it the source is not ready, for a few objects can say billions",
+    )
     username: str = Field("", description="for http and https")
     password: SecretStr | None = Field(None, description="or a token; better given as a file")
     password_file: Path | None = Field(None, description="file that holds it")

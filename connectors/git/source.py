@@ -27,12 +27,14 @@ from connectors.git.places import LocalRefs, Touched
 from connectors.git.settings import GitSettings
 from connectors.ignoring import Rules
 from connectors.settings import parse
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, SourceUnavailable
 from pipeline.identity import Metadata, content_hash
 from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
 
 #: Of a source's paths; names on this machine must not be taken for it.
 _NO_FOLDER: Final = os.devnull
+#: A scan waits so long for a fetch; well below what a loop may stand still.
+_FRESH_SECONDS: Final = 20.0
 _LFS: Final = b"version https://git-lfs.github.com/spec/"
 #: A pointer is some 130 bytes.
 _LFS_BYTES: Final = 1024
@@ -83,11 +85,14 @@ class GitSource:
             settings.folder,
             settings.fetch_seconds,
             history=settings.history,
+            files_limit=settings.files_limit,
         )
         self._blobs = Blobs(git)
         watched = [LocalRefs(access.repository, settings.branch)]
         touched = [] if settings.hook_file is None else [Touched(settings.hook_file)]
-        self._follower = Follower(self._mirror, settings.poll_seconds, [*watched, *touched], git.stop)
+        # What a copy for once is made for has nothing else to do, and could not go on with it another time.
+        fresh_seconds = _FRESH_SECONDS if self._temporary is None else settings.fetch_seconds
+        self._follower = Follower(self._mirror, settings.poll_seconds, [*watched, *touched], git.stop, fresh_seconds)
 
     def scan(self) -> Iterator[Listed]:
         """Every admitted file of the newest commit, once it has been fetched."""
@@ -104,7 +109,7 @@ class GitSource:
     def fetch(self, path: str) -> Fetched | Skipped | None:
         """The file, as of the last fetch from the repository."""
         self._follower.begun()
-        file = self._mirror.file(path) if self._rules.admits(path) else None
+        file = self._found(path) if self._rules.admits(path) else None
         if file is None:
             return None
         revision = self._revision(file)
@@ -144,6 +149,13 @@ class GitSource:
         self._mirror.close()
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _found(self, path: str) -> File | None:
+        try:
+            return self._mirror.file(path)
+        except SourceUnavailable:
+            self._follower.fresh()  # a list that is lost is made again by a fetch: the next attempt finds it
+            raise
 
     def _over_limit(self, file: File, revision: str, size: int, limit: int) -> Fetched:
         return Fetched(

@@ -15,7 +15,6 @@ from connectors.registry import open_source
 from connectors.rehearsal import KINDS, rehearse
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.opening import open_broker
-from pipeline.cli.assembly import connector_state
 from pipeline.cli.options import configure_logs, print_json
 from pipeline.config import Config
 from pipeline.errors import ConfigError
@@ -47,7 +46,8 @@ def rehearsed(connector: str, wanted: Sequence[str], config: Config, *, json_: b
     with _broker(config) as broker, _progress() as shown:
         for id in chosen_sources(config, connector, wanted):
             limit = config.pipeline.document_limit_bytes
-            with closing(open_source(id, config.sources[id], limit, connector_state(config))) as source:
+            # No state: what a connector that runs has there is not to be changed for other settings.
+            with closing(open_source(id, config.sources[id], limit)) as source:
                 found.append(rehearse(source, broker, names.connector_state, shown(id)).as_json())
     if json_:
         print_json({"sources": found})

@@ -33,12 +33,13 @@ class Repository:
         self.git("init", "--quiet", "--initial-branch=main", ".")
         self.git("commit", "--quiet", "--allow-empty", "--message=the beginning")
 
-    def git(self, *arguments: str, at: float | None = None) -> str:
+    def git(self, *arguments: str, at: float | None = None, given: bytes = b"") -> str:
         times = {} if at is None else {"GIT_AUTHOR_DATE": f"{at:.0f} +0000", "GIT_COMMITTER_DATE": f"{at:.0f} +0000"}
         done = subprocess.run(
             ["git", "-c", "gc.auto=0", *arguments],
             cwd=self.folder,
             env=_ENVIRONMENT | times,
+            input=given,
             capture_output=True,
             timeout=120,
             check=False,
@@ -55,6 +56,21 @@ class Repository:
         self.git("add", "--all")
         self.git("commit", "--quiet", "--allow-empty", f"--message={message}", at=at)
         return self.git("rev-parse", "HEAD")
+
+    def commit_by(self, author: bytes) -> str:
+        """A commit of what is there, with any bytes for its author's name, mail and date."""
+        self.git("add", "--all")
+        lines = (
+            b"tree " + self.git("write-tree").encode(),
+            b"parent " + self.git("rev-parse", "HEAD").encode(),
+            b"author " + author,
+            b"committer C <c@example.com> 1700000000 +0000",
+        )
+        made = self.git(
+            "hash-object", "--literally", "-t", "commit", "-w", "--stdin", given=b"\n".join(lines) + b"\n\nodd\n"
+        )
+        self.git("update-ref", "HEAD", made)
+        return made
 
     def put(self, path: str, text: str | bytes) -> str:
         self.write(path, text)

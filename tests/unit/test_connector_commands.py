@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from pipeline.cli.main import cli
 from pipeline.errors import ConfigError
+from tests.support.repositories import Repository
 
 CHECKS = ["--only", "an-empty-place-lists-nothing", "--only", "metadata-are-scalars-and-lists-of-text"]
 
@@ -77,3 +78,17 @@ def test_a_dry_run_shows_what_would_be_published_and_leaves_nothing(
     assert not (tmp_path / ".vectide").exists()
     unknown = ran("connect", "filesystem", "--dry-run", "--source", "x")
     assert "there is no source 'x'" in str(unknown.exception)
+
+
+def test_a_dry_run_of_git_leaves_the_copy_of_a_source_that_runs_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    Repository(tmp_path / "handbook").put("a.txt", "text")
+    (tmp_path / "vectide.toml").write_text('[sources.docs]\nconnector = "git"\nrepository = "handbook"\n')
+    shown = ran("connect", "git", "--dry-run")
+    assert "would be created              1  docs:a.txt" in shown.output
+    assert not (tmp_path / ".vectide").exists()
+    assert not list((tmp_path / "tmp").iterdir())

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from connectors.git import blobs
 from connectors.git.commands import Access, Git
 from connectors.git.settings import GitSettings, settings_of
 from connectors.registry import open_source, source_of
 from pipeline.config import SourceConfig
-from pipeline.errors import ConfigError, Poison, SourceUnavailable
+from pipeline.errors import ConfigError, Poison, SourceUnavailable, Transient
+from pipeline.observe.health import BEAT_LIMIT_SECONDS
 from pipeline.ports import Fetched, Skipped, Source
 from tests.support import files
 from tests.support.repositories import Repository, Served
@@ -136,6 +140,35 @@ def test_metadata_are_of_the_commit_that_last_changed_the_document(repository: R
     assert (after["b.txt"], after["a.txt"] != before["a.txt"]) == (before["b.txt"], True)
 
 
+def test_a_commit_can_say_anything_of_its_author(repository: Repository, opened: Open) -> None:
+    """Given odd commits as the newest and behind others, then the branch is followed."""
+    odd: dict[bytes, tuple[str, float]] = {
+        b"A <a@b> 99999999999999999999999 +0000": ("A", float(2**63 - 1)),
+        b"A <a@b> 9223372036854775808 +0000": ("A", float(2**63 - 1)),
+        b"A <a@b> " + b"9" * 5000 + b" +0000": ("A", float(2**63 - 1)),
+        b"A B <a@b> 000000000000000000000000001 +0000": ("A B", 1.0),
+        b"A B <a@b>": ("A B", 0.0),
+        b"A  B <a@b> -5 +0000": ("A  B", 0.0),
+        b"A\xff <a@b> x": ("A\ufffd", 0.0),
+        b"<> 5 +0000": ("", 5.0),
+        b"no mail": ("", 0.0),
+        b"": ("", 0.0),
+    }
+    source = opened(repository)
+    listed(source)
+    for number, author in enumerate(odd):
+        repository.write(f"{number}.txt", "text")
+        commit = repository.commit_by(author)
+        assert f"{number}.txt" in listed(source)
+        assert fetched(source, f"{number}.txt").metadata["commit"] == commit
+    found = [fetched(source, f"{number}.txt") for number in range(len(odd))]
+    assert [(one.metadata["author"], one.event_time) for one in found] == list(odd.values())
+    source.close()
+    from_scratch = opened(f"file://{repository.folder}")
+    listed(from_scratch)
+    assert [fetched(from_scratch, one.path).metadata for one in found] == [one.metadata for one in found]
+
+
 def test_merges_are_followed_and_a_list_made_anew_says_the_same(
     repository: Repository, opened: Open, tmp_path: Path
 ) -> None:
@@ -209,6 +242,97 @@ def test_another_branch_or_repository_in_the_same_folder_begins_anew(repository:
     assert set(listed(first)) == {"main.txt"}
     first.close()
     assert set(listed(opened(repository, branch="other"))) == {"main.txt", "other.txt"}
+
+
+def test_a_copy_that_another_branch_has_taken_over_deletes_nothing(repository: Repository, opened: Open) -> None:
+    """Given a source that runs, when a process with another branch uses its folder, then it waits for its own."""
+    repository.put("a.txt", "of main")
+    repository.git("checkout", "--quiet", "-b", "other")
+    repository.remove("a.txt")
+    live = opened(repository, branch="main", poll_seconds=3600)
+    before = listed(live)
+    assert listed(opened(repository, branch="other", poll_seconds=3600)) == {}
+    with pytest.raises(SourceUnavailable, match="another source's"):
+        live.fetch("a.txt")
+    assert fetched(live, "a.txt").text == "of main"  # without a scan: its copy is made again
+    assert listed(live) == before
+
+
+@pytest.mark.parametrize("loss", ["removed", "broken", "begun anew"])
+def test_a_list_that_is_lost_meanwhile_deletes_nothing(
+    repository: Repository, opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str
+) -> None:
+    monkeypatch.setattr("connectors.git.mirror._PAGE", 1)
+    for name in ("a.txt", "b.txt", "c.txt"):
+        repository.write(name, name)
+    repository.commit()
+    source = opened(repository, poll_seconds=3600)
+    before = listed(source)
+    scan = source.scan()
+    assert next(iter(scan)).path == "a.txt"
+    file = tmp_path / "state" / "git-s" / "list.db"
+    if loss == "removed":
+        file.unlink()
+    elif loss == "broken":
+        file.unlink()
+        file.write_bytes(b"broken" * 1000)
+    else:  # as between the two transactions that empty and fill it
+        with closing(sqlite3.connect(file)) as list_, list_:
+            list_.execute("DELETE FROM files")
+            list_.execute("UPDATE origin SET tip = ''")
+    with pytest.raises(SourceUnavailable, match="not made yet"):
+        list(scan)
+    with pytest.raises(SourceUnavailable, match="not made yet"):
+        source.fetch("b.txt")
+    assert fetched(source, "b.txt").text == "b.txt"
+    assert listed(source) == before
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["from scratch", "step by step"])
+def test_a_tree_bomb_is_counted_while_it_is_listed(
+    repository: Repository, opened: Open, tmp_path: Path, *, first: bool
+) -> None:
+    """Given 100,000 files of six objects, then the source is not ready, nothing is gone, and a revert heals it."""
+    repository.put("a.txt", "1")
+    source = opened(repository, files_limit=1000, poll_seconds=3600)
+    if not first:
+        listed(source)
+    inner, kind = repository.git("hash-object", "-w", "--stdin", given=b"x"), "100644 blob"
+    for _ in range(5):
+        inner = repository.git("mktree", given=b"".join(f"{kind} {inner}\t{digit}.d\n".encode() for digit in range(10)))
+        kind = "040000 tree"
+    bomb = repository.git("commit-tree", "-p", "HEAD", "-m", "bomb", inner)
+    repository.git("update-ref", "HEAD", bomb)
+    for _ in range(2):
+        with pytest.raises(SourceUnavailable, match="more than 1000 files: set folder, or raise files_limit"):
+            listed(source)
+    assert sum(file.stat().st_size for file in (tmp_path / "state" / "git-s").glob("list.db*")) < 1_000_000
+    if not first:
+        assert fetched(source, "a.txt").text == "1"
+    repository.git("update-ref", "HEAD", "HEAD~1")
+    assert set(listed(source)) == {"a.txt"}
+
+
+def test_files_beyond_the_limit_that_come_one_by_one_are_counted(repository: Repository, opened: Open) -> None:
+    repository.put("a.txt", "1")
+    source = opened(repository, files_limit=2, poll_seconds=3600)
+    listed(source)
+    repository.put("b.txt", "2")
+    assert set(listed(source)) == {"a.txt", "b.txt"}
+    repository.put("c.txt", "3")
+    with pytest.raises(SourceUnavailable, match="more than 2 files"):
+        listed(source)
+
+
+def test_a_copy_for_once_is_waited_for(repository: Repository, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given that no loop stands still for it, then there is no other call that could go on with the fetch."""
+    monkeypatch.setattr("connectors.git.source._FRESH_SECONDS", 0.0)
+    repository.put("a.txt", "1")
+    with pytest.raises(SourceUnavailable, match="takes a while"):
+        list(opened(repository).scan())
+    config = SourceConfig.model_validate({"connector": "git", "repository": str(repository.folder)})
+    with closing(open_source("s", config, LIMIT)) as once:
+        assert [one.path for one in once.scan()] == ["a.txt"]
 
 
 def test_a_branch_that_is_gone_deletes_nothing(repository: Repository, opened: Open) -> None:
@@ -347,6 +471,23 @@ def test_a_git_that_hangs_is_ended_with_what_it_has_started(tmp_path: Path) -> N
     finally:
         os.environ["PATH"] = path
     assert not git._running
+
+
+def test_a_blob_that_trickles_is_given_up_before_the_loop_counts_as_stuck(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 2 * blobs._SECONDS < BEAT_LIMIT_SECONDS  # its size, and its content
+    shim = tmp_path / "bin" / "git"
+    shim.parent.mkdir()
+    trickle = "for _ in range(200):\n    print(end='x', flush=True)\n    time.sleep(0.05)\n"
+    shim.write_text(f"#!{sys.executable}\nimport time\nprint('id blob 200')\n{trickle}print(flush=True)\n")
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{shim.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(blobs, "_SECONDS", 1.0)
+    reading = blobs.Blobs(Git(tmp_path, Access("/x")))
+    with pytest.raises(Transient, match="no whole answer within 1 s"):
+        reading.content("id")
+    reading.close()
 
 
 def test_the_project_s_own_history(opened: Open) -> None:
