@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import pkgutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -400,6 +402,60 @@ def test_a_slot_that_is_dropped_while_it_is_read(pages: Tables, documents: Docum
         documents.wait_for({"pages/1": "new"})
         pages.execute("UPDATE pages SET body = 'newer' WHERE id = 1")
         documents.wait_for({"pages/1": "newer"})
+
+
+def read_twice(one: Tables) -> None:
+    """Another process reads the slot further than the one that follows it."""
+    one.execute(
+        f"SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{one.slot}' AND active"
+    )
+    wait_until(lambda: not one.rows("SELECT 1 FROM pg_replication_slots WHERE active"))
+    one.execute("UPDATE pages SET body = 'unheard' WHERE id = 1")
+    read_by_another(one)
+
+
+@pytest.mark.parametrize(
+    ("lose", "failing"),
+    [
+        (drop_slot, "source.Stream"),
+        (read_twice, "source.Stream"),
+        (table_left_out_for_a_while, "source.Stream"),
+        (table_left_out_for_a_while, "slot.Slot.state"),
+    ],
+)
+def test_a_scan_that_is_due_is_not_forgotten_for_what_fails_after_it(
+    pages: Tables, monkeypatch: pytest.MonkeyPatch, lose: Callable[[Tables], None], failing: str
+) -> None:
+    """Given changes that the stream does not tell of, and a server that fails once right after that was noticed,
+    then the scan is asked for all the same.
+    """
+    source = pages.source()
+    source.resume(None)
+    assert source.hints(0.0) == []
+    pages.execute("CREATE TABLE other (id int PRIMARY KEY)")
+    lose(pages)
+    source._tables = {}
+    list(source.scan())  # looks at the publication again
+    name = f"connectors.postgres.{failing}"
+    real = pkgutil.resolve_name(name.replace(".source.", ".source:").replace(".slot.", ".slot:"))
+    calls = []
+
+    def fails(*arguments: object) -> object:
+        calls.append(failing)
+        if len(calls) == 1:
+            raise SourceUnavailable("replication slot is active for PID 1")
+        return real(*arguments)
+
+    source._next_slot = time.monotonic() + 60.0
+    monkeypatch.setattr(name, fails)
+    found: list[Hint] = []
+    end = time.monotonic() + 30
+    while not found:
+        assert time.monotonic() < end, "nobody asks for the scan"
+        with suppress(SourceUnavailable):
+            found = source.hints(0.2)
+    assert [hint.path for hint in found] == [None]
+    source.close()
 
 
 def test_settings_that_make_other_documents_are_scanned_for(
