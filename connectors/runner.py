@@ -133,6 +133,7 @@ class Runner:
         self._following = Following(source, limits.position_seconds) if isinstance(source, LogSource) else None
         self._scan_wanted = self._following is None
         self._scan_owed = True
+        self._given_up = 0
         self._next_scan = 0.0
         self._rested = 0.0
         self._scanned_at = 0.0
@@ -216,6 +217,7 @@ class Runner:
         """Compare everything that there is with what was published."""
         first, started, documents = not self.scanned.is_set(), time.time(), 0
         self._state.begin_scan()
+        given_up = self._given_up
         # Leaving early is no harm: what was not listed is only deleted after the last one.
         for listed in self._source.scan():
             documents += 1
@@ -230,7 +232,7 @@ class Runner:
                 return
         self._flush()
         self._scanned_at = started
-        self._scan_owed = False
+        self._scan_owed = self._given_up != given_up  # what was given up meanwhile may have been passed before
         if self._following is not None:
             self._following.scanned(started)
         ended, took = time.monotonic(), time.time() - started
@@ -411,6 +413,7 @@ class Runner:
         if look.tries < len(_UNREADABLE_SECONDS):
             self._later(replace(look, tries=look.tries + 1), time.monotonic() + _UNREADABLE_SECONDS[look.tries])
         else:
+            self._given_up += 1
             self._scan_owed = True  # the next scan looks again, in this process or after a restart
 
     def _known(self, path: str) -> Known | None:

@@ -42,6 +42,10 @@ _REFUSALS: Final = (
 )
 
 
+class TooSlow(SourceUnavailable):
+    """The server answers, but not to this statement within its time."""
+
+
 class Server:
     """A database of a PostgreSQL server, for queries that are each a transaction.
 
@@ -83,7 +87,8 @@ class Server:
         """Run one statement; its rows, if it has any.
 
         Raises:
-            SourceUnavailable: no answer, or not in time.
+            SourceUnavailable: no answer.
+            TooSlow: not in time.
             NotAllowed: the role lacks a right.
             psycopg2.Error: anything else that the server has against it.
         """
@@ -139,7 +144,9 @@ class Server:
                 f"{self._place}: PostgreSQL refuses: {_text(error)}", "docs/connectors.md has the rights that it needs"
             ) from None
         except psycopg2.errors.QueryCanceled:
-            raise SourceUnavailable(f"{self.name}: no answer within {self._timeout:g} s") from None
+            raise TooSlow(f"{self.name}: no answer within {self._timeout:g} s") from None
+        except psycopg2.errors.ProgramLimitExceeded:
+            raise  # of this statement's values, and not of the server's state
         except psycopg2.errors.ReadOnlySqlTransaction as error:
             raise SourceUnavailable(f"{self.name}: {_text(error)}; give the address of the primary") from None
         except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:

@@ -81,6 +81,7 @@ class PostgresSource:
         self._stream: Stream | None = None
         self._wake = Wake()
         self._place = ""
+        self._owed = False
         self._lsn = 0
         self._end = 0
         self._pending: deque[_Transaction] = deque()
@@ -124,36 +125,9 @@ class PostgresSource:
 
     def resume(self, position: str | None) -> bool:
         """Go on behind ``position``, if the slot still has everything since."""
-        self._publish()
-        self._place = self._here()
-        ((end,),) = self._server.rows("SELECT pg_current_wal_flush_lsn()::text")
-        self._end = self._end or lsn_of(end)
-        place, _, lsn = (position or "").rpartition("@")
-        state = self._slot.state()
-        if state is None or state.lost:
-            if state is not None or place:
-                log.warning(
-                    "replication slot is gone: everything is scanned",
-                    extra={"source": self.id, "slot": self._slot_name, "lost": state is not None},
-                )
-            self._make()
-            return False
-        self._lsn = state.confirmed
-        if place != self._place:
-            if place:
-                log.warning(
-                    "database, publication, tables or settings are others than before: everything is scanned",
-                    extra={"source": self.id, "slot": self._slot_name},
-                )
-            return False
-        if lsn_of(lsn) < state.confirmed:
-            log.warning(
-                "replication slot was read by another process: everything is scanned",
-                extra={"source": self.id, "slot": self._slot_name, "here": lsn, "slot_at": lsn_text(state.confirmed)},
-            )
-            return False
-        self._lsn = lsn_of(lsn)
-        return True
+        complete = self._resumed(position) and not self._owed
+        self._owed = False  # whoever asked scans
+        return complete
 
     def caught_up(self) -> bool:
         """Whether the stream is past the WAL's end of then."""
@@ -245,8 +219,44 @@ class PostgresSource:
         self._publication.ensure(tables)
         self._published = self._publication.identity(tables)
 
+    def _resumed(self, position: str | None) -> bool:
+        """As :meth:`resume`. A scan is owed before anything changes that the next attempt would go by."""
+        self._publish()
+        here = self._here()
+        self._owed = self._owed or bool(self._place and here != self._place)
+        self._place = here
+        ((end,),) = self._server.rows("SELECT pg_current_wal_flush_lsn()::text")
+        self._end = self._end or lsn_of(end)
+        place, _, lsn = (position or "").rpartition("@")
+        state = self._slot.state()
+        if state is None or state.lost:
+            if state is not None or place:
+                log.warning(
+                    "replication slot is gone: everything is scanned",
+                    extra={"source": self.id, "slot": self._slot_name, "lost": state is not None},
+                )
+            self._make()
+            return False
+        self._lsn = state.confirmed
+        if place != self._place:
+            if place:
+                log.warning(
+                    "database, publication, tables or settings are others than before: everything is scanned",
+                    extra={"source": self.id, "slot": self._slot_name},
+                )
+            return False
+        if lsn_of(lsn) < state.confirmed:
+            log.warning(
+                "replication slot was read by another process: everything is scanned",
+                extra={"source": self.id, "slot": self._slot_name, "here": lsn, "slot_at": lsn_text(state.confirmed)},
+            )
+            return False
+        self._lsn = lsn_of(lsn)
+        return True
+
     def _make(self) -> None:
         """A slot in place of none."""
+        self._owed = True
         self._older = self._slot.make()
         deadline = Deadline.after(_OLDER_SECONDS)
         while not self._grown() and not deadline.expired:
@@ -267,10 +277,11 @@ class PostgresSource:
                 extra={"source": self.id, "slot": self._slot_name, "error": str(error)},
             )
             self._close_stream()
+            self._owed = True
             self._publish()
             self._place = self._here()
             self._make()
-            return [Hint(None)]
+            return self._due()
 
     def _continued(self) -> list[Hint]:
         """Have an open stream; a hint if something may be missing from it."""
@@ -279,13 +290,19 @@ class PostgresSource:
             return []
         tables = self._current()
         place, before = self._place, self.position()
-        complete = self.resume(before)
+        complete = self._resumed(before)
+        self._owed = self._owed or not complete
         if not complete or self._place != place:
             self._close_stream()
         if self._stream is None:
             keys = {one.oid: [column.name for column in one.key] for one in tables.values()}
             self._stream = Stream(self._server, self._slot_name, self._publication_name, self._lsn, keys)
-        return [] if complete else [Hint(None)]
+        return self._due()
+
+    def _due(self) -> list[Hint]:
+        """The hint of a scan that is owed; no failure of what came before it makes that forgotten."""
+        owed, self._owed = self._owed, False
+        return [Hint(None)] if owed else []
 
     def _close_stream(self) -> None:
         """What was read and not given is sent again."""

@@ -12,7 +12,7 @@ import psycopg2
 from psycopg2.sql import SQL, Composable, Identifier
 
 from connectors.postgres.keys import LIMIT_BYTES, path_of
-from connectors.postgres.server import Server
+from connectors.postgres.server import Server, TooSlow
 from connectors.postgres.settings import TableSettings
 from pipeline.errors import Poison, Transient
 from pipeline.identity import MetadataValue, content_hash
@@ -66,30 +66,52 @@ class Table:
         """Every row's path and revision, in order of keys; instead, the path of a row that is too long for one.
 
         The content is not read. Each page is a statement of its own, so that nothing holds back
-        vacuum: what changes between two of them is in the stream.
+        vacuum: what changes between two of them is in the stream. A row for which the condition cannot be
+        computed is listed: :meth:`fetch` says what is wrong with it, and it does not count as deleted.
         """
-        keys = self._keys()
         after: tuple[str, ...] | None = None
+        size = _PAGE
         while True:
-            query = SQL(
-                "SELECT {shown}, xmin::text FROM {table} WHERE {condition} ORDER BY {keys} LIMIT {page}"
-            ).format(
-                shown=self._shown(),
-                table=self.sql,
-                condition=self._documents()
-                if after is None
-                else SQL("{} AND {}").format(self._documents(), self._after()),
-                keys=SQL(", ").join(keys),
-                page=SQL("%s"),
-            )
-            rows = server.rows(query, [*(after or ()), _PAGE])
-            for *key, xmin in rows:
-                path = path_of(self.name, key)
-                within = len(path.encode()) <= LIMIT_BYTES
-                yield Listed(path, self._revision(xmin)) if within else path
-            if len(rows) < _PAGE:
+            try:
+                rows = self._page(server, after, size, self._documents())
+            except (psycopg2.Error, TooSlow) as error:
+                if isinstance(error, psycopg2.Error) and not _of_values(error):
+                    raise
+                # Its first row alone: without the condition, the server answers, or has a trouble of its own.
+                alone = self._page(server, after, 1, SQL("true"))
+                if size > 1:
+                    size = 1
+                    continue
+                rows = alone
+            for *key, xmin, document in rows:
+                if document:
+                    path = path_of(self.name, key)
+                    within = len(path.encode()) <= LIMIT_BYTES
+                    yield Listed(path, self._revision(xmin)) if within else path
+            if len(rows) < size:
                 return
-            after = tuple(rows[-1][:-1])
+            after = tuple(rows[-1][:-2])
+            size = min(2 * size, _PAGE)
+
+    def _page(
+        self, server: Server, after: tuple[str, ...] | None, size: int, condition: Composable
+    ) -> list[tuple[Any, ...]]:
+        """Key, xmin and whether the condition holds, of the rows behind a key: however few it holds for,
+        no statement reads more of the table than a page.
+        """
+        # What is volatile is computed after rows are sorted and cut off: of no row beyond the page.
+        query = SQL(
+            "SELECT {shown}, xmin::text, CASE WHEN random() >= 0 THEN {condition} END "
+            "FROM {table} WHERE {behind} ORDER BY {keys} LIMIT {page}"
+        ).format(
+            shown=self._shown(),
+            condition=condition,
+            table=self.sql,
+            behind=SQL("true") if after is None else self._after(),
+            keys=SQL(", ").join(self._keys()),
+            page=SQL("%s"),
+        )
+        return server.rows(query, [*(after or ()), size])
 
     def fetch(self, server: Server, key: Sequence[str], limit: int) -> Fetched | None:
         """The row now.
@@ -129,8 +151,13 @@ class Table:
         )
         try:
             rows = server.rows(query, key)
-        except psycopg2.DataError as error:
-            if not self._is_key(server, key):
+        except TooSlow as error:
+            self._page(server, None, 1, SQL("true"))  # the server answers: it is this row
+            raise Transient(f"row {path}: {error}") from None
+        except psycopg2.Error as error:
+            if not _of_values(error):
+                raise
+            if isinstance(error, psycopg2.DataError) and not self._is_key(server, key):
                 return None
             raise Transient(f"row {path}: {' '.join(str(error).split())}") from None
         except UnicodeDecodeError as error:
@@ -225,6 +252,13 @@ class Table:
             form = "{} IS NOT TRUE" if self.deleted.category == "B" else "{} IS NULL"
             conditions.append(SQL(form).format(Identifier(self.deleted.name)))
         return SQL(" AND ").join(conditions)
+
+
+def _of_values(error: psycopg2.Error) -> bool:
+    """Whether another row could be read: a statement about a table that changed, or an answer that is not
+    understood, concerns all of them. (An outage is no :class:`psycopg2.Error` any more here.)
+    """
+    return error.pgcode is not None and not isinstance(error, psycopg2.ProgrammingError)
 
 
 def _size(names: Sequence[str]) -> Composable:

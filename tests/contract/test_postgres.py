@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import pkgutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -242,12 +244,69 @@ def test_rows_that_are_no_documents_come_and_go(pages: Tables, documents: Docume
 
 
 def test_a_condition_that_cannot_be_computed_deletes_nothing(pages: Tables) -> None:
-    source = pages.source(tables={"pages": {"text": "{body}", "where": "1 / (id - 2) < 9"}})
+    """Given one row of which it cannot be said whether it is a document, then that one is listed and not read,
+    and the others are what they are.
+    """
+    pages.execute("ANALYZE pages")  # so small that it is sorted, and not read by its index
+    source = pages.source(tables={"pages": {"text": "{body}", "where": "1 / (id - 2) > 0"}})
     with pytest.raises(Transient, match="row pages/2: division by zero"):
         source.fetch("pages/2")
     assert source.fetch("pages/x") is None
-    with pytest.raises(SourceUnavailable, match="division by zero"):
-        list(source.scan())
+    assert [one.path for one in source.scan()] == ["pages/2", "pages/3"]
+    source.close()
+
+
+#: Of a row whose body begins with it.
+TROUBLES = {
+    "raise": "RAISE EXCEPTION 'no such shop'",
+    "limit": "PERFORM repeat('x', 2000000000)",
+    "slow": "PERFORM pg_sleep(30)",
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_one_row_holds_no_other_up(pages: Tables, documents: Documents, tmp_path: Path, trouble: str) -> None:
+    """Given a row in the middle whose condition fails in some way, then the others are scanned and followed,
+    and it stays what it was published as.
+    """
+    pages.execute(
+        "CREATE FUNCTION good(body text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN IF body LIKE 'bad%' THEN "
+        f"{TROUBLES[trouble]}; END IF; RETURN body NOT LIKE 'draft%'; END $$",
+        "INSERT INTO pages SELECT g, 'T', 'draft ' || g FROM generate_series(4, 40) g",
+    )
+    settings = {"pages": {"text": "{body}", "where": "good(body)"}}
+    texts = {"pages/1": "body 1", "pages/2": "body 2", "pages/3": "body 3"}
+    pages.settings.update(tables=settings, timeout_seconds=0.5)
+    synced(pages, documents, tmp_path, texts)
+    pages.execute("UPDATE pages SET body = 'bad' WHERE id IN (2, 20)", "UPDATE pages SET body = 'x' WHERE id = 30")
+    source = pages.source()
+    assert [one.path for one in source.scan()] == [f"pages/{n}" for n in (1, 2, 3, 20, 30)]
+    with pytest.raises(Transient, match="row pages/20: ") as error:
+        source.fetch("pages/20")
+    assert not isinstance(error.value, SourceUnavailable)
+    source.close()
+    with running(pages.source(), documents, tmp_path, LIMITS) as at_work:
+        documents.wait_for({**texts, "pages/30": "x"})
+        at_work.runner._scan_wanted = True
+        pages.execute("UPDATE pages SET body = 'new' WHERE id = 3")
+        documents.wait_for({**texts, "pages/3": "new", "pages/30": "x"})
+
+
+def test_a_condition_that_holds_for_few_rows_reads_a_page_at_a_time(
+    pages: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a table of many pages and a condition for its last row, then no statement computes it for more rows than a
+    page has: one over the whole table would be over its time.
+    """
+    monkeypatch.setattr("connectors.postgres.tables._PAGE", 20)
+    pages.execute(
+        "CREATE FUNCTION slowly(id int) RETURNS bool LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM pg_sleep(0.01); RETURN id = 200; END $$",
+        "INSERT INTO pages SELECT g, 'T', 'body' FROM generate_series(4, 200) g",
+        "ANALYZE pages",
+    )
+    source = pages.source(timeout_seconds=1.0, tables={"pages": {"text": "{body}", "where": "slowly(id)"}})
+    assert [one.path for one in source.scan()] == ["pages/200"]
     source.close()
 
 
@@ -400,6 +459,60 @@ def test_a_slot_that_is_dropped_while_it_is_read(pages: Tables, documents: Docum
         documents.wait_for({"pages/1": "new"})
         pages.execute("UPDATE pages SET body = 'newer' WHERE id = 1")
         documents.wait_for({"pages/1": "newer"})
+
+
+def read_twice(one: Tables) -> None:
+    """Another process reads the slot further than the one that follows it."""
+    one.execute(
+        f"SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{one.slot}' AND active"
+    )
+    wait_until(lambda: not one.rows("SELECT 1 FROM pg_replication_slots WHERE active"))
+    one.execute("UPDATE pages SET body = 'unheard' WHERE id = 1")
+    read_by_another(one)
+
+
+@pytest.mark.parametrize(
+    ("lose", "failing"),
+    [
+        (drop_slot, "source.Stream"),
+        (read_twice, "source.Stream"),
+        (table_left_out_for_a_while, "source.Stream"),
+        (table_left_out_for_a_while, "slot.Slot.state"),
+    ],
+)
+def test_a_scan_that_is_due_is_not_forgotten_for_what_fails_after_it(
+    pages: Tables, monkeypatch: pytest.MonkeyPatch, lose: Callable[[Tables], None], failing: str
+) -> None:
+    """Given changes that the stream does not tell of, and a server that fails once right after that was noticed,
+    then the scan is asked for all the same.
+    """
+    source = pages.source()
+    source.resume(None)
+    assert source.hints(0.0) == []
+    pages.execute("CREATE TABLE other (id int PRIMARY KEY)")
+    lose(pages)
+    source._tables = {}
+    list(source.scan())  # looks at the publication again
+    name = f"connectors.postgres.{failing}"
+    real = pkgutil.resolve_name(name.replace(".source.", ".source:").replace(".slot.", ".slot:"))
+    calls = []
+
+    def fails(*arguments: object) -> object:
+        calls.append(failing)
+        if len(calls) == 1:
+            raise SourceUnavailable("replication slot is active for PID 1")
+        return real(*arguments)
+
+    source._next_slot = time.monotonic() + 60.0
+    monkeypatch.setattr(name, fails)
+    found: list[Hint] = []
+    end = time.monotonic() + 30
+    while not found:
+        assert time.monotonic() < end, "nobody asks for the scan"
+        with suppress(SourceUnavailable):
+            found = source.hints(0.2)
+    assert [hint.path for hint in found] == [None]
+    source.close()
 
 
 def test_settings_that_make_other_documents_are_scanned_for(

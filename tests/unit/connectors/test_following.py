@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from connectors.following import Following
 from connectors.mapping import rules_of, with_rules
 from connectors.runner import RunnerLimits
 from pipeline.errors import BrokerUnavailable
-from pipeline.ports import LogSource
+from pipeline.ports import Listed, LogSource
 from pipeline.records import Request
 from tests.support.positions import position
 from tests.support.sources import Documents, Running, runner, running, wait_until
@@ -146,6 +147,42 @@ def test_what_is_given_up_is_looked_at_after_a_restart(
     assert position(documents) is None
     assert synced(server, documents, tmp_path).scans == 1
     assert documents.texts() == {"a": "2"}
+
+
+def test_what_is_given_up_in_the_middle_of_a_scan_is_looked_at_after_a_restart(
+    documents: Documents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a change of a document that the scan has passed, and that stays unreadable until it is given up before
+    the scan ends, then no position stands, and a restart scans.
+    """
+    monkeypatch.setattr("connectors.runner._UNREADABLE_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("connectors.runner._BREATH_SECONDS", 0.0)
+    server = Server()
+    for name in "abc":
+        server.put(name, "1")
+    synced(server, documents, tmp_path)
+
+    class Long(LoggedSource):
+        def scan(self) -> Iterator[Listed]:
+            for number, one in enumerate(super().scan()):
+                if number == 1:
+                    self.unreadable.add("a")
+                    server.put("a", "2")
+                yield one
+                if number == 1:
+                    at_work.runner._follow(0.0)  # as many looks as it takes
+                    at_work.runner._follow(0.0)
+                    at_work.runner._follow(0.0)
+
+    source = Long(server)
+    with running(source, documents, tmp_path, LIMITS) as at_work:
+        wait_until(at_work.runner.scanned.is_set)
+        at_work.runner._scan_wanted = True
+        wait_until(lambda: source.scans == 1 and server.kept == server.next)
+    assert at_work.runner._given_up == 1
+    assert position(documents) is None
+    assert synced(server, documents, tmp_path).scans == 1
+    assert documents.texts() == server.texts()
 
 
 def test_a_log_that_has_lost_its_past_is_scanned(documents: Documents, tmp_path: Path) -> None:
