@@ -7,7 +7,19 @@ from typing import Any
 
 from pipeline.deadline import Deadline
 from pipeline.errors import BrokerUnavailable
-from pipeline.ports import Broker, Fetched, Hint, Listed, NewRecord, Skipped, Source, Then, TransactionalPublisher
+from pipeline.ports import (
+    Backlog,
+    Broker,
+    Fetched,
+    Hint,
+    Listed,
+    LogSource,
+    NewRecord,
+    Skipped,
+    Source,
+    Then,
+    TransactionalPublisher,
+)
 from pipeline.ports import Written as WrittenTo
 
 
@@ -102,3 +114,46 @@ class Watched:
     def close(self) -> None:
         """Pass it on."""
         self._source.close()
+
+
+class WatchedLog(Watched):
+    """The same of a source with a log: killed between what is published, noted and acknowledged, too.
+
+    Args:
+        source: the real one.
+        plan: as for :class:`Watched`.
+    """
+
+    def __init__(self, source: LogSource, plan: Callable[[], None] = lambda: None) -> None:
+        super().__init__(source, plan)
+        self._log = source
+
+    def resume(self, position: str | None) -> bool:
+        """The source's."""
+        self.plan()
+        return self._log.resume(position)
+
+    def caught_up(self) -> bool:
+        """The source's."""
+        self.plan()
+        return self._log.caught_up()
+
+    def position(self) -> str:
+        """The source's."""
+        self.plan()
+        return self._log.position()
+
+    def acknowledge(self, position: str) -> None:
+        """Pass it on."""
+        self.plan()
+        self._log.acknowledge(position)
+
+    def backlog(self) -> Backlog | None:
+        """The source's."""
+        self.plan()
+        return self._log.backlog()
+
+
+def watched(source: Source, plan: Callable[[], None] = lambda: None) -> Watched:
+    """The source, watched as what it is: a runner resumes one with a log."""
+    return WatchedLog(source, plan) if isinstance(source, LogSource) else Watched(source, plan)

@@ -6,7 +6,7 @@ import time
 from typing import Final
 
 from connectors.certification.checks import Checks
-from connectors.certification.interruptions import FaultyBroker, Killed, Watched
+from connectors.certification.interruptions import FaultyBroker, Killed, WatchedLog, watched
 from connectors.certification.rig import Documents
 from connectors.certification.trial import Trial
 from connectors.runner import RunnerLimits
@@ -20,6 +20,8 @@ _DOCUMENTS: Final = 9
 _BATCH: Final = 3
 #: Calls of a source within which the random kills lie: a first sync of nine documents makes some 30.
 _CALLS: Final = 30
+#: The same with a log, which is asked at each turn how far it is.
+_LOG_CALLS: Final = 60
 
 
 @CHECKS.add
@@ -49,15 +51,17 @@ def killed_anywhere_nothing_is_lost_or_repeated(trial: Trial) -> None:
     """
     texts = _nine(trial)
     for round_ in range(trial.scale.kills):
-        left = [trial.chance.randrange(1, _CALLS)]
+        left = [0]
 
         def plan(left: list[int] = left) -> None:
             left[0] -= 1
             if left[0] <= 0:
                 raise Killed
 
-        watched = Watched(trial.source(), plan)
-        with trial.running(watched, RunnerLimits(batch_documents=_BATCH, hints_seconds=0.01)) as one:
+        source = watched(trial.source(), plan)
+        left[0] = trial.chance.randrange(1, _LOG_CALLS if isinstance(source, WatchedLog) else _CALLS)
+        limits = RunnerLimits(batch_documents=_BATCH, hints_seconds=0.01, position_seconds=0.0)
+        with trial.running(source, limits) as one:
             path = f"{trial.chance.randrange(_DOCUMENTS)}.txt"
             text = texts[path] = f"text of round {round_}"
             trial.put(path, text)

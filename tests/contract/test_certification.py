@@ -14,6 +14,7 @@ from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.ports import Source
 from tests.contract import certification_mutants as mutants
 from tests.contract.certification_mutants import Broken, placed
+from tests.unit.connectors.logged import LoggedSource, Server
 
 #: A mutant that hangs is waited for so long.
 SCALE = Scale(documents=400, document_bytes=30_000, kills=4, latencies=2, patience_seconds=3.0, seed=7)
@@ -120,6 +121,32 @@ def test_a_broken_runner_is_refused(name: str, tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(Batch, "records", lambda batch: records(batch)[: 2 * len(batch) - 1])
     outcome = outcome_of(BY_NAME[name], placed(Broken), tmp_path, SCALE)
     assert outcome.verdict == "failed", outcome
+
+
+class _ResumesAtTheEnd(LoggedSource):
+    """It says that nothing was missed, and forgets what was not published yet."""
+
+    def resume(self, position: str | None) -> bool:
+        resumed = super().resume(position)
+        self._next = self._server.next
+        return resumed
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [(LoggedSource, "passed"), (_ResumesAtTheEnd, "failed")])
+def test_a_source_with_a_log_is_killed_as_one(kind: type[LoggedSource], verdict: str, tmp_path: Path) -> None:
+    """Given a source whose log goes on at the wrong place after a kill, then it is refused."""
+
+    class LoggedPlace:
+        def __init__(self, folder: Path) -> None:
+            self.server = Server()
+            self.put, self.remove = self.server.put, self.server.remove
+
+        def source(self) -> Source:
+            return kind(self.server)
+
+    check = BY_NAME["killed-anywhere-nothing-is-lost-or-repeated"]
+    outcome = outcome_of(check, LoggedPlace, tmp_path, replace(SCALE, kills=12))
+    assert outcome.verdict == verdict, outcome
 
 
 class Bare:
