@@ -205,7 +205,7 @@ def test_a_connector_s_reader_ends_before_its_pod_does(
 def test_memory_is_held_against_the_reader_s_own_default_of_connectors_that_have_one(chart: Path) -> None:
     little = {"limits": {"memory": "512Mi"}}
     least = ExtractionLimits().memory_bytes // 2**20 + 512
-    for connector in ("filesystem", "git"):
+    for connector in ("filesystem", "git", "s3"):
         values = source(connector, resources=little, extraEgress=[{}])
         assert f"set {least}Mi" in refused(chart, values)
     assert f"set {least}Mi" in refused(chart, {**source(), "connectorDefaults": {"resources": little}})
