@@ -360,7 +360,7 @@ def settled(made: Deployment, up: Command) -> None:
         time.sleep(0.1)
     while any(one["lag"] for one in json.loads(made.ask("migrate", "status", "--json"))["generations"]):
         assert time.monotonic() < deadline
-        time.sleep(0.2)
+        time.sleep(1.0)
 
 
 def building(made: Deployment) -> dict[str, Any]:
@@ -372,4 +372,4 @@ def wait_for_state(made: Deployment, state: str) -> None:
     deadline = time.monotonic() + SECONDS
     while json.loads(made.ask("migrate", "status", "--json"))["state"] != state:
         assert time.monotonic() < deadline
-        time.sleep(0.1)
+        time.sleep(0.7)

@@ -108,7 +108,7 @@ def test_a_document_over_the_limit_that_replaces_a_small_one_is_seen(made: Deplo
     deadline = time.monotonic() + 60
     while made.status()["omitted"] != 1:
         assert time.monotonic() < deadline
-        time.sleep(0.2)
+        time.sleep(0.7)
     hit = json.loads(made.ask("search", "searchable for now", "--json"))["hits"][0]
     assert hit["state"] == "omitted", "readers can tell that the text is older"
 

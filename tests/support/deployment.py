@@ -142,7 +142,7 @@ class Deployment:
                 for command in self.running
                 if not command._errors.closed
             )
-            time.sleep(0.2)
+            time.sleep(1.0)  # a look starts a process, which costs a second of the machine
 
     def end(self) -> None:
         """Kill what still runs."""

@@ -27,7 +27,7 @@ def until(true: Callable[[], bool], what: Callable[[], str] = lambda: "it never 
     deadline = time.monotonic() + SECONDS
     while not true():
         assert time.monotonic() < deadline, what()
-        time.sleep(0.2)  # some looks are dear
+        time.sleep(0.5)  # some looks are dear
 
 
 class Probed:
