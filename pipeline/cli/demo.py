@@ -134,7 +134,14 @@ class _Demo:
 
     def _edit(self, index: Index, path: Path) -> None:
         lines = path.read_text().split("\n\n")
-        lines.insert(len(lines) // 2, _SENTENCE)
+        # A section of its own in the middle: inside of a table or of code it would be one of many words.
+        sections = [
+            place
+            for place, part in enumerate(lines)
+            if part.startswith("#") and "\n\n".join(lines[:place]).count("```") % 2 == 0
+        ]
+        at = sections[len(sections) // 2] if sections else len(lines)
+        lines.insert(at, f"## The lighthouse\n\n{_SENTENCE}")
         before = self._head(index, path)
 
         def change() -> None:
