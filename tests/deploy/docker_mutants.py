@@ -30,8 +30,8 @@ MUTANTS = {
     "another extra": (DOCKERFILE, '".[embed]"', '".[torch]"', "no extra torch"),
     "torch in base": (
         DOCKERFILE,
-        '".[documents,postgres]"',
-        '".[embed,documents,postgres]"',
+        '".[documents,postgres,s3]"',
+        '".[embed,documents,postgres,s3]"',
         "does not belong into base",
     ),
     "a connector's extra": (DOCKERFILE, ".[documents,postgres,s3]", ".[documents,s3]", "does not install postgres"),

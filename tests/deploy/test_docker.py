@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,11 +76,7 @@ def test_compose_files_are_of_the_compose_specification(tmp_path: Path) -> None:
     assert str(ROOT / compose.GPU) not in checked.stdout.partition('"errors"')[2]
 
 
-def test_prometheus_takes_its_configuration(request: pytest.FixtureRequest) -> None:
-    try:
-        promtool = request.getfixturevalue("promtool")
-    except pytest.FixtureLookupError:
-        pytest.skip("there is no promtool")
+def test_prometheus_takes_its_configuration(promtool: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     checked = promtool(["check", "config", "--syntax-only", str(ROOT / compose.PROMETHEUS)])
     assert checked.returncode == 0, checked.stderr
     wrong = promtool(["check", "config", "--syntax-only", str(ROOT / COMPOSE)])
