@@ -28,12 +28,12 @@ from connectors.extraction import (
     is_text,
     revision_of,
 )
+from connectors.fetching import fetched
 from connectors.ignoring import Rules, patterns
 from connectors.settings import parse
 from connectors.tree import Tree, raise_unless_absent
 from connectors.watching import Watch
 from pipeline.errors import ConfigError, SourceUnavailable
-from pipeline.identity import content_hash
 from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
 
 #: A folder that has just appeared is listed at once and once more: files can be made in it before
@@ -176,20 +176,10 @@ class FilesystemSource:
         extracted = self._extractor.extract(data, path, revision)
         if extracted is None:
             return Skipped(path, revision, "binary")
-        size = len(extracted.text.encode("utf-8", "surrogatepass"))
-        if size > self._limit:
+        found = fetched(extracted, path, revision, status.st_mtime, {})
+        if found.size > self._limit:
             return self._over_limit(path, revision, status, data)
-        return Fetched(
-            path=path,
-            revision=revision,
-            text=extracted.text,
-            digest=content_hash(extracted.text),
-            media_type=extracted.media_type,
-            metadata=extracted.metadata,
-            event_time=status.st_mtime,
-            size=size,
-            found=extracted.found,
-        )
+        return found
 
     def _over_limit(self, path: str, revision: str, status: os.stat_result, sample: bytes) -> Fetched:
         size = max(status.st_size, len(sample))

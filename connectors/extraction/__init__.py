@@ -25,7 +25,6 @@ __all__ = [
     "ExtractionLimits",
     "Extractor",
     "binary",
-    "binary_suffix",
     "extract",
     "is_text",
     "revision_of",

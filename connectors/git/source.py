@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from connectors.extraction import SAMPLE_BYTES, Extractor, binary, is_text, revision_of
+from connectors.fetching import fetched
 from connectors.git.blobs import Blobs
 from connectors.git.commands import Git
 from connectors.git.follower import Follower
@@ -28,7 +29,7 @@ from connectors.git.settings import GitSettings
 from connectors.ignoring import Rules
 from connectors.settings import parse
 from pipeline.errors import ConfigError, SourceUnavailable
-from pipeline.identity import Metadata, content_hash
+from pipeline.identity import Metadata
 from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
 
 #: Of a source's paths; names on this machine must not be taken for it.
@@ -126,20 +127,10 @@ class GitSource:
         extracted = self._extractor.extract(data, path, revision)
         if extracted is None:
             return Skipped(path, revision, "binary")
-        text_size = len(extracted.text.encode("utf-8", "surrogatepass"))
-        if text_size > self._limit:
-            return self._over_limit(file, revision, text_size, self._limit)
-        return Fetched(
-            path=path,
-            revision=revision,
-            text=extracted.text,
-            digest=content_hash(extracted.text),
-            media_type=extracted.media_type,
-            metadata={**_metadata(file), **extracted.metadata},
-            event_time=float(file.at),
-            size=text_size,
-            found=extracted.found,
-        )
+        found = fetched(extracted, path, revision, float(file.at), _metadata(file))
+        if found.size > self._limit:
+            return self._over_limit(file, revision, found.size, self._limit)
+        return found
 
     def close(self) -> None:
         """Stop following, and reading."""

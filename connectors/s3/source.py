@@ -19,6 +19,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from connectors.extraction import SAMPLE_BYTES, Extractor, binary, is_text, revision_of
+from connectors.fetching import fetched
 from connectors.ignoring import Rules
 from connectors.s3.bucket import Bucket, Object, Opened
 from connectors.s3.client import Client, installed
@@ -26,7 +27,7 @@ from connectors.s3.queue import Queue
 from connectors.s3.settings import S3Settings
 from connectors.settings import parse
 from pipeline.errors import ConfigError, Poison, SourceUnavailable
-from pipeline.identity import Metadata, MetadataValue, content_hash
+from pipeline.identity import Metadata, MetadataValue
 from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
 
 #: Of a source's paths; names on this machine must not be taken for it.
@@ -165,20 +166,10 @@ class S3Source:
         extracted = self._extractor.extract(data, _named(path, opened.content_type), revision)
         if extracted is None:
             return Skipped(path, revision, "binary")
-        size = len(extracted.text.encode("utf-8", "surrogatepass"))
-        if size > self._limit:
-            return self._over_limit(path, object_, size, self._limit)
-        return Fetched(
-            path=path,
-            revision=revision,
-            text=extracted.text,
-            digest=content_hash(extracted.text),
-            media_type=extracted.media_type,
-            metadata={**_metadata(opened), **extracted.metadata},
-            event_time=float(object_.at),
-            size=size,
-            found=extracted.found,
-        )
+        found = fetched(extracted, path, revision, float(object_.at), _metadata(opened))
+        if found.size > self._limit:
+            return self._over_limit(path, object_, found.size, self._limit)
+        return found
 
     def _over_limit(self, path: str, object_: Object, size: int, limit: int) -> Fetched:
         return Fetched(
