@@ -32,7 +32,9 @@ class Connector(Protocol):
     source's own, for what it would otherwise fetch again; None: there is none.
     """
 
-    def __call__(self, source_id: str, settings: Mapping[str, Any], document_limit_bytes: int) -> Source:
+    def __call__(
+        self, source_id: str, settings: Mapping[str, Any], document_limit_bytes: int, **state: Path | None
+    ) -> Source:
         """Make a source. Checks its settings and touches nothing else.
 
         Raises:
@@ -74,14 +76,11 @@ def open_source(source_id: str, config: SourceConfig, document_limit_bytes: int,
             f"sources.{source_id}.connector: there is no connector {config.connector!r}; {hint}",
             "install the package that has it, or correct the name",
         )
-    connector: Any = point.load()
+    connector: Connector = point.load()
     rules = rules_of(source_id, config.metadata)
-    if "state" in inspect.signature(connector).parameters:
-        own = None if state is None else state / f"{config.connector}-{quote(source_id, safe='')}"
-        made: Source = connector(source_id, config.settings, document_limit_bytes, state=own)
-    else:
-        made = connector(source_id, config.settings, document_limit_bytes)
-    return with_rules(made, rules)
+    own = None if state is None else state / f"{config.connector}-{quote(source_id, safe='')}"
+    also = {"state": own} if "state" in inspect.signature(connector).parameters else {}
+    return with_rules(connector(source_id, config.settings, document_limit_bytes, **also), rules)
 
 
 def scheme_of(argument: str) -> str | None:
