@@ -27,6 +27,8 @@ _HASHING_TOKENS: Final = 256
 _WORDLLAMA_TOKENS: Final = 512
 #: Files that decide vectors; READMEs, other frameworks' weights and caches do not.
 _WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin", "*.json", "vocab.txt", "*.model")
+#: Hashes of weights that this process has read, by their paths, sizes and times of change.
+_HASHED: Final[dict[str, str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,12 +203,15 @@ def _as_spec(spec: ModelSpec, config: ModelConfig, name: str) -> ModelConfig:
 def weights_sha256(files: ModelFiles) -> str:
     """A hash over names and contents of the files that decide vectors.
 
-    Hashing gigabytes takes seconds, so the result is remembered by path, size and time of change.
+    Hashing gigabytes takes seconds, so the result is remembered by path, size and time of change: in this
+    process, and for others where the home can be written.
     """
     stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files.weights]
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vectide" / "weights.json"
-    known = _json(cache)
     key = hashlib.sha256(repr(stamps).encode()).hexdigest()
+    if key in _HASHED:
+        return _HASHED[key]
+    known = _json(cache)
     if isinstance(known.get(key), str):
         return str(known[key])
     digest = hashlib.sha256()
@@ -214,14 +219,14 @@ def weights_sha256(files: ModelFiles) -> str:
         digest.update(str(path.relative_to(files.folder)).encode() + b"\0")
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    result = digest.hexdigest()
+    result = _HASHED[key] = digest.hexdigest()
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         temporary = cache.with_suffix(f".{os.getpid()}")
         temporary.write_text(json.dumps({**known, key: result}))
         temporary.replace(cache)
     except OSError:
-        pass  # a read-only home only costs the hashing again
+        pass  # a read-only home only costs each process its own hashing
     return result
 
 
