@@ -244,9 +244,10 @@ class EmbedStage:
             batch.failed.update(failed)
             self._steps += 1
             unfinished = any(one.content_hash not in vectors.keys() | failed.keys() for one in items)
-            if unfinished or start + size < len(prepared.to_embed):
+            last = start + size >= len(prepared.to_embed)
+            if unfinished or not last:
                 self._patience.until_done("store", lambda part=vectors: upsert_slice(prepared, part))  # type: ignore[misc]
-            if unfinished or (self._enough.is_set() and start + size < len(prepared.to_embed)):
+            if unfinished or (self._enough.is_set() and not last):
                 return  # nothing of it is committed; whoever reads it again finds these vectors by content hash
         with self._busy:
             self._writing = self._writing | batch.taken.keys()
