@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.support.absence import absent
 from tests.support.certificates import Missing as MissingOpenssl
 from tests.support.kafka import KafkaServer, Missing
 from tests.support.postgres import Missing as MissingPostgres
@@ -31,9 +32,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
     try:
         server = KafkaServer(tmp_path_factory.mktemp("kafka"))
     except Missing as missing:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(missing))
-        pytest.skip(str(missing))
+        absent(missing)
     try:
         server.start()
         yield server
@@ -47,9 +46,7 @@ def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKaf
     try:
         server = SecureKafka(tmp_path_factory.mktemp("secure-kafka"), USERS)
     except (Missing, MissingOpenssl) as missing:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(missing))
-        pytest.skip(str(missing))
+        absent(missing)
     try:
         server.start()
         yield server
@@ -63,9 +60,7 @@ def promtool() -> Callable[..., subprocess.CompletedProcess[str]]:
     try:
         binary()
     except MissingPromtool as missing:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(missing))
-        pytest.skip(str(missing))
+        absent(missing)
     return run
 
 
@@ -75,9 +70,7 @@ def postgres() -> PostgresServer:
     try:
         return shared()
     except MissingPostgres as missing:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(missing))
-        pytest.skip(str(missing))
+        absent(missing)
 
 
 @pytest.fixture
