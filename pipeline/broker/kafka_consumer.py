@@ -231,10 +231,14 @@ def _keep_finished_joins(coordinator: Any) -> None:
 
     kafka-python 3.0.12 takes it for an earlier join, drops it and joins again, which is a rebalance
     for every member; who polls for a quarter of a second at a time may do so several times over.
+    And where it joins because the topic's partitions have become known, it forgets with the first
+    request that it had to: the next poll does not take the answer, and this member's share of the
+    partitions is read by nobody, for good.
     """
     join = coordinator.join_group_async
 
     async def join_once(timeout_ms: float | None = None) -> bool:
+        coordinator.request_rejoin()  # until it has joined
         task = coordinator._join_task  # noqa: SLF001
         # A generation that was reset meanwhile is over, and so is its answer.
         if task is not None and task.is_done and coordinator._generation.generation_id >= 0:  # noqa: SLF001

@@ -65,6 +65,32 @@ def test_a_join_that_is_answered_between_two_polls_is_not_done_again(cluster: Mo
     consumer.close(Deadline.after(5))
 
 
+def test_a_group_that_joined_before_its_topic_was_known_joins_again_over_several_polls(
+    cluster: MockKafka, broker: KafkaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its leader had nothing to share out; what it shares out then is answered between two polls."""
+    subscribe = KafkaConsumer.subscribe
+
+    def subscribe_late(self: KafkaConsumer, *arguments: Any, **named: Any) -> None:
+        self.bootstrap(10_000)
+        cluster.delay(Api.METADATA, 1.5)
+        subscribe(self, *arguments, **named)
+
+    monkeypatch.setattr(KafkaConsumer, "subscribe", subscribe_late)
+    consumer = broker.consumer("g", [cluster.topic("t")], "c")
+    deadline = Deadline.after(SECONDS)
+    while not consumer.joined():
+        assert not deadline.expired
+        consumer.poll(0.05, 1)
+    consumer.poll(0.2, 1)
+    assert not consumer.assignment()
+    cluster.delay(Api.SYNC_GROUP, 0.5)
+    while not consumer.assignment():
+        assert not deadline.expired, "its share came and was not taken"
+        consumer.poll(0.05, 1)
+    consumer.close(Deadline.after(5))
+
+
 @pytest.mark.parametrize(
     "error",
     [
