@@ -335,5 +335,5 @@ class KeepsEverything(Broken):
         found = super().fetch(path)
         if isinstance(found, Fetched) and found.text is not None:
             kept: list[bytes] = self.__dict__.setdefault("kept", [])
-            kept.append(found.text.encode() * 8)
+            kept.append(found.text.encode() * 24)
         return found
