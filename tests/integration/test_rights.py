@@ -142,7 +142,7 @@ class Roles:
             ended = [one for one in self.made.running if one.process.poll() is not None]
             assert not ended, ended[0].errors()
             assert time.monotonic() < deadline, "\n".join(one.errors()[-800:] for one in self.made.running)
-            time.sleep(0.2)
+            time.sleep(1.0)
 
     def status(self) -> dict[str, Any]:
         """As who searches sees it."""
