@@ -207,19 +207,19 @@ def test_a_gate_without_mercy_for_a_worse_model_and_an_operator_who_insists(stat
     said = migrated(made, "--model", "hashing", "--dimension", "8", code=9)["said"]
     assert "the gate refuses" in said
     assert made.status()["generation"]["id"] == before
-    state = json.loads(made.ask("migrate", "status", "--json"))
+    state = made.look("migrate", "status")
     assert state["state"] == "building"
     assert state["gate"]["quality"]["ok"] is False
     made.ask("migrate", "cutover", "--force", "it is a test")
-    assert made.status()["generation"]["model"] == "hashing"
+    until_live(made, "model", "hashing")
     history = json.loads(made.ask("migrate", "history", "--json"))["history"]
     assert history[-1]["details"] == {"forced": "it is a test"}
     made.ask("migrate", "rollback", "--reason", "it was bad")
-    assert made.status()["generation"]["id"] == before
+    until_live(made, "id", before)
     gone = json.loads(made.ask("migrate", "abort", "--json"))
     assert gone["points"] > 30
     assert gone["bytes"] > 0
-    assert json.loads(made.ask("migrate", "status", "--json"))["state"] == "none"
+    assert made.look("migrate", "status")["state"] == "none"
 
 
 def test_job_and_index_are_killed_at_ten_random_points(hashing: Deployment) -> None:
@@ -276,7 +276,7 @@ def test_a_job_that_slept_through_a_rollback_does_not_undo_it(hashing: Deploymen
     job.resume()
     assert job.process.wait(60) == 8, job.errors()
     assert "rolled back" in job.errors()
-    assert made.status()["generation"]["id"] == before
+    until_live(made, "id", before)
     # Nor does one that is started again.
     assert "rolled back" in migrated(made, "--dimension", "128", code=8)["said"]
     assert made.status()["generation"]["id"] == before
@@ -347,7 +347,7 @@ def test_a_worker_that_is_configured_for_another_model_may_begin_the_migration(h
     wait_for_state(made, "building")
     made.quiet(1)
     made.ask("migrate", "cutover")
-    assert made.status()["generation"]["dimension"] == 64
+    until_live(made, "dimension", 64)
 
 
 def settled(made: Deployment, up: Command) -> None:
@@ -358,18 +358,26 @@ def settled(made: Deployment, up: Command) -> None:
     while "Watching." not in Path(up._errors.name).read_text():
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    while any(one["lag"] for one in json.loads(made.ask("migrate", "status", "--json"))["generations"]):
+    while any(one["lag"] for one in made.look("migrate", "status")["generations"]):
         assert time.monotonic() < deadline
         time.sleep(1.0)
 
 
+def until_live(made: Deployment, field: str, value: object) -> None:
+    """Until a running `up` has followed control, at which it looks four times a second."""
+    deadline = time.monotonic() + SECONDS
+    while made.status()["generation"][field] != value:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def building(made: Deployment) -> dict[str, Any]:
-    found = json.loads(made.ask("migrate", "status", "--json"))["generations"]
+    found = made.look("migrate", "status")["generations"]
     return dict(next(one for one in found if one["state"] in ("building", "ready")))
 
 
 def wait_for_state(made: Deployment, state: str) -> None:
     deadline = time.monotonic() + SECONDS
-    while json.loads(made.ask("migrate", "status", "--json"))["state"] != state:
+    while made.look("migrate", "status")["state"] != state:
         assert time.monotonic() < deadline
         time.sleep(0.7)

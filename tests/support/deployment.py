@@ -19,6 +19,7 @@ from pipeline.embedding.models import tokenizer_of
 from pipeline.identity import DocumentKey, content_hash
 from pipeline.ports import Collection
 from pipeline.store.edge import EdgeStore
+from tests.support.commands import run
 
 READY_SECONDS = 60.0
 QUIET_SECONDS = 120.0
@@ -127,7 +128,13 @@ class Deployment:
 
     def status(self) -> dict[str, Any]:
         """``vectide status --json``."""
-        found: dict[str, Any] = json.loads(self.ask("status", "--json"))
+        return self.look("status")
+
+    def look(self, *arguments: str) -> dict[str, Any]:
+        """A report's JSON, asked for in this process: a wait looks often, and each start of one costs a second."""
+        done = run(self.folder, *arguments, "--json")
+        assert done.code == 0, f"{arguments}: exit {done.code}\n{done.shown}"
+        found: dict[str, Any] = json.loads(done.out)
         return found
 
     def quiet(self, documents: int) -> dict[str, Any]:
@@ -142,7 +149,7 @@ class Deployment:
                 for command in self.running
                 if not command._errors.closed
             )
-            time.sleep(1.0)  # a look starts a process, which costs a second of the machine
+            time.sleep(0.5)
 
     def end(self) -> None:
         """Kill what still runs."""
