@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import random
+import tracemalloc
 
 import pytest
 
@@ -294,3 +295,16 @@ def test_the_path_is_never_in_text_or_metadata() -> None:
     for suffix in (".txt", ".md", ".rst", ".html", ".py"):
         one, other = extract(b"# t\n\nsame\n", "x/one" + suffix), extract(b"# t\n\nsame\n", "two" + suffix)
         assert one == other
+
+
+@pytest.mark.parametrize("line", ["\n", "a\n"])
+def test_a_table_takes_no_more_memory_than_some_times_its_text(line: str) -> None:
+    """As lists, the rows of 8 MiB took 800 MB: more than a connector has."""
+    data = (line * 50_000).encode()
+    tracemalloc.start()
+    try:
+        extract(data, "a.csv")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 50 * len(data), f"{peak / len(data):.0f} times the text"
