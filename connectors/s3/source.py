@@ -43,6 +43,10 @@ _SUFFIXES: Final = {
 #: What some uploads name, but did not do to the content.
 _NO_ENCODING: Final = frozenset({"", "identity", "aws-chunked", "utf-8"})
 _GZIP: Final = frozenset({"gzip", "x-gzip", "aws-chunked,gzip", "gzip,aws-chunked"})
+#: Of compressed bytes at a time: what follows a part of the content is copied whenever one ends.
+_PIECE_BYTES: Final = 4096
+#: One after another they are one content, and each costs some microseconds, even an empty one of 20 bytes.
+_GZIP_PARTS: Final = 100_000
 
 
 def connector(source_id: str, settings: Mapping[str, Any], document_limit_bytes: int) -> Source:
@@ -231,16 +235,24 @@ def _inflated(data: bytes, limit: int) -> bytes:
     """Up to so many bytes of what was compressed.
 
     Raises:
-        Poison: it was not, or breaks off.
+        Poison: it was not, breaks off, or is of too many parts.
     """
-    found, left = b"", data
+    found, at, parts = bytearray(), 0, 0
     try:
-        while left and len(found) < limit:  # one after another are one
+        while at < len(data) and len(found) < limit:
+            parts += 1
+            if parts > _GZIP_PARTS:
+                raise Poison("content_encoding", f"the gzip content has more than {_GZIP_PARTS} parts")
             inflating = zlib.decompressobj(wbits=31)
-            found += inflating.decompress(left, limit - len(found))
-            if len(found) < limit and not inflating.eof:
-                raise Poison("content_encoding", "the gzip content breaks off")
-            left = inflating.unused_data
+            while not inflating.eof and len(found) < limit:
+                piece = inflating.unconsumed_tail
+                if not piece:
+                    piece = data[at : at + _PIECE_BYTES]
+                    at += len(piece)
+                if not piece:
+                    raise Poison("content_encoding", "the gzip content breaks off")
+                found += inflating.decompress(piece, limit - len(found))
+            at -= len(inflating.unused_data)
     except zlib.error as error:
         raise Poison("content_encoding", f"the content is no gzip, as it says: {error}") from None
-    return found
+    return bytes(found)

@@ -189,6 +189,18 @@ def test_what_is_compressed_is_read_and_what_is_not_as_it_says_is_poison(store: 
             store.fetch(path)
 
 
+def test_a_content_of_many_compressed_parts_is_read_in_time_and_of_too_many_is_refused() -> None:
+    """Of each part that ended, all that followed was copied: 4 MB of empty ones took 37 seconds, 8 MB the connector's
+    life, again and again.
+    """
+    parts = [gzip.compress(b"%d\n" % number) for number in range(3_000)]
+    assert _inflated(b"".join(parts), LIMIT) == b"".join(b"%d\n" % number for number in range(3_000))
+    assert _inflated(b"".join(parts), 4) == b"0\n1\n"
+    empty = gzip.compress(b"")
+    with pytest.raises(Poison, match="more than 100000 parts"):
+        _inflated(empty * 100_001, LIMIT)
+
+
 def test_a_pdf_is_read_as_the_filesystem_reads_it(store: Store) -> None:
     store.put("a.pdf", files.pdf([["The first page."], ["The second one."]], title="Pages"))
     store.put("scan.pdf", files.scanned_pdf())
