@@ -155,7 +155,7 @@ class S3Source:
         object_ = opened.object
         revision, limit = self._revision(path, object_), self._extractor.limit(path)
         if object_.size > limit:
-            return self._over_limit(path, object_, object_.size, limit)
+            return self._over_limit(path, opened, object_.size, limit)
         encoding = opened.content_encoding.replace(" ", "").lower()
         if encoding not in _NO_ENCODING | _GZIP:
             raise Poison("content_encoding", f"content encoding {opened.content_encoding!r} is not known")
@@ -166,23 +166,25 @@ class S3Source:
         if compressed:
             data = _inflated(data, limit + 1)
         if len(data) > limit:
-            return self._over_limit(path, object_, len(data), limit)
+            return self._over_limit(path, opened, len(data), limit)
         extracted = self._extractor.extract(data, _named(path, opened.content_type), revision)
         if extracted is None:
             return Skipped(path, revision, "binary")
         found = fetched(extracted, path, revision, float(object_.at), _metadata(opened))
         if found.size > self._limit:
-            return self._over_limit(path, object_, found.size, self._limit)
+            return self._over_limit(path, opened, found.size, self._limit)
         return found
 
-    def _over_limit(self, path: str, object_: Object, size: int, limit: int) -> Fetched:
+    def _over_limit(self, path: str, opened: Opened, size: int, limit: int) -> Fetched:
+        """Without its text; who may see it is known all the same."""
+        object_ = opened.object
         return Fetched(
             path=path,
             revision=self._revision(path, object_),
             text=None,
             digest=hashlib.blake2b(f"{object_.size}:{object_.etag}".encode(), digest_size=16).hexdigest(),
             media_type="application/octet-stream",
-            metadata={},
+            metadata=_metadata(opened),
             event_time=float(object_.at),
             size=size,
             omitted=f"over the limit of {limit / 1e6:.1f} MB: {size / 1e6:.1f} MB or more",

@@ -164,13 +164,14 @@ def test_an_etag_of_parts_is_a_revision_and_no_digest(store: Store) -> None:
 
 
 def test_an_object_over_the_limit_is_published_without_its_text(store: Store) -> None:
-    store.put("large", "x" * (LIMIT + 1))
-    store.put("bomb", gzip.compress(b"x" * 5_000_000), ContentEncoding="gzip")
+    store.put("large", "x" * (LIMIT + 1), Metadata={"acl": "staff"})
+    store.put("bomb", gzip.compress(b"x" * 5_000_000), ContentEncoding="gzip", Metadata={"acl": "staff"})
     assert len(_inflated(gzip.compress(b"x" * 5_000_000), 100)) == 100
     for path in ("large", "bomb"):
         found = store.fetched(path)
         assert found.text is None
         assert "over the limit" in found.omitted
+        assert found.metadata == {"acl": "staff"}, "its old text stays readable, to those who may read it now"
     assert "+" in store.listed()["large"]
     store.server.fault("truncated", of="large")
     assert store.fetched("large").text is None, "it was read"
