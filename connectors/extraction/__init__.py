@@ -16,6 +16,7 @@ from connectors.extraction.decoding import SAMPLE_BYTES, binary, binary_suffix, 
 from connectors.extraction.documents import EXTRA, document_format
 from connectors.extraction.formats import Extracted, format_of
 from connectors.extraction.reader import ExtractionLimits, Reader
+from pipeline.deadline import Deadline
 from pipeline.errors import Poison
 
 __all__ = [
@@ -92,7 +93,9 @@ class Extractor:
         """Most bytes of a file of this name."""
         return self._text_limit if document_format(path) is None else self._limits.file_limit_bytes
 
-    def extract(self, data: bytes, path: str, revision: str | None = None) -> Extracted | None:
+    def extract(
+        self, data: bytes, path: str, revision: str | None = None, deadline: Deadline | None = None
+    ) -> Extracted | None:
         """The text of a document and what it says about itself; None if it is binary.
 
         The runner looks again at one that cannot be read, since it may be half written; as long as it is the
@@ -102,6 +105,7 @@ class Extractor:
             data: the whole file.
             path: only its suffix, or the name of a file without one, chooses the format. It is not left out.
             revision: of ``data``; None: nothing is remembered.
+            deadline: for whoever has to fetch it first; None: it may take all the time that there is for one.
 
         Raises:
             Poison: it cannot be read as it is.
@@ -109,11 +113,11 @@ class Extractor:
             SourceUnavailable: closed.
         """
         if revision is None:
-            return self._read(data, path)
+            return self._read(data, path, deadline)
         failed = self._failed.pop(path, None)
         if failed is None or failed[0] != revision:
             try:
-                return self._read(data, path)
+                return self._read(data, path, deadline)
             except Poison as error:
                 failed = (revision, error)
         if len(self._failed) >= _FAILED:
@@ -121,11 +125,11 @@ class Extractor:
         self._failed[path] = failed
         raise failed[1]
 
-    def _read(self, data: bytes, path: str) -> Extracted | None:
+    def _read(self, data: bytes, path: str, deadline: Deadline | None) -> Extracted | None:
         document = document_format(path)
         if document is None:
             return extract(data, path)
-        found = self._reader.read(data, document)
+        found = self._reader.read(data, document, deadline)
         metadata = {
             **found.metadata,
             "source_media_type": document.media_type,

@@ -85,16 +85,22 @@ class Reader:
         self._served = 0
         self._closed = False
 
-    def read(self, data: bytes, format_: DocumentFormat) -> Extracted:
+    def read(self, data: bytes, format_: DocumentFormat, deadline: Deadline | None = None) -> Extracted:
         """A document's text.
+
+        Args:
+            data: the file.
+            format_: of it.
+            deadline: if there is less time than for any document.
 
         Raises:
             Poison: it cannot be read: broken, hostile, encrypted, without text, over a limit.
             Transient: the machine had no time or memory for it; it may succeed later.
             SourceUnavailable: this reader is closed.
         """
+        most = Deadline.after(_DEADLINE_SECONDS)
         with self._turn:
-            return self._read(data, format_, Deadline.after(_DEADLINE_SECONDS))
+            return self._read(data, format_, most if deadline is None else min(deadline, most, key=lambda one: one.at))
 
     def close(self) -> None:
         """End the process, whatever it is doing; from any thread, more than once."""
@@ -181,7 +187,9 @@ class Reader:
                 selector.register(process.stdin, selectors.EVENT_WRITE)
             while len(answer) < LENGTH_BYTES or len(answer) < LENGTH_BYTES + _length(answer):
                 if deadline.expired:
-                    raise Transient(f"it was not read within {_DEADLINE_SECONDS:.0f} s: the machine is too busy")
+                    raise Transient(
+                        "there was not enough time to read it: the machine is too busy, or its source too slow"
+                    )
                 for key, _ in selector.select(deadline.remaining()):
                     if key.fileobj is process.stdout:
                         part = process.stdout.read(_READ_BYTES)

@@ -26,12 +26,15 @@ from connectors.s3.client import Client, installed
 from connectors.s3.queue import Queue
 from connectors.s3.settings import S3Settings
 from connectors.settings import parse
+from pipeline.deadline import Deadline
 from pipeline.errors import ConfigError, Poison, SourceUnavailable
 from pipeline.identity import Metadata, MetadataValue
 from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
 
 #: Of a source's paths; names on this machine must not be taken for it.
 _NO_FOLDER: Final = os.devnull
+#: Of a document, to get it and to read it: a loop must beat once a minute.
+_FETCH_SECONDS: Final = 55.0
 #: Where a name has no suffix, the type that was given with the upload says how it is read.
 _SUFFIXES: Final = {
     "application/xhtml+xml": ".xhtml",
@@ -119,7 +122,7 @@ class S3Source:
         """The object now."""
         if not self._admits(path):
             return None
-        key = self._settings.prefix + path
+        key, deadline = self._settings.prefix + path, Deadline.after(_FETCH_SECONDS)
         left_out = self._extractor.left_out(path)
         found = self._bucket.stat(key) if left_out else self._bucket.opened(key)
         match found:
@@ -129,7 +132,7 @@ class S3Source:
                 reason = "archived" if found.archived else left_out or "binary"
                 return Skipped(path, self._revision(path, found), reason)
         try:
-            return self._read(path, found)
+            return self._read(path, found, deadline)
         finally:
             found.close()
 
@@ -151,7 +154,7 @@ class S3Source:
 
     # ------------------------------------------------------------------------- content
 
-    def _read(self, path: str, opened: Opened) -> Fetched | Skipped:
+    def _read(self, path: str, opened: Opened, deadline: Deadline) -> Fetched | Skipped:
         object_ = opened.object
         revision, limit = self._revision(path, object_), self._extractor.limit(path)
         if object_.size > limit:
@@ -167,7 +170,7 @@ class S3Source:
             data = _inflated(data, limit + 1)
         if len(data) > limit:
             return self._over_limit(path, opened, len(data), limit)
-        extracted = self._extractor.extract(data, _named(path, opened.content_type), revision)
+        extracted = self._extractor.extract(data, _named(path, opened.content_type), revision, deadline)
         if extracted is None:
             return Skipped(path, revision, "binary")
         found = fetched(extracted, path, revision, float(object_.at), _metadata(opened))

@@ -212,6 +212,16 @@ def test_a_pdf_is_read_as_the_filesystem_reads_it(store: Store) -> None:
         store.fetch("scan.pdf")
 
 
+def test_to_get_a_document_and_to_read_it_have_one_deadline(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given one that has come so slowly that no time is left, then reading does not begin another minute: a loop that
+    does not beat is restarted.
+    """
+    store.put("a.pdf", files.pdf([["The first page."]]))
+    monkeypatch.setattr("connectors.s3.source._FETCH_SECONDS", 0.0)
+    with pytest.raises(Transient, match="not enough time"):
+        store.fetch("a.pdf")
+
+
 def test_a_name_without_a_suffix_is_read_as_its_type_says(store: Store) -> None:
     page = "<html><head><title>T</title></head><body><h1>H</h1></body></html>"
     store.put(
