@@ -212,6 +212,15 @@ def test_a_pdf_is_read_as_the_filesystem_reads_it(store: Store) -> None:
         store.fetch("scan.pdf")
 
 
+def test_a_content_that_comes_byte_by_byte_is_given_up_in_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a slow line, then the deadline is looked at whenever something arrives, and not when a whole MiB has."""
+    store.put("slow.txt", "x" * 100)
+    store.server.fault("dribbling", of="slow.txt")
+    monkeypatch.setattr("connectors.s3.bucket._READ_SECONDS", 0.2)
+    with pytest.raises(Transient, match=r"slow.txt: \d\d? bytes took"):
+        store.fetch("slow.txt")
+
+
 def test_to_get_a_document_and_to_read_it_have_one_deadline(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given one that has come so slowly that no time is left, then reading does not begin another minute: a loop that
     does not beat is restarted.
