@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 import time
 import tracemalloc
 from collections.abc import Mapping
@@ -403,18 +404,25 @@ def noted(*records: tuple[str, str]) -> Queue:
 
 def test_a_delete_waits_for_the_create_that_makes_it_a_rename() -> None:
     queue = noted(("ObjectRemoved:Delete", "old"), ("ObjectCreated:Copy", "new"))
-    now = time.time()
+    now = time.monotonic()
     assert [hint.path for hint in queue._due(now)] == ["new"]
     assert [hint.path for hint in queue._due(now + 3.0)] == ["old"]
     again = noted(("ObjectRemoved:Delete", "doc"), ("ObjectCreated:Put", "doc"))
-    assert [hint.path for hint in again._due(time.time())] == ["doc"]
+    assert [hint.path for hint in again._due(time.monotonic())] == ["doc"]
+
+
+def test_a_clock_that_is_set_back_holds_no_hint_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = noted(("ObjectCreated:Put", "doc"))
+    queue._thread = threading.current_thread()  # nothing more is read
+    monkeypatch.setattr("connectors.s3.queue.time.time", lambda: 0.0)
+    assert [hint.path for hint in queue.taken(0.0)] == ["doc"]
 
 
 def test_a_flood_of_notifications_becomes_a_scan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("connectors.s3.queue._KEYS", 3)
     queue = noted(*[("ObjectCreated:Put", str(number)) for number in range(50)])
     assert len(queue._keys) <= 3
-    assert [hint.path for hint in queue._due(time.time())] == [None]
+    assert [hint.path for hint in queue._due(time.monotonic())] == [None]
 
 
 def waiting(place: S3QueuePlace) -> tuple[int, int]:
