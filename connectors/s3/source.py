@@ -8,6 +8,7 @@ a copy and a delete there; a listing has the copy, and what is missing is delete
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
 import time
@@ -97,14 +98,16 @@ class S3Source:
         The queue is not read for it: it keeps what is told meanwhile, and whoever only lists (``vectide verify``) must
         not take that from the connector.
         """
-        self._next_poll = time.monotonic() + self._settings.poll_seconds
-        for object_ in self._bucket.objects():
-            path = object_.key[len(self._settings.prefix) :]
-            if self._admits(path):
-                yield Listed(path, self._revision(path, object_))
-            if self._closed.is_set():
-                raise SourceUnavailable("the source is closed")
-        self._next_poll = time.monotonic() + self._settings.poll_seconds
+        self._next_poll = math.inf  # one that takes longer than that asks for no other
+        try:
+            for object_ in self._bucket.objects():
+                path = object_.key[len(self._settings.prefix) :]
+                if self._admits(path):
+                    yield Listed(path, self._revision(path, object_))
+                if self._closed.is_set():
+                    raise SourceUnavailable("the source is closed")
+        finally:
+            self._next_poll = time.monotonic() + self._settings.poll_seconds
 
     def hints(self, timeout: float) -> list[Hint]:
         """What the queue tells of; without one, a scan whenever it is time for one."""

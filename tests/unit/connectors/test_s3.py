@@ -102,6 +102,19 @@ def test_folders_of_tools_and_what_only_begins_like_the_prefix_are_no_documents(
     assert store.fetch("b.log", prefix="docs", exclude=["*.log"]) is None
 
 
+def test_a_listing_that_takes_longer_than_a_poll_asks_for_no_other(store: Store) -> None:
+    """Else a large bucket is listed without a pause."""
+    for number in range(3):
+        store.put(str(number))
+    source = store.source(poll_seconds=0.01)
+    listing = source.scan()
+    next(listing)
+    assert source.hints(0.05) == []
+    assert len(list(listing)) == 2
+    assert [hint.path for hint in source.hints(5.0)] == [None]
+    source.close()
+
+
 @pytest.mark.parametrize("versions", [False, True])
 def test_a_listing_of_many_pages_has_everything_once(store: Store, versions: bool) -> None:
     store.server.put_many(store.bucket, {f"{number:05}": "x" for number in range(2100)})
