@@ -10,7 +10,7 @@ embeds nothing.
 from __future__ import annotations
 
 import logging
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from connectors.extraction.decoding import SAMPLE_BYTES, binary, binary_suffix, decoded
 from connectors.extraction.documents import EXTRA, document_format
@@ -56,6 +56,14 @@ def revision_of(path: str) -> str:
     return f"{VERSION}-{format_.name}{format_.version}"
 
 
+class _Failed(NamedTuple):
+    """Why a document could not be read. No exception: its traceback would hold the whole file."""
+
+    revision: str
+    reason: str
+    detail: str
+
+
 class Extractor:
     """One connector's way from bytes to text. Used by one thread, but for :meth:`close`.
 
@@ -69,7 +77,7 @@ class Extractor:
         self._text_limit = text_limit
         self._reader = Reader(limits, text_limit)
         self._told: set[str] = set()
-        self._failed: dict[str, tuple[str, Poison]] = {}
+        self._failed: dict[str, _Failed] = {}
 
     def left_out(self, path: str) -> Literal["binary", "no_reader"] | None:
         """Why a file of this name is not read, whatever is in it; None: it is.
@@ -115,15 +123,15 @@ class Extractor:
         if revision is None:
             return self._read(data, path, deadline)
         failed = self._failed.pop(path, None)
-        if failed is None or failed[0] != revision:
+        if failed is None or failed.revision != revision:
             try:
                 return self._read(data, path, deadline)
             except Poison as error:
-                failed = (revision, error)
+                failed = _Failed(revision, error.reason, error.detail)
         if len(self._failed) >= _FAILED:
             self._failed.clear()
         self._failed[path] = failed
-        raise failed[1]
+        raise Poison(failed.reason, failed.detail)
 
     def _read(self, data: bytes, path: str, deadline: Deadline | None) -> Extracted | None:
         document = document_format(path)
