@@ -20,7 +20,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from connectors.extraction import SAMPLE_BYTES, Extractor, binary, is_text, revision_of
-from connectors.fetching import fetched
+from connectors.fetching import FETCH_SECONDS, fetched
 from connectors.ignoring import Rules
 from connectors.s3.bucket import Bucket, Object, Opened
 from connectors.s3.client import Client, installed
@@ -34,8 +34,6 @@ from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
 
 #: Of a source's paths; names on this machine must not be taken for it.
 _NO_FOLDER: Final = os.devnull
-#: Of a document, to get it and to read it: a loop must beat once a minute.
-_FETCH_SECONDS: Final = 55.0
 #: Where a name has no suffix, the type that was given with the upload says how it is read.
 _SUFFIXES: Final = {
     "application/xhtml+xml": ".xhtml",
@@ -125,7 +123,7 @@ class S3Source:
         """The object now."""
         if not self._admits(path):
             return None
-        key, deadline = self._settings.prefix + path, Deadline.after(_FETCH_SECONDS)
+        key, deadline = self._settings.prefix + path, Deadline.after(FETCH_SECONDS)
         left_out = self._extractor.left_out(path)
         found = self._bucket.stat(key) if left_out else self._bucket.opened(key)
         match found:

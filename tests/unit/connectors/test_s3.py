@@ -235,7 +235,7 @@ def test_to_get_a_document_and_to_read_it_have_one_deadline(store: Store, monkey
     does not beat is restarted.
     """
     store.put("a.pdf", files.pdf([["The first page."]]))
-    monkeypatch.setattr("connectors.s3.source._FETCH_SECONDS", 0.0)
+    monkeypatch.setattr("connectors.s3.source.FETCH_SECONDS", 0.0)
     with pytest.raises(Transient, match="not enough time"):
         store.fetch("a.pdf")
 
