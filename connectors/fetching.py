@@ -5,9 +5,15 @@ Apart from :mod:`connectors.extraction`, which the process that reads documents 
 
 from __future__ import annotations
 
+from typing import Final
+
 from connectors.extraction import Extracted
 from pipeline.identity import Metadata, content_hash
 from pipeline.ports import Fetched
+
+#: Of a document, to get it from where it is and to read it: its connector's loop must beat once a minute
+#: (pipeline.observe.health).
+FETCH_SECONDS: Final = 55.0
 
 
 def fetched(extracted: Extracted, path: str, revision: str, event_time: float, metadata: Metadata) -> Fetched:

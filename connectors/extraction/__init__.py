@@ -10,12 +10,13 @@ embeds nothing.
 from __future__ import annotations
 
 import logging
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from connectors.extraction.decoding import SAMPLE_BYTES, binary, binary_suffix, decoded
 from connectors.extraction.documents import EXTRA, document_format
 from connectors.extraction.formats import Extracted, format_of
 from connectors.extraction.reader import ExtractionLimits, Reader
+from pipeline.deadline import Deadline
 from pipeline.errors import Poison
 
 __all__ = [
@@ -55,6 +56,14 @@ def revision_of(path: str) -> str:
     return f"{VERSION}-{format_.name}{format_.version}"
 
 
+class _Failed(NamedTuple):
+    """Why a document could not be read. No exception: its traceback would hold the whole file."""
+
+    revision: str
+    reason: str
+    detail: str
+
+
 class Extractor:
     """One connector's way from bytes to text. Used by one thread, but for :meth:`close`.
 
@@ -68,7 +77,7 @@ class Extractor:
         self._text_limit = text_limit
         self._reader = Reader(limits, text_limit)
         self._told: set[str] = set()
-        self._failed: dict[str, tuple[str, Poison]] = {}
+        self._failed: dict[str, _Failed] = {}
 
     def left_out(self, path: str) -> Literal["binary", "no_reader"] | None:
         """Why a file of this name is not read, whatever is in it; None: it is.
@@ -92,7 +101,9 @@ class Extractor:
         """Most bytes of a file of this name."""
         return self._text_limit if document_format(path) is None else self._limits.file_limit_bytes
 
-    def extract(self, data: bytes, path: str, revision: str | None = None) -> Extracted | None:
+    def extract(
+        self, data: bytes, path: str, revision: str | None = None, deadline: Deadline | None = None
+    ) -> Extracted | None:
         """The text of a document and what it says about itself; None if it is binary.
 
         The runner looks again at one that cannot be read, since it may be half written; as long as it is the
@@ -102,6 +113,7 @@ class Extractor:
             data: the whole file.
             path: only its suffix, or the name of a file without one, chooses the format. It is not left out.
             revision: of ``data``; None: nothing is remembered.
+            deadline: for whoever has to fetch it first; None: it may take all the time that there is for one.
 
         Raises:
             Poison: it cannot be read as it is.
@@ -109,23 +121,23 @@ class Extractor:
             SourceUnavailable: closed.
         """
         if revision is None:
-            return self._read(data, path)
+            return self._read(data, path, deadline)
         failed = self._failed.pop(path, None)
-        if failed is None or failed[0] != revision:
+        if failed is None or failed.revision != revision:
             try:
-                return self._read(data, path)
+                return self._read(data, path, deadline)
             except Poison as error:
-                failed = (revision, error)
+                failed = _Failed(revision, error.reason, error.detail)
         if len(self._failed) >= _FAILED:
             self._failed.clear()
         self._failed[path] = failed
-        raise failed[1]
+        raise Poison(failed.reason, failed.detail)
 
-    def _read(self, data: bytes, path: str) -> Extracted | None:
+    def _read(self, data: bytes, path: str, deadline: Deadline | None) -> Extracted | None:
         document = document_format(path)
         if document is None:
             return extract(data, path)
-        found = self._reader.read(data, document)
+        found = self._reader.read(data, document, deadline)
         metadata = {
             **found.metadata,
             "source_media_type": document.media_type,

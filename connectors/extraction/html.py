@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from connectors.extraction.nesting import refuse_hostile
+from pipeline.errors import Poison
 
 _SKIPPED: Final = frozenset(
     {
@@ -72,6 +73,10 @@ _SPACE: Final = re.compile(r"[ \t\n\r\f]+")
 #: A paragraph that would read as a heading.
 _FALSE_HEADING: Final = re.compile(r"#{1,6}[ \t]")
 _TITLE_SIZE: Final = 1000
+#: An item of a list is indented, in a thousand lists by 2 kB: a text may be so many times as long as the page, and
+#: some more.
+_GROWTH: Final = 4
+_MORE: Final = 1 << 20
 
 
 class Page(NamedTuple):
@@ -85,7 +90,7 @@ def html_to_markdown(html: str) -> Page:
     """The main text of a page: that of its one ``main`` or ``article``, or of the whole body.
 
     Raises:
-        Poison: the page would keep the parser busy for minutes.
+        Poison: the page would keep the parser busy for minutes, or fill the memory.
     """
     refuse_hostile(html)
     tree = LexborHTMLParser(html)
@@ -95,7 +100,7 @@ def html_to_markdown(html: str) -> Page:
         if len(found) == 1:
             root = found[0]
             break
-    writer = _Writer()
+    writer = _Writer(_GROWTH * len(html) + _MORE)
     if root is not None:
         for node, entering in _steps(root):
             if entering:
@@ -121,9 +126,14 @@ def _steps(root: LexborNode) -> Iterator[tuple[LexborNode, bool]]:
 
 
 class _Writer:
-    """Collects blocks of Markdown."""
+    """Collects blocks of Markdown.
 
-    def __init__(self) -> None:
+    Args:
+        most: characters.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._room = most
         self._blocks: list[str] = []
         self._inline: list[str] = []
         self._opening = ""
@@ -225,4 +235,7 @@ class _Writer:
     def _add(self, block: str, *, tight: bool = False) -> None:
         """A block of its own, or (a list's item, a table's row) the next line of the one before."""
         self._tight = False
+        self._room -= len(block)
+        if self._room < 0:
+            raise Poison("extraction_failed", f"html: its text is more than {_GROWTH} times as long as the page")
         self._blocks.append(("\n" if tight else "\n\n") + block)

@@ -20,6 +20,11 @@ from pipeline.errors import Poison
 DEPTH: Final = 1_000
 ATTRIBUTES: Final = 1_000
 OPTIONS: Final = 20_000
+#: Each, with a text in it, takes half a kilobyte. People's pages have fewer than one in eight characters.
+ELEMENTS: Final = 1_000_000
+#: What is open while each of the tags is read, all together: a tag can cost a look at all of it. People's pages of
+#: 8 MiB have ten million, and this much takes ten seconds.
+WORK: Final = 100_000_000
 #: A page with no more of either takes a second, whatever it is.
 _FEW_TAGS: Final = 1_000
 _SHORT: Final = 100_000
@@ -151,17 +156,25 @@ class Nesting:
         self._cells = 0
         self._sunk = 0
         self._options = 0
+        self._elements = 0
+        self._work = 0
         # A page is of frames or of a body, and which is not known here: it is taken for either.
         self.deepest = len(_FRAMESET.findall(html))
         self._check()
         at = 0
         while match := _TAG.search(html, at):
             at, name = match.end(), (match["name"] or "").lower()
+            self._work += len(self._open) + len(self._formatting)
+            if self._work > WORK:
+                raise Poison("extraction_failed", "html: it nests too deep for so many tags")
             if match["cdata"]:
                 at = _end(_CDATA_END if self._foreign else _BOGUS_END, html, at)
             elif name and match["end"]:
                 self._leave(name)
             elif name:
+                self._elements += 1
+                if self._elements > ELEMENTS:
+                    raise _too_many("elements", ELEMENTS)
                 if len(match["more"]) > 2 * ATTRIBUTES and len(_ATTRIBUTES.findall(match["more"])) > ATTRIBUTES:
                     raise _too_many("attributes of a tag", ATTRIBUTES)
                 at = self._begin(name, match, html)

@@ -43,6 +43,8 @@ _READ_BYTES: Final = 1 << 20
 #: All that the process gets to know: settings and secrets of the pipeline are in the environment, too.
 _ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
 _MIB: Final = 1024 * 1024
+#: Nothing in a document can do that: the kernel, when the machine has no memory left, or a person.
+_KILLED: Final = (-signal.SIGKILL, -signal.SIGTERM)
 
 
 class ExtractionLimits(BaseModel):
@@ -85,16 +87,22 @@ class Reader:
         self._served = 0
         self._closed = False
 
-    def read(self, data: bytes, format_: DocumentFormat) -> Extracted:
+    def read(self, data: bytes, format_: DocumentFormat, deadline: Deadline | None = None) -> Extracted:
         """A document's text.
+
+        Args:
+            data: the file.
+            format_: of it.
+            deadline: if there is less time than for any document.
 
         Raises:
             Poison: it cannot be read: broken, hostile, encrypted, without text, over a limit.
             Transient: the machine had no time or memory for it; it may succeed later.
             SourceUnavailable: this reader is closed.
         """
+        most = Deadline.after(_DEADLINE_SECONDS)
         with self._turn:
-            return self._read(data, format_, Deadline.after(_DEADLINE_SECONDS))
+            return self._read(data, format_, most if deadline is None else min(deadline, most, key=lambda one: one.at))
 
     def close(self) -> None:
         """End the process, whatever it is doing; from any thread, more than once."""
@@ -115,10 +123,10 @@ class Reader:
             try:
                 answer = self._ask(data, format_, deadline)
             except _Died as died:
-                poison = self._cause(died.code, format_)
-                # Of processor time each document has its own; memory and a damaged heap are shared.
-                if fresh or died.code == -signal.SIGXCPU:
-                    raise poison from None
+                # Of processor time each document has its own; memory and a damaged heap are shared; one that somebody
+                # killed is not to blame. In no variable: an error's frames hold the file, and would hold the error.
+                if fresh or died.code in (-signal.SIGXCPU, *_KILLED):
+                    raise self._cause(died.code, format_) from None
                 continue
             if answer.reason:
                 raise Poison(answer.reason, answer.detail)
@@ -181,7 +189,9 @@ class Reader:
                 selector.register(process.stdin, selectors.EVENT_WRITE)
             while len(answer) < LENGTH_BYTES or len(answer) < LENGTH_BYTES + _length(answer):
                 if deadline.expired:
-                    raise Transient(f"it was not read within {_DEADLINE_SECONDS:.0f} s: the machine is too busy")
+                    raise Transient(
+                        "there was not enough time to read it: the machine is too busy, or its source too slow"
+                    )
                 for key, _ in selector.select(deadline.remaining()):
                     if key.fileobj is process.stdout:
                         part = process.stdout.read(_READ_BYTES)
@@ -213,15 +223,14 @@ class Reader:
         except subprocess.TimeoutExpired:
             return 0  # it has closed its pipe, or floods it: ended by us
 
-    def _cause(self, code: int, format_: DocumentFormat) -> Poison:
+    def _cause(self, code: int, format_: DocumentFormat) -> Poison | Transient:
         if code == -signal.SIGXCPU:
             return Poison("too_slow", f"it takes more than {self._limits.seconds} s of processor time to read")
         if code == OUT_OF_MEMORY:
             most = self._limits.memory_bytes // _MIB
             return Poison("too_much_memory", f"it takes more than {most} MiB of memory to read")
-        if code in (-signal.SIGKILL, -signal.SIGTERM):
-            # Nothing in it can do that: the kernel, when the machine has no memory left, or a person.
-            raise Transient("the process that was reading it was killed: the machine has too little memory") from None
+        if code in _KILLED:
+            return Transient("the process that was reading it was killed: the machine has too little memory")
         name = signal.Signals(-code).name if code < 0 else str(code)
         # A library that is not Python aborts when it gets no memory.
         return Poison("reader_failed", f"its reader ({format_.name}) ended with {name}, for its memory or a defect")

@@ -12,7 +12,7 @@ from connectors.git.commands import Git
 from pipeline.deadline import Deadline
 from pipeline.errors import SourceUnavailable, Transient
 
-#: Of one answer. A document is two, and its extraction, before its loop beats again (pipeline.observe.health).
+#: Of one answer. A document is two, and its extraction has what they leave of connectors.fetching.FETCH_SECONDS.
 _SECONDS: Final = 20.0
 _READ_BYTES: Final = 1 << 20
 _LINE_BYTES: Final = 4096

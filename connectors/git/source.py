@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from connectors.extraction import SAMPLE_BYTES, Extractor, binary, is_text, revision_of
-from connectors.fetching import fetched
+from connectors.fetching import FETCH_SECONDS, fetched
 from connectors.git.blobs import Blobs
 from connectors.git.commands import Git
 from connectors.git.follower import Follower
@@ -28,6 +28,7 @@ from connectors.git.places import LocalRefs, Touched
 from connectors.git.settings import GitSettings
 from connectors.ignoring import Rules
 from connectors.settings import parse
+from pipeline.deadline import Deadline
 from pipeline.errors import ConfigError, SourceUnavailable
 from pipeline.identity import Metadata
 from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
@@ -109,6 +110,7 @@ class GitSource:
 
     def fetch(self, path: str) -> Fetched | Skipped | None:
         """The file, as of the last fetch from the repository."""
+        deadline = Deadline.after(FETCH_SECONDS)
         self._follower.begun()
         file = self._found(path) if self._rules.admits(path) else None
         if file is None:
@@ -124,7 +126,7 @@ class GitSource:
             return Skipped(path, revision, "special")
         if is_text(path) and binary(data[:SAMPLE_BYTES]):
             return Skipped(path, revision, "binary")
-        extracted = self._extractor.extract(data, path, revision)
+        extracted = self._extractor.extract(data, path, revision, deadline)
         if extracted is None:
             return Skipped(path, revision, "binary")
         found = fetched(extracted, path, revision, float(file.at), _metadata(file))

@@ -173,9 +173,11 @@ class Body:
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
+        # botocore, which also checks lengths and digests, has no way to ask for it: a test shows that this works.
+        stream._raw_stream = _Arriving(stream._raw_stream)  # noqa: SLF001
 
     def read(self, size: int) -> bytes:
-        """Up to so many bytes; none at the end.
+        """Up to so many bytes, as they arrive; none at the end.
 
         Raises:
             Broken: it ends before its end, or is not what was written.
@@ -195,6 +197,22 @@ class Body:
     def close(self) -> None:
         """What was not read is left where it is."""
         self._stream.close()
+
+
+class _Arriving:
+    """A stream of urllib3 whose ``read`` gives what has arrived, and does not wait until it is as much as asked for: a
+    deadline can be looked at in between.
+    """
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    def read(self, size: int) -> bytes:
+        part: bytes = self._raw.read1(size)
+        return part
+
+    def close(self) -> None:
+        self._raw.close()
 
 
 @functools.cache

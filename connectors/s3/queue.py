@@ -68,6 +68,7 @@ class Queue:
         self._closed = False
         self._error: VectideError | None = None
         self._keys: dict[str, tuple[float, float]] = {}
+        """By key, when it was told of, in seconds since 1970, and when it is due, on the monotonic clock."""
         self._everything: float | None = None
 
     def taken(self, timeout: float) -> list[Hint]:
@@ -84,11 +85,11 @@ class Queue:
             while True:
                 if self._error is not None and not self._closed:
                     raise self._error
-                hints = self._due(time.time())
+                hints = self._due(time.monotonic())
                 if hints or self._closed or deadline.expired:
                     return hints
                 dues = [due for _, due in self._keys.values()]
-                wake = min(dues) - time.time() if dues else deadline.remaining()
+                wake = min(dues) - time.monotonic() if dues else deadline.remaining()
                 self._changed.wait(max(0.001, min(wake, deadline.remaining())))
 
     def close(self) -> None:
@@ -141,7 +142,7 @@ class Queue:
             raise unavailable(url, error) from None
 
     def _note(self, body: str) -> None:
-        now = time.time()
+        now, clock = time.time(), time.monotonic()
         try:
             told = list(notifications(body))
         except ValueError as error:
@@ -154,7 +155,7 @@ class Queue:
                 if one.bucket != self._settings.bucket and not self._settings.bucket.startswith("arn:"):
                     continue
                 self._keys.pop(one.key, None)
-                self._keys[one.key] = (now, now + _REMOVED_SECONDS if one.removed else now)
+                self._keys[one.key] = (now, clock + _REMOVED_SECONDS if one.removed else clock)
             if told is None or len(self._keys) > _KEYS:
                 self._keys.clear()
                 self._everything = self._everything or now

@@ -8,6 +8,7 @@ a copy and a delete there; a listing has the copy, and what is missing is delete
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
 import time
@@ -19,13 +20,14 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from connectors.extraction import SAMPLE_BYTES, Extractor, binary, is_text, revision_of
-from connectors.fetching import fetched
+from connectors.fetching import FETCH_SECONDS, fetched
 from connectors.ignoring import Rules
 from connectors.s3.bucket import Bucket, Object, Opened
 from connectors.s3.client import Client, installed
 from connectors.s3.queue import Queue
 from connectors.s3.settings import S3Settings
 from connectors.settings import parse
+from pipeline.deadline import Deadline
 from pipeline.errors import ConfigError, Poison, SourceUnavailable
 from pipeline.identity import Metadata, MetadataValue
 from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
@@ -43,6 +45,10 @@ _SUFFIXES: Final = {
 #: What some uploads name, but did not do to the content.
 _NO_ENCODING: Final = frozenset({"", "identity", "aws-chunked", "utf-8"})
 _GZIP: Final = frozenset({"gzip", "x-gzip", "aws-chunked,gzip", "gzip,aws-chunked"})
+#: Of compressed bytes at a time: what follows a part of the content is copied whenever one ends.
+_PIECE_BYTES: Final = 4096
+#: One after another they are one content, and each costs some microseconds, even an empty one of 20 bytes.
+_GZIP_PARTS: Final = 100_000
 
 
 def connector(source_id: str, settings: Mapping[str, Any], document_limit_bytes: int) -> Source:
@@ -90,14 +96,16 @@ class S3Source:
         The queue is not read for it: it keeps what is told meanwhile, and whoever only lists (``vectide verify``) must
         not take that from the connector.
         """
-        self._next_poll = time.monotonic() + self._settings.poll_seconds
-        for object_ in self._bucket.objects():
-            path = object_.key[len(self._settings.prefix) :]
-            if self._admits(path):
-                yield Listed(path, self._revision(path, object_))
-            if self._closed.is_set():
-                raise SourceUnavailable("the source is closed")
-        self._next_poll = time.monotonic() + self._settings.poll_seconds
+        self._next_poll = math.inf  # one that takes longer than that asks for no other
+        try:
+            for object_ in self._bucket.objects():
+                path = object_.key[len(self._settings.prefix) :]
+                if self._admits(path):
+                    yield Listed(path, self._revision(path, object_))
+                if self._closed.is_set():
+                    raise SourceUnavailable("the source is closed")
+        finally:
+            self._next_poll = time.monotonic() + self._settings.poll_seconds
 
     def hints(self, timeout: float) -> list[Hint]:
         """What the queue tells of; without one, a scan whenever it is time for one."""
@@ -115,7 +123,7 @@ class S3Source:
         """The object now."""
         if not self._admits(path):
             return None
-        key = self._settings.prefix + path
+        key, deadline = self._settings.prefix + path, Deadline.after(FETCH_SECONDS)
         left_out = self._extractor.left_out(path)
         found = self._bucket.stat(key) if left_out else self._bucket.opened(key)
         match found:
@@ -125,7 +133,7 @@ class S3Source:
                 reason = "archived" if found.archived else left_out or "binary"
                 return Skipped(path, self._revision(path, found), reason)
         try:
-            return self._read(path, found)
+            return self._read(path, found, deadline)
         finally:
             found.close()
 
@@ -147,11 +155,11 @@ class S3Source:
 
     # ------------------------------------------------------------------------- content
 
-    def _read(self, path: str, opened: Opened) -> Fetched | Skipped:
+    def _read(self, path: str, opened: Opened, deadline: Deadline) -> Fetched | Skipped:
         object_ = opened.object
         revision, limit = self._revision(path, object_), self._extractor.limit(path)
         if object_.size > limit:
-            return self._over_limit(path, object_, object_.size, limit)
+            return self._over_limit(path, opened, object_.size, limit)
         encoding = opened.content_encoding.replace(" ", "").lower()
         if encoding not in _NO_ENCODING | _GZIP:
             raise Poison("content_encoding", f"content encoding {opened.content_encoding!r} is not known")
@@ -162,23 +170,25 @@ class S3Source:
         if compressed:
             data = _inflated(data, limit + 1)
         if len(data) > limit:
-            return self._over_limit(path, object_, len(data), limit)
-        extracted = self._extractor.extract(data, _named(path, opened.content_type), revision)
+            return self._over_limit(path, opened, len(data), limit)
+        extracted = self._extractor.extract(data, _named(path, opened.content_type), revision, deadline)
         if extracted is None:
             return Skipped(path, revision, "binary")
         found = fetched(extracted, path, revision, float(object_.at), _metadata(opened))
         if found.size > self._limit:
-            return self._over_limit(path, object_, found.size, self._limit)
+            return self._over_limit(path, opened, found.size, self._limit)
         return found
 
-    def _over_limit(self, path: str, object_: Object, size: int, limit: int) -> Fetched:
+    def _over_limit(self, path: str, opened: Opened, size: int, limit: int) -> Fetched:
+        """Without its text; who may see it is known all the same."""
+        object_ = opened.object
         return Fetched(
             path=path,
             revision=self._revision(path, object_),
             text=None,
             digest=hashlib.blake2b(f"{object_.size}:{object_.etag}".encode(), digest_size=16).hexdigest(),
             media_type="application/octet-stream",
-            metadata={},
+            metadata=_metadata(opened),
             event_time=float(object_.at),
             size=size,
             omitted=f"over the limit of {limit / 1e6:.1f} MB: {size / 1e6:.1f} MB or more",
@@ -231,16 +241,24 @@ def _inflated(data: bytes, limit: int) -> bytes:
     """Up to so many bytes of what was compressed.
 
     Raises:
-        Poison: it was not, or breaks off.
+        Poison: it was not, breaks off, or is of too many parts.
     """
-    found, left = b"", data
+    found, at, parts = bytearray(), 0, 0
     try:
-        while left and len(found) < limit:  # one after another are one
+        while at < len(data) and len(found) < limit:
+            parts += 1
+            if parts > _GZIP_PARTS:
+                raise Poison("content_encoding", f"the gzip content has more than {_GZIP_PARTS} parts")
             inflating = zlib.decompressobj(wbits=31)
-            found += inflating.decompress(left, limit - len(found))
-            if len(found) < limit and not inflating.eof:
-                raise Poison("content_encoding", "the gzip content breaks off")
-            left = inflating.unused_data
+            while not inflating.eof and len(found) < limit:
+                piece = inflating.unconsumed_tail
+                if not piece:
+                    piece = data[at : at + _PIECE_BYTES]
+                    at += len(piece)
+                if not piece:
+                    raise Poison("content_encoding", "the gzip content breaks off")
+                found += inflating.decompress(piece, limit - len(found))
+            at -= len(inflating.unused_data)
     except zlib.error as error:
         raise Poison("content_encoding", f"the content is no gzip, as it says: {error}") from None
-    return found
+    return bytes(found)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from pipeline.cli.assembly import Parts
 from pipeline.deadline import Deadline
-from pipeline.errors import BrokerUnavailable, CollectionMissing, Fatal, ForeignCollection
+from pipeline.errors import BrokerUnavailable, CollectionMissing, Fatal, ForeignCollection, NotAllowed
+from pipeline.generations.control import ControlState
 from pipeline.naming import Names
 from pipeline.records import STAGES
+
+log = logging.getLogger(__name__)
 
 #: What :attr:`pipeline.specs.GenerationSpec.id` looks like: nothing else of a pipeline's names is touched.
 _GENERATION: Final = re.compile(r"g[0-9a-f]{12}(-[1-9][0-9]*)?")
 _LEAVE_POLL_SECONDS: Final = 0.3
+_LEFT_SECONDS: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +142,54 @@ def remains(parts: Parts, id: str, there: set[str]) -> bool:
         return True
     groups = {"chunk": names.documents(parts.config.pipeline.epoch), "embed": topic}
     return any(parts.broker.committed(names.group(stage, id), groups[stage]) for stage in STAGES)
+
+
+class Leftovers:
+    """What is left of generations that are over: a line that began late may have made again what a clean-up had
+    removed, and nobody else would look.
+
+    Args:
+        parts: broker and store, open.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._next = 0.0
+        self._may_remove = True
+        self._over: frozenset[str] = frozenset()
+        self._clean: set[str] = set()
+
+    def remove(self, state: ControlState, followed: Container[str]) -> None:
+        """Look now and then; ``followed``: generations that this process has not left yet.
+
+        Raises:
+            BrokerUnavailable, StoreUnavailable: a worker is still in a group, or no answer; call again.
+        """
+        if not self._may_remove:
+            return
+        over = [one for one in state.generations.values() if one.state in ("aborted", "retired")]
+        now, known = time.monotonic(), self._over
+        self._over = frozenset(one.id for one in over)
+        if self._over != known:
+            self._next = now + _LEFT_SECONDS  # who gave it up removes it, and says how much it was
+        if not over or now < self._next:
+            return
+        self._next = now + _LEFT_SECONDS
+        parts, names = self._parts, self._parts.names
+        there = {*parts.store.names(names.root), *parts.broker.topics(names.root)}
+        for one in over:
+            own = {names.collection(one.id), names.chunks(one.id)}
+            if one.id in followed or (one.id in self._clean and not there & own):
+                continue
+            try:
+                if remains(parts, one.id, there):
+                    clear(parts, one.id, Deadline.after(0.0))  # refused while somebody is in its groups
+                else:
+                    self._clean.add(one.id)  # its groups are not asked for again
+            except NotAllowed as error:
+                log.info("what is left of old generations is for an operator to remove", extra={"error": str(error)})
+                self._may_remove = False
+                return
 
 
 def _owned(parts: Parts, names: Names) -> Iterator[tuple[str, str, str]]:

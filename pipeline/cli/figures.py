@@ -94,6 +94,14 @@ def lag_of(parts: Parts, live: GenerationSpec | None) -> tuple[dict[str, int], f
     return lag, max(0.0, time.time() - min(times)) if times else 0.0
 
 
+def live_lag(parts: Parts, spec: GenerationSpec) -> int:
+    """Records of the log that a generation has not committed, wherever its workers run."""
+    broker, names = parts.broker, parts.names
+    chunk = broker.lag(names.group("chunk", spec.id), names.documents(parts.config.pipeline.epoch))
+    embed = broker.lag(names.group("embed", spec.id), names.chunks(spec.id))
+    return sum(chunk.values()) + sum(embed.values())
+
+
 def _first_of_each(parts: Parts, topic: str, starts: dict[int, int]) -> Iterable[Record]:
     """The first record that is not committed, of each partition that has one."""
     found: dict[int, Record] = {}

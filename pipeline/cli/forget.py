@@ -62,6 +62,8 @@ def forget(
         raise ConfigError("--lift takes no receipt", "give the keys that it names, or --source ID")
     config = configuration(config_file, state)
     configure_logs(config)
+    if (written := out or receipt) is not None:
+        receipts.refuse_unwritable(written)
     given: dict[str, Any] = {"action": "lift" if lift else "forget", "wait": wait, "take_over": take_over}
     before: dict[str, Any] | None = None
     if receipt is not None:

@@ -20,7 +20,8 @@ from pipeline.cli.assembly import (
 )
 from pipeline.cli.connect import runner_of
 from pipeline.cli.crew import Crew
-from pipeline.cli.lines import Lines, live_lag
+from pipeline.cli.figures import live_lag
+from pipeline.cli.lines import Lines
 from pipeline.cli.operations import Operations
 from pipeline.cli.patrolling import patrol_of
 from pipeline.cli.process import Pulse, follow, reporter

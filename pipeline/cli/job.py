@@ -18,8 +18,8 @@ import click
 
 from pipeline.cli.access import Ask, reached, running
 from pipeline.cli.assembly import opened
+from pipeline.cli.gating import refused_by_gate
 from pipeline.cli.index import Index
-from pipeline.cli.migrations import refused_by_gate
 from pipeline.cli.stopping import asked, until_stopped
 from pipeline.cli.tasks import raised
 from pipeline.config import Config

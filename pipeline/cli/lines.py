@@ -12,19 +12,12 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable
 from typing import Final
 
-from pipeline.broker.topics import chunks_topic
 from pipeline.cli import clearing
-from pipeline.cli.assembly import Followed, Models, Parts, collection_of
-from pipeline.cli.crew import Crew
-from pipeline.deadline import Deadline
-from pipeline.embedding.batches import embed_all
-from pipeline.embedding.generation import chunker
-from pipeline.embedding.models import located, tokenizer_of
-from pipeline.embedding.paced import PacedEmbedder
-from pipeline.embedding.recent import RecentVectors
+from pipeline.cli.assembly import Followed, Models, Parts
+from pipeline.cli.line import END_SECONDS, Line
 from pipeline.errors import (
     Backpressure,
     CollectionMissing,
@@ -37,16 +30,9 @@ from pipeline.errors import (
 from pipeline.generations import operator, transitions
 from pipeline.generations.control import FOLLOWED, UNDER_WAY, ControlState, Generation
 from pipeline.generations.gauges import GenerationGauges
-from pipeline.observe.health import BEAT_LIMIT_SECONDS
-from pipeline.ports import Collection as StoredCollection
-from pipeline.ports import Publisher
 from pipeline.records import STAGES, Stage
 from pipeline.specs import GenerationSpec
-from pipeline.stages.chunk import ChunkStage
-from pipeline.stages.embed import EmbedLimits, EmbedStage
-from pipeline.stages.lag import LagSampler
-from pipeline.stages.pace import LiveTraffic, Pace
-from pipeline.stages.worker import Worker, WorkerLimits
+from pipeline.stages.pace import LiveTraffic
 
 log = logging.getLogger(__name__)
 
@@ -56,188 +42,10 @@ _PUT_THERE: Final = (ConfigError, FingerprintMismatch)
 _LOOK_SECONDS: Final = 0.25
 _SAMPLE_SECONDS: Final = 0.5
 _ALIAS_SECONDS: Final = 5.0
-_LEFT_SECONDS: Final = 15.0
 #: A model that is missing may be put there by a person, or by a volume that is still filled.
 _RETRY_SECONDS: Final = 15.0
-#: A generation that is built has nobody waiting for its last batches: they are done again.
-_BUILDING_DRAIN_SECONDS: Final = 2.0
-#: Beyond the drain: the last commit and leaving the group.
-_END_SECONDS: Final = 15.0
 #: Who holds this partition of a generation's chunks topic counts what a migration has built.
 _COUNTED: Final = 0
-#: For a publisher to let go of its connections: what it was given has been published.
-_CLOSE_SECONDS: Final = 2.0
-
-
-class Line:
-    """The stages of one generation in this process.
-
-    Raises:
-        ConfigError, FingerprintMismatch: its model or tokenizer is not on this machine.
-        ForeignCollection, CollectionMissing: its collection is not there, or not its own.
-    """
-
-    def __init__(
-        self, parts: Parts, generation: Generation, stages: Collection[Stage], models: Models, traffic: LiveTraffic
-    ) -> None:
-        self.spec = generation.spec
-        self.building = generation.state in UNDER_WAY
-        self.pace = Pace(traffic, parts.config.migrate.live_seconds)
-        self.collection: StoredCollection | None = None
-        self.workers: dict[Stage, Worker] = {}
-        self.crew = Crew(threading.Event())
-        self._parts = parts
-        self._publishers: list[Publisher] = []
-        self.follow(generation)
-        parts.broker.ensure_topics([chunks_topic(parts.names, self.spec.id, parts.config.pipeline)])
-        made: dict[Stage, ChunkStage | EmbedStage] = {}
-        if "embed" in stages:
-            # Before the model, which takes seconds to load: what is wrong with the store.
-            new = not parts.store.names(parts.names.collection(self.spec.id))
-            self.collection = collection_of(parts, self.spec)
-            if new and self.building:
-                parts.store.defer_index(self.collection.spec.name)
-        if "chunk" in stages:
-            made["chunk"] = self._chunk_stage()
-        if self.collection is not None:
-            made["embed"] = self._embed_stage(self.collection, models)
-        # Groups are joined last: a member that never polls would keep its partitions from the others.
-        for stage, one in made.items():
-            self.workers[stage] = self._worker(stage, one)
-        names = parts.names
-        topics = {"chunk": names.documents(parts.config.pipeline.epoch), "embed": names.chunks(self.spec.id)}
-        self._samplers = [
-            LagSampler(
-                parts.broker,
-                names.group(stage, self.spec.id),
-                topics[stage],
-                worker,
-                parts.health,
-                parts.metrics,
-                stage,
-                self.spec.id,
-            )
-            for stage, worker in self.workers.items()
-        ]
-
-    def follow(self, generation: Generation) -> None:
-        """Take note of a change of state, pause or throttle."""
-        self.building = generation.state in UNDER_WAY
-        self.pace.set(building=self.building, paused=generation.paused, share=generation.throttle)
-
-    def start(self) -> None:
-        """Start the threads."""
-        for stage, worker in self.workers.items():
-            self.crew.start(f"{stage}-worker", worker.run)
-
-    @property
-    def busy(self) -> bool:
-        """Records are in work."""
-        return any(worker.busy for worker in self.workers.values())
-
-    def tick(self) -> None:
-        """Sample its lag, and how near its workers are to losing their partitions."""
-        for worker in self.workers.values():
-            worker.watch()
-        for sampler in self._samplers:
-            sampler.tick()
-
-    def end(self) -> bool:
-        """Drain, commit and leave the groups; False if that took too long."""
-        drain = _BUILDING_DRAIN_SECONDS if self.building else self._parts.config.work.drain_seconds
-        ended = self.crew.end(Deadline.after(drain + _END_SECONDS))
-        for sampler in self._samplers:
-            sampler.forget()
-        if ended:  # else a thread may still publish
-            for publisher in self._publishers:
-                publisher.close(Deadline.after(_CLOSE_SECONDS))
-        return ended
-
-    def _worker(self, stage: Stage, made: ChunkStage | EmbedStage) -> Worker:
-        parts, names, id = self._parts, self._parts.names, self.spec.id
-        topic = names.documents(parts.config.pipeline.epoch) if stage == "chunk" else names.chunks(id)
-        consumer = parts.broker.consumer(names.group(stage, id), [topic], stage)
-        return Worker(consumer, made, self._limits(), parts.health, parts.metrics, generation=id)
-
-    def _publisher(self, client: str) -> Publisher:
-        """One that ends with this line: a process may see many generations come and go."""
-        self._publishers.append(self._parts.broker.publisher(client))
-        return self._publishers[-1]
-
-    def _chunk_stage(self) -> ChunkStage:
-        parts, config, names, spec = self._parts, self._parts.config, self._parts.names, self.spec
-        tokenizer = tokenizer_of(located(spec, config))
-        if tokenizer.sha256 != spec.chunking.tokenizer_sha256:
-            raise FingerprintMismatch(
-                f"the weights of generation {spec.id} have another tokenizer on this machine",
-                "give it the files of the generation's model; migrate.models says where they are",
-            )
-        return ChunkStage(
-            parts.broker,
-            self._publisher("chunk"),
-            names,
-            spec,
-            config.pipeline.epoch,
-            chunker(spec, tokenizer),
-            config.chunk.behind_limit_records,
-            parts.patience(),
-            parts.health,
-            parts.metrics,
-            self.pace,
-        )
-
-    def _embed_stage(self, collection: StoredCollection, models: Models) -> EmbedStage:
-        parts, names, spec, embed = self._parts, self._parts.names, self.spec, self._parts.config.embed
-        embedder = PacedEmbedder(models.of(spec), self.pace.turn, self.pace.batch_tokens)
-        observe, enough = parts.metrics.tokens_per_batch.observe, threading.Event()
-        return EmbedStage(
-            collection,
-            lambda items: embed_all(embedder, items, embed.batch_tokens, embed.batch_items, observe, enough.is_set),
-            self._publisher("embed"),
-            names,
-            EmbedLimits(
-                documents=embed.gather_documents,
-                tokens=embed.gather_tokens,
-                slice_chunks=embed.slice_chunks,
-                delete_grace_seconds=embed.delete_grace_seconds,
-                flush_seconds=embed.flush_seconds,
-            ),
-            parts.patience(),
-            parts.health,
-            parts.metrics,
-            RecentVectors(embed.recent_vectors_bytes),
-            siblings=self._siblings(),
-            pace=self.pace,
-            enough=enough,
-        )
-
-    def _siblings(self) -> Sequence[StoredCollection]:
-        """Collections of the same model: a change of chunking alone finds most of its vectors there."""
-        if not self.building:
-            return []
-        parts, found = self._parts, []
-        for name in parts.store.names(parts.names.root):
-            if name == parts.names.collection(self.spec.id):
-                continue
-            try:
-                other = parts.store.open(name)
-            except (CollectionMissing, Fatal):
-                continue
-            if other.spec.model_fingerprint == self.spec.model.fingerprint:
-                found.append(other)
-        return found
-
-    def _limits(self) -> WorkerLimits:
-        config, work = self._parts.config, self._parts.config.work
-        return WorkerLimits(
-            in_flight_records=work.in_flight_records,
-            in_flight_bytes=work.in_flight_bytes,
-            commit_seconds=work.commit_seconds,
-            drain_seconds=_BUILDING_DRAIN_SECONDS if self.building else work.drain_seconds,
-            poll_budget_seconds=min(config.kafka.max_poll_interval_seconds, BEAT_LIMIT_SECONDS)
-            if config.broker == "kafka"
-            else BEAT_LIMIT_SECONDS,
-        )
 
 
 class Lines:
@@ -280,10 +88,8 @@ class Lines:
         self._ending: list[threading.Thread] = []
         self._next_sample = 0.0
         self._next_alias = 0.0
-        self._next_left = 0.0
-        self._may_remove = True
-        self._over: frozenset[str] = frozenset()
-        self._clean: set[str] = set()
+        # Only where the store is worked with anyway: a chunk worker needs no key for it.
+        self._leftovers = clearing.Leftovers(parts) if "embed" in stages else None
 
     def start_live(self, state: ControlState) -> Line | None:
         """Start the live generation's line now, and raise what is wrong with it; None if it is not
@@ -335,7 +141,7 @@ class Lines:
             for line in self._lines.values():
                 line.end()
             for thread in self._ending:
-                thread.join(_END_SECONDS)
+                thread.join(END_SECONDS)
 
     def _stop_with(self, stop: threading.Event) -> None:
         """At once: a turn can wait for a Kafka that hangs, and its workers have a budget of their own."""
@@ -361,7 +167,8 @@ class Lines:
         busy = None if live is None else lambda: live.busy
         self._traffic.serve(busy, whole=live is not None and len(live.workers) == len(STAGES))
         self._point_alias(live)
-        self._remove_left(state)
+        if self._leftovers is not None:
+            self._leftovers.remove(state, self._lines)
         self._sample(state)
         self._describe(state)
         for line in self._lines.values():
@@ -491,36 +298,6 @@ class Lines:
                 store.point_alias(alias, collection)
             store.build_index(collection)
 
-    def _remove_left(self, state: ControlState) -> None:
-        """A line that began late may have made again what a clean-up had removed; nobody else would. Only
-        where the store is worked with anyway: a chunk worker needs no key for it.
-        """
-        if "embed" not in self._stages or not self._may_remove:
-            return
-        over = [one for one in state.generations.values() if one.state in ("aborted", "retired")]
-        now, known = time.monotonic(), self._over
-        self._over = frozenset(one.id for one in over)
-        if self._over != known:
-            self._next_left = now + _LEFT_SECONDS  # who gave it up removes it, and says how much it was
-        if not over or now < self._next_left:
-            return
-        self._next_left = now + _LEFT_SECONDS
-        parts, names = self._parts, self._parts.names
-        there = {*parts.store.names(names.root), *parts.broker.topics(names.root)}
-        for one in over:
-            own = {names.collection(one.id), names.chunks(one.id)}
-            if one.id in self._lines or (one.id in self._clean and not there & own):
-                continue
-            try:
-                if clearing.remains(parts, one.id, there):
-                    clearing.clear(parts, one.id, Deadline.after(0.0))  # refused while somebody is in its groups
-                else:
-                    self._clean.add(one.id)  # its groups are not asked for again
-            except NotAllowed as error:
-                log.info("what is left of old generations is for an operator to remove", extra={"error": str(error)})
-                self._may_remove = False
-                return
-
     def _describe(self, state: ControlState) -> None:
         self._gauges.show(state)
         target, store, names = state.target, self._parts.store, self._parts.names
@@ -550,14 +327,6 @@ class _Loading:
             self._load()
         except Exception as error:  # raised again by who asks
             self._failure = error
-
-
-def live_lag(parts: Parts, spec: GenerationSpec) -> int:
-    """Records of the log that a generation has not committed, wherever its workers run."""
-    broker, names = parts.broker, parts.names
-    chunk = broker.lag(names.group("chunk", spec.id), names.documents(parts.config.pipeline.epoch))
-    embed = broker.lag(names.group("embed", spec.id), names.chunks(spec.id))
-    return sum(chunk.values()) + sum(embed.values())
 
 
 def _places(parts: Parts, spec: GenerationSpec) -> tuple[dict[Hashable, int], dict[Hashable, int]]:

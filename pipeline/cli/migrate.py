@@ -12,8 +12,8 @@ import click
 
 from pipeline.cli.access import Ask, reached
 from pipeline.cli.awaiting import awaited
+from pipeline.cli.gating import refused_by_gate
 from pipeline.cli.job import Job
-from pipeline.cli.migrations import refused_by_gate
 from pipeline.cli.options import as_json, configuration, configure_logs, configured, print_json
 from pipeline.cli.tasks import raised
 from pipeline.errors import ConfigError

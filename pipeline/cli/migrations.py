@@ -9,38 +9,29 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
 
-from pipeline.chunking.documents import Chunk
 from pipeline.cli import clearing
-from pipeline.cli.assembly import Followed, Models, Parts, same_log
-from pipeline.cli.figures import lag_of
+from pipeline.cli.assembly import Followed, Models, Parts
+from pipeline.cli.gating import Gating
+from pipeline.cli.migration_status import described, migration_status
 from pipeline.cli.planning import plan
-from pipeline.cli.tasks import Task, Tasks
+from pipeline.cli.tasks import Tasks
 from pipeline.config import ChunkingConfig, Config, ModelConfig
 from pipeline.deadline import Deadline
-from pipeline.embedding.generation import chunker, generation_spec
-from pipeline.embedding.models import located, tokenizer_of
+from pipeline.embedding.generation import generation_spec
 from pipeline.errors import (
-    CollectionMissing,
     ConfigError,
     Fatal,
-    GateRefused,
     LogDiverged,
     Refused,
     Transient,
     VectideError,
 )
 from pipeline.generations import gate, operator, transitions
-from pipeline.generations.control import UNDER_WAY, ControlState, Generation
-from pipeline.generations.known_items import known_items
-from pipeline.generations.quality import Ask, Comparison, labelled, matching, read_qrels, read_queries, unlabelled
-from pipeline.ports import Collection
-from pipeline.search.searcher import Searcher
+from pipeline.generations.control import ControlState, Generation
 from pipeline.specs import GenerationSpec
 
 log = logging.getLogger(__name__)
@@ -49,9 +40,6 @@ log = logging.getLogger(__name__)
 _LEAVE_SECONDS: Final = 60.0
 #: A command that asks over HTTP waits for a minute.
 _SWITCH_SECONDS: Final = 40.0
-_SEED: Final = 1
-#: Documents whose tokens are counted; to count all would read every head.
-_SAMPLE: Final = 200
 
 
 class Migrations:
@@ -67,6 +55,7 @@ class Migrations:
         self._parts = parts
         self._control = control
         self._models = models
+        self._gating = Gating(parts, control, models)
         self._tasks = Tasks()
 
     def ask(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,65 +138,7 @@ class Migrations:
     # ------------------------------------------------------------------- looking
 
     def _status(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        state = self._control.again()
-        generations = [self._progress(one, state) for one in state.followed]
-        target = state.target
-        return {
-            "state": "none" if target is None else target.state,
-            "target": None if target is None else target.id,
-            "live": None if state.live is None else state.live.id,
-            "previous": None if state.previous is None else state.previous.id,
-            "generations": generations,
-            "over": _over(state),
-            "task": self._tasks.polled(),
-            "gate": _last_gate(state, target),
-        }
-
-    def _progress(self, one: Generation, state: ControlState) -> dict[str, Any]:
-        parts = self._parts
-        stored = self._stored(one)
-        whole = stored if state.live is None or one.id == state.live.id else self._stored(state.live)
-        try:
-            lag, oldest = lag_of(parts, one.spec)
-        except Fatal:
-            lag, oldest = {}, 0.0  # retired or aborted between two looks: its topic is gone
-        found = {
-            **described(one),
-            "documents": stored.documents,
-            "documents_in_live": whole.documents,
-            "tokens": stored.tokens,
-            "chunks": stored.chunks,
-            "incomplete_or_failed": stored.unserved,
-            "lag": sum(lag.values()),
-            "oldest_unprocessed_event_age_seconds": round(oldest, 1),
-        }
-        if one.state in UNDER_WAY:
-            # Of its own documents; until there are some, as large as the live generation's are.
-            each = stored.tokens / stored.documents if stored.documents else whole.tokens / max(1, whole.documents)
-            found["tokens_whole"] = round(each * max(whole.documents, stored.documents))
-            seconds = max(1e-9, time.time() - one.begun)
-            left = max(0, whole.documents - stored.documents)
-            found["documents_per_second"] = round(stored.documents / seconds, 3)
-            found["tokens_per_second"] = round(stored.tokens / seconds, 1)
-            found["eta_seconds"] = round(left * seconds / stored.documents, 1) if stored.documents else None
-        return found
-
-    def _stored(self, one: Generation) -> _Stored:
-        try:
-            collection = self._parts.store.open(self._parts.names.collection(one.id))
-            states = collection.count_heads()
-            sample = [head for head in collection.scan_heads(None, _SAMPLE)[0] if head.state != "deleted"]
-            chunks = collection.count_chunks()
-        except CollectionMissing:
-            return _Stored(0, 0, 0, 0)
-        documents = sum(states.values()) - states.get("deleted", 0)
-        tokens = sum(chunk.tokens for head in sample for chunk in head.chunks)
-        return _Stored(
-            documents,
-            chunks,
-            round(tokens * documents / len(sample)) if sample else 0,
-            gate.unserved(states),
-        )
+        return {**migration_status(self._parts, self._control.again()), "task": self._tasks.polled()}
 
     def _history(self, given: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -223,7 +154,7 @@ class Migrations:
             ]
         }
 
-    # ------------------------------------------------------------------- the gate
+    # ------------------------------------------------------------------ switching
 
     def _gate(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Start examining the target; ``task`` tells how far it is and what was found. ``seen``: its
@@ -234,105 +165,7 @@ class Migrations:
             raise Transient(f"generation {target.id} was changed since it was looked at; look again")
         asked = dict(given)
         key = f"gate {target.id} {target.transitions} {asked.get('queries')} {asked.get('qrels')}"
-        return self._tasks.begin("gate", lambda task: self._examined(target, live, asked, task), key)
-
-    def _examined(self, target: Generation, live: Generation, given: Mapping[str, Any], task: Task) -> dict[str, Any]:
-        parts = self._parts
-        try:
-            collection, served = (parts.store.open(parts.names.collection(one.id)) for one in (target, live))
-        except CollectionMissing:
-            raise Transient(f"no worker has begun to build generation {target.id}") from None
-        report = self._report(target, live, collection, served, given, task)
-        found, kept = report.as_json(), report.as_json(drawn=False)
-        if report.ok:
-            self._operate(lambda now: transitions.pass_gate(now, target.id, target.transitions, time.time(), kept))
-        elif not report.not_yet:
-            self._operate(
-                lambda now: transitions.refuse_gate(
-                    now, target.id, target.transitions, time.time(), "; ".join(report.why), kept
-                )
-            )
-        # What it wrote itself is one more; whoever came between is found by it.
-        found["examined"] = target.transitions + (0 if report.not_yet else 1)
-        return found
-
-    def _report(
-        self,
-        target: Generation,
-        live: Generation,
-        collection: Collection,
-        served: Collection,
-        given: Mapping[str, Any],
-        task: Task,
-    ) -> gate.Report:
-        try:
-            return self._examine(target, live, collection, served, given, task)
-        except ConfigError:
-            raise
-        except Fatal as error:
-            now = self._control.again().generations.get(target.id)
-            if now is None or now.transitions != target.transitions:
-                raise Transient(f"generation {target.id} was changed while it was examined") from error
-            raise
-
-    def _examine(
-        self,
-        target: Generation,
-        live: Generation,
-        collection: Collection,
-        served: Collection,
-        given: Mapping[str, Any],
-        task: Task,
-    ) -> gate.Report:
-        parts = self._parts
-        same_log(parts)
-        return gate.examine(
-            parts.broker,
-            parts.names,
-            parts.config.pipeline.epoch,
-            target.spec,
-            target.transitions,
-            collection,
-            served,
-            self._chunker(target.spec),
-            lambda: parts.store.build_index(collection.spec.name),
-            lambda on_phase: self._quality(target, live, collection, served, given, on_phase),
-            parts.config.migrate.lag_seconds,
-            task.at,
-            task.stopped,
-        )
-
-    def _chunker(self, spec: GenerationSpec) -> Chunk:
-        return chunker(spec, tokenizer_of(located(spec, self._parts.config)))
-
-    def _quality(
-        self,
-        target: Generation,
-        live: Generation,
-        collection: Collection,
-        served: Collection,
-        given: Mapping[str, Any],
-        on_phase: gate.OnPhase,
-    ) -> Comparison:
-        config = self._parts.config.migrate
-        old, new = (
-            _asking(Searcher(place, self._models.of(one.spec))) for place, one in ((served, live), (collection, target))
-        )
-
-        def progress(done: int, whole: int) -> None:
-            on_phase("questions", done, whole)
-
-        if bool(given.get("queries")) != bool(given.get("qrels")):
-            raise ConfigError("queries and qrels belong together", "give both, or neither for known-item questions")
-        if given.get("queries"):
-            queries, qrels = read_queries(Path(given["queries"])), read_qrels(Path(given["qrels"]))
-            matched = matching(qrels, _keys(served))
-            return labelled(queries, matched.qrels, old, new, config.tolerance, progress)
-        on_phase("drawing questions", 0, 0)
-        items = known_items(served, config.known_items, _SEED)
-        return unlabelled(items, old, new, config.known_item_tolerance, progress)
-
-    # ------------------------------------------------------------------ switching
+        return self._tasks.begin("gate", lambda task: self._gating.examined(target, live, asked, task), key)
 
     def _cutover(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """``examined``: as the gate said; or ``force``: why without it."""
@@ -441,76 +274,6 @@ class Migrations:
         if found is None:
             raise Refused("no migration is under way", "`vectide migrate start --model ...` begins one")
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """What is in a generation's collection."""
-
-    documents: int
-    chunks: int
-    tokens: int
-    """Of all of it, from a sample of the documents."""
-    unserved: int
-
-
-def described(one: Generation) -> dict[str, Any]:
-    """A generation, for people and scripts."""
-    return {
-        "id": one.id,
-        "state": one.state,
-        "since": one.since,
-        "begun": one.begun,
-        "paused": one.paused,
-        "throttle": one.throttle,
-        "model": one.spec.model.name,
-        "provider": one.spec.model.provider,
-        "dimension": one.spec.model.dimension,
-        "model_fingerprint": one.spec.model.fingerprint,
-        "chunking_fingerprint": one.spec.chunking.fingerprint,
-        "transitions": one.transitions,
-    }
-
-
-def refused_by_gate(found: Mapping[str, Any]) -> GateRefused:
-    """What a gate's refusal says."""
-    return GateRefused(
-        f"the gate refuses generation {found['generation']}: {'; '.join(found['why'])}",
-        "`vectide migrate status` shows all it found; mend it, or `vectide migrate cutover --force REASON`",
-    )
-
-
-def _over(state: ControlState) -> list[dict[str, Any]]:
-    """What was given up or has failed and still takes room, with the reason."""
-    found = []
-    for one in state.generations.values():
-        if one.state in ("aborted", "failed"):
-            reason = next(entry.reason for entry in reversed(state.history) if entry.generation == one.id)
-            found.append({**described(one), "reason": reason})
-    return found
-
-
-def _last_gate(state: ControlState, target: Generation | None) -> dict[str, Any] | None:
-    if target is None:
-        return None
-    found = [one for one in state.history if one.generation == target.id and one.reason.startswith("gate ")]
-    return dict(found[-1].details) if found else None
-
-
-def _asking(searcher: Searcher) -> Ask:
-    def ask(query: str, top: int) -> list[str]:
-        return [hit.key for hit in searcher.search(query, top, by_document=True).hits]
-
-    return ask
-
-
-def _keys(collection: Collection) -> Any:
-    after: str | None = None
-    while True:
-        heads, after = collection.scan_heads(after)
-        yield from (head.key.text for head in heads if head.state != "deleted")
-        if after is None:
-            return
 
 
 def _provider(name: str) -> str:

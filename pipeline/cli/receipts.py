@@ -7,7 +7,8 @@ import hmac
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -104,20 +105,44 @@ def read(path: Path) -> dict[str, Any]:
     return dict(found)
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Before anything is forgotten: what is gone by then has nothing else that proves it.
+
+    Raises:
+        ConfigError: no receipt can be written there.
+    """
+    with _written(path):
+        temporary = _beside(path)
+        temporary.touch()
+        temporary.unlink()
+
+
 def write(path: Path, receipt: Mapping[str, Any]) -> None:
     """To a file, whole or not at all.
 
     Raises:
         ConfigError: it cannot be written there.
     """
-    temporary = path.with_name(path.name + ".new")
-    try:
+    with _written(path):
+        temporary = _beside(path)
         with temporary.open("w", encoding="utf-8") as file:
             json.dump(receipt, file, indent=2, sort_keys=True)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + ".new")
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder", "give a file in a writable folder")
+    try:
+        yield
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", "give a file in a writable folder") from None
 

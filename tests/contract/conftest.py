@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.ports import Collection, CollectionSpec, Store
 from tests.contract.store_points import SPEC
+from tests.support.postgres import PostgresServer
+from tests.support.sources import Documents
 from tests.support.stores import KINDS, opened
+from tests.support.tables import PAGES, Tables, tables
 
 
 @pytest.fixture(params=KINDS)
@@ -40,3 +44,19 @@ def spec(prefix: str) -> CollectionSpec:
 def collection(store: Store, spec: CollectionSpec) -> Collection:
     """An empty collection of each store."""
     return store.create(spec)
+
+
+@pytest.fixture
+def documents() -> Iterator[Documents]:
+    """An empty log, in memory."""
+    broker = EmbeddedBroker(None)
+    yield Documents(broker)
+    broker.close()
+
+
+@pytest.fixture
+def pages(postgres: PostgresServer, fresh: str) -> Iterator[Tables]:
+    """One table with three rows; a document is its body."""
+    rows = "INSERT INTO pages SELECT g, 'T' || g, 'body ' || g FROM generate_series(1, 3) g"
+    with tables(postgres, fresh, PAGES, rows, tables={"pages": {"text": "{body}"}}) as one:
+        yield one

@@ -6,14 +6,11 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg2
-import pytest
 
 from connectors.runner import RunnerLimits
-from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.errors import BrokerUnavailable
 from tests.support.postgres import PostgresServer
 from tests.support.sources import Documents, running, wait_until
@@ -27,13 +24,6 @@ TRANSACTIONS = 150
 TABLE = "CREATE TABLE rows (a int, b text, body text, n int, PRIMARY KEY (a, b))"
 #: Over what a page holds, so that it is stored apart, and a message leaves it out where it did not change.
 BIG = "(SELECT string_agg(md5(g::text || random()), '') FROM generate_series(1, 300) g)"
-
-
-@pytest.fixture
-def documents() -> Iterator[Documents]:
-    broker = EmbeddedBroker(None)
-    yield Documents(broker)
-    broker.close()
 
 
 class Writer(threading.Thread):

@@ -11,20 +11,12 @@ import pytest
 
 from connectors.postgres.source import PostgresSource
 from connectors.runner import RunnerLimits
-from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.errors import ConfigError, Fatal, NotAllowed, SourceUnavailable
 from tests.support.postgres import PostgresServer
 from tests.support.sources import Documents, running
 from tests.support.tables import Tables, tables
 
 LIMITS = RunnerLimits(position_seconds=0.0, hints_seconds=0.05)
-
-
-@pytest.fixture
-def documents() -> Iterator[Documents]:
-    broker = EmbeddedBroker(None)
-    yield Documents(broker)
-    broker.close()
 
 
 @pytest.fixture(scope="module")

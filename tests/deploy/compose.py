@@ -250,6 +250,9 @@ def _run(project: Project, name: str, service: Mapping[str, Any]) -> Iterator[st
         yield f"{name}: torch has {config.model.threads} threads for {service.get('cpus')} CPUs"
     if given[:1] == ["connect"] and len(given) > 1:
         yield from _connector(name, service, given[1], config)
+    # Any command, those that keep something too: `verify --full`, `forget --out`.
+    if given[:1] == ["connect"] or "tools" in service.get("profiles", ()):
+        yield from _state(name, service, config)
 
 
 def _published(service: Mapping[str, Any]) -> list[int]:
@@ -258,14 +261,17 @@ def _published(service: Mapping[str, Any]) -> list[int]:
 
 def _connector(name: str, service: Mapping[str, Any], kind: str, config: Config) -> Iterator[str]:
     mounts = _mounts(service)
-    if str(config.state) != dockerfile.STATE or mounts.get(str(config.state), ("/", True))[1]:
-        yield f"{name}: {config.state} is no volume that the image's user may write"
     sources = {id: one for id, one in config.sources.items() if one.connector == kind}
     if not sources:
         yield f"{name}: no source has connector = {kind!r}"
     for id, source in sources.items():
         if source.settings.get("path") not in mounts:
             yield f"{name}: source {id}: nothing is mounted at {source.settings.get('path')}"
+
+
+def _state(name: str, service: Mapping[str, Any], config: Config) -> Iterator[str]:
+    if str(config.state) != dockerfile.STATE or _mounts(service).get(str(config.state), ("/", True))[1]:
+        yield f"{name}: {config.state} is no volume that the image's user may write"
 
 
 def _hardened(name: str, service: Mapping[str, Any]) -> Iterator[str]:

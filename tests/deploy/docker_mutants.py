@@ -125,6 +125,12 @@ MUTANTS = {
     "no such folder": (COMPOSE, "DOCUMENTS:-../docs", "DOCUMENTS:-../documents", "there is no documents"),
     "documents elsewhere": (COMPOSE, "target: /documents", "target: /docs", "nothing is mounted at /documents"),
     "state elsewhere": (COMPOSE, "connector-state:/var/lib/vectide", "connector-state:/state", "no volume that"),
+    "commands that keep nothing": (
+        COMPOSE,
+        "operator-state:/var/lib/vectide",
+        "operator-state:/state",
+        "operator: /var/lib/vectide is no volume that",
+    ),
     "no such service": (
         COMPOSE,
         "      qdrant:\n        condition",

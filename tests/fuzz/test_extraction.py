@@ -176,3 +176,41 @@ def test_pages_as_people_write_them_are_read() -> None:
         "<script>" + "document.write('<div>');" * 2_000 + "</script><p>x</p>",
     ):
         nesting.refuse_hostile(html)
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "".join(f"<b id={number}>" for number in range(499)) + "</i>" * 2_000,
+        "<div>" * 990 + "<tr>" * 2_000,
+        "<div>" * 990 + "</tr>" * 2_000,
+        "<p><button>" + "<span>" * 980 + "</p>" * 2_000,
+        "<ruby>" + "<span>" * 980 + "<rt>" * 2_000,
+    ],
+)
+def test_a_page_of_which_each_tag_costs_a_look_at_all_that_is_open_is_refused(
+    monkeypatch: pytest.MonkeyPatch, html: str
+) -> None:
+    """At 8 MiB each of these took minutes, in which the connector's loop does not beat; it was restarted, for ever."""
+    assert nesting.WORK == 100_000_000, "ten seconds"
+    monkeypatch.setattr(nesting, "WORK", 1_000_000)
+    with pytest.raises(Poison, match="nests too deep for so many tags"):
+        nesting.refuse_hostile(html)
+
+
+def test_a_page_of_more_elements_than_fit_into_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two million of them took a gigabyte; their end tags take nothing."""
+    assert nesting.ELEMENTS == 1_000_000, "half a gigabyte"
+    monkeypatch.setattr(nesting, "ELEMENTS", 2_000)
+    nesting.refuse_hostile("<p>x</p>" * 2_000)
+    with pytest.raises(Poison, match="more than 2000 elements"):
+        nesting.refuse_hostile("<p>x" * 2_001)
+
+
+def test_a_text_that_is_far_longer_than_its_page_is_refused() -> None:
+    """Each item of a list is indented as deep as it lies: 100 kB of a page became 36 MB of text."""
+    with pytest.raises(Poison, match="more than 4 times as long as the page"):
+        extract(("<ul>" * 900 + "<li>x" * 2_000).encode(), "a.html")
+    found = extract(("<ul><li>a" * 30 + "<li>x" * 2_000).encode(), "a.html")
+    assert found is not None
+    assert found.text.endswith(f"{'  ' * 29}- x\n")

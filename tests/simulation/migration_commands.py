@@ -9,8 +9,8 @@ from typing import Any
 
 from pipeline.cli import migrate
 from pipeline.cli.access import Ask
+from pipeline.cli.gating import refused_by_gate
 from pipeline.cli.job import Job
-from pipeline.cli.migrations import refused_by_gate
 from pipeline.errors import Backpressure, Fatal, Refused, Transient
 from tests.simulation.migration_corpus import CONFIG, PROPOSALS, Corpus
 from tests.simulation.migration_history import Asked, Command, History, Violated

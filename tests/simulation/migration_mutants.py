@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
-from pipeline.cli import assembly, clearing, job, lines, migrations
+from pipeline.cli import assembly, clearing, gating, job, line, lines, migration_status, migrations
 from pipeline.deadline import Deadline
 from pipeline.errors import CollectionMissing, Fatal, Fenced
 from pipeline.generations import control, gate, operator, transitions
@@ -407,12 +407,12 @@ MUTANTS: dict[str, Mutant] = {
         "a person's word for a second rollback", None, (Change(transitions, "roll_back", _back_and_back),)
     ),
     "status-fails": Mutant(
-        "status of a generation that goes meanwhile", None, (Change(migrations, "lag_of", _for_good),)
+        "status of a generation that goes meanwhile", None, (Change(migration_status, "lag_of", _for_good),)
     ),
     "gate-unexplained": Mutant(
         "what a gate says of a generation that goes meanwhile",
         None,
-        (Change(migrations.Migrations, "_report", _unexplained),),
+        (Change(gating.Gating, "_report", _unexplained),),
     ),
     "clean-up-alone": Mutant(
         "another clean-up at the same time", None, (Change(clearing, "contextlib", _nothing_suppressed),)
@@ -421,10 +421,10 @@ MUTANTS: dict[str, Mutant] = {
     "collection-first": Mutant(
         "offsets before the collection, where a worker looks what was there",
         None,
-        (Change(lines, "collection_of", _collection_before_offsets),),
+        (Change(line, "collection_of", _collection_before_offsets),),
     ),
     "left-for-ever": Mutant(
-        "the look for what a late line has made again", None, (Change(lines.Lines, "_remove_left", _nothing),)
+        "the look for what a late line has made again", None, (Change(clearing.Leftovers, "remove", _nothing),)
     ),
     "news-once": Mutant(
         "waiting for the news of a switch", None, (Change(service, "_NEWS_SECONDS", lambda product: 0.0),)
@@ -535,7 +535,7 @@ MUTANTS: dict[str, Mutant] = {
     "any-sibling": Mutant(
         "vectors of one model only",
         OPERATORS,
-        (Change(lines.Line, "_siblings", _whatever_model), Change(reading, "_donors", _donors_of_any_model)),
+        (Change(line.Line, "_siblings", _whatever_model), Change(reading, "_donors", _donors_of_any_model)),
     ),
     "never-looks-again": Mutant(
         "looking at control a few times a second",

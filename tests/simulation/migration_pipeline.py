@@ -12,7 +12,7 @@ from typing import Any, Final
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.topics import pipeline_topics
 from pipeline.chunking.documents import Chunk, chunked
-from pipeline.cli import job, lines, migrations
+from pipeline.cli import clearing, gating, job, lines
 from pipeline.cli.assembly import Followed, Models, Parts, log_identity
 from pipeline.cli.migrations import Migrations
 from pipeline.embedding.generation import generation_spec
@@ -96,10 +96,10 @@ class Pipeline:
         changes = (
             Change(lines, "Line", lambda product: line_with(self.timeline, self.habits)),
             Change(gate, "verify", lambda product: partial(product, wait=self.timeline.sleep)),
-            Change(migrations.Migrations, "_chunker", lambda product: _chunker),
+            Change(gating.Gating, "_chunker", lambda product: _chunker),
             Change(gate, "examine", self._noting),
-            Change(migrations, "unlabelled", self._whimsical),
-            Change(lines, "_LEFT_SECONDS", lambda product: LEFT_SECONDS),
+            Change(gating, "unlabelled", self._whimsical),
+            Change(clearing, "_LEFT_SECONDS", lambda product: LEFT_SECONDS),
             Change(job, "until_stopped", lambda product: self._never_stopped),
         )
         try:
@@ -355,5 +355,5 @@ def _specs() -> list[GenerationSpec]:
 _SPECS = _specs()
 
 
-def _chunker(self: Migrations, spec: GenerationSpec) -> Chunk:
+def _chunker(self: gating.Gating, spec: GenerationSpec) -> Chunk:
     return lambda text, media_type: spans_of(spec.chunking, text, media_type)

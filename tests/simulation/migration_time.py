@@ -18,7 +18,21 @@ from weakref import WeakKeyDictionary
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from pipeline import deadline
-from pipeline.cli import assembly, awaiting, clearing, crew, figures, job, lines, migrate, migrations, tasks
+from pipeline.cli import (
+    assembly,
+    awaiting,
+    clearing,
+    crew,
+    figures,
+    gating,
+    job,
+    line,
+    lines,
+    migrate,
+    migration_status,
+    migrations,
+    tasks,
+)
 from pipeline.generations import gate, operator
 from pipeline.search import service
 from pipeline.stages import lag, pace
@@ -32,8 +46,10 @@ _TOLD_THE_TIME = (
     awaiting,
     clearing,
     figures,
+    gating,
     lines,
     migrate,
+    migration_status,
     migrations,
     job,
     gate,
@@ -42,7 +58,7 @@ _TOLD_THE_TIME = (
     pace,
     lag,
 )
-_THREADED = (assembly, crew, lines, tasks, job, service, pace)
+_THREADED = (assembly, crew, line, lines, tasks, job, service, pace)
 
 
 class Process:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pipeline.chunking.documents import chunked
-from pipeline.cli import lines
+from pipeline.cli import line, lines
 from pipeline.cli.assembly import Followed, Models, Parts
 from pipeline.codec import decode_chunked, decode_event, encode_chunked
 from pipeline.deadline import Deadline
@@ -52,7 +52,7 @@ class Habits:
 
 @dataclass
 class _Stage:
-    """One stage's worker: what :class:`pipeline.cli.lines.Line` asks of it, and its loop."""
+    """One stage's worker: what :class:`pipeline.cli.line.Line` asks of it, and its loop."""
 
     timeline: Timeline
     habits: Habits
@@ -219,10 +219,10 @@ class _EmbedStage(_Stage):
         return bool(self.held)
 
 
-def line_with(timeline: Timeline, habits: Habits) -> type[lines.Line]:
+def line_with(timeline: Timeline, habits: Habits) -> type[line.Line]:
     """The product's line, around stages that work in the schedule's time."""
 
-    class SimulatedLine(lines.Line):
+    class SimulatedLine(line.Line):
         def _chunk_stage(self) -> Any:
             return _ChunkStage(timeline, habits, self._parts.broker, self.spec, self.pace)
 

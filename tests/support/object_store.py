@@ -83,7 +83,7 @@ class ObjectStore:
         """Misbehave from now on; an empty kind: no more.
 
         Args:
-            kind: ``down``, ``slow``, ``garbled``, ``truncated`` or a code of the protocol.
+            kind: ``down``, ``slow``, ``dribbling``, ``garbled``, ``truncated`` or a code of the protocol.
             of: only what is asked of paths that end so; anything, if empty.
             times: how often; without end, if negative.
         """
@@ -138,6 +138,8 @@ class _Weather:
             case "slow":
                 time.sleep(0.5)
                 return self._app(environ, start)
+            case "dribbling":
+                return _dribbling(self._app(environ, start))
             case "down":
                 environ["werkzeug.socket"].close()
                 return []
@@ -170,6 +172,12 @@ def _put(bucket: str, texts: Mapping[str, str]) -> None:
 
     for key, text in texts.items():
         s3_backends["123456789012"]["aws"].put_object(bucket, key, text.encode())
+
+
+def _dribbling(body: Iterable[bytes]) -> Iterator[bytes]:
+    for byte in b"".join(body):
+        time.sleep(0.02)
+        yield bytes([byte])
 
 
 def _truncated(body: Iterable[bytes]) -> Iterator[bytes]:

@@ -11,6 +11,9 @@ from connectors.postgres import connector
 from connectors.postgres.source import PostgresSource
 from tests.support.postgres import PostgresServer
 
+#: One table; a test adds its rows.
+PAGES = "CREATE TABLE pages (id int PRIMARY KEY, title text, body text)"
+
 
 @dataclass
 class Tables:

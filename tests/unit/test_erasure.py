@@ -22,6 +22,7 @@ from pipeline.cli.assembly import Models, Parts, apply_topics, collection_of
 from pipeline.cli.collecting import Collecting
 from pipeline.cli.erasure import Erasure, Forgetting
 from pipeline.cli.explaining import explained
+from pipeline.cli.gating import Gating
 from pipeline.cli.index import Index
 from pipeline.cli.main import cli
 from pipeline.cli.migrate import gate_lines
@@ -336,11 +337,11 @@ def test_the_history_of_a_gate_keeps_no_text_that_was_drawn_from_a_document(
         operator.operate(broker, names, lambda state: transitions.start(state, spec, time.time()))
         place.until(lambda: names.collection(spec.id) in place.parts.store.names(names.root))
 
-        def examine(self: Migrations, target: Generation, *given: object) -> Report:
+        def examine(self: Gating, target: Generation, *given: object) -> Report:
             quality = unlabelled(items, lambda q, n: [one.key for one in items if one.query == q], lambda q, n: [])
             return Report(target.id, target.transitions, ("worse",), quality=quality)
 
-        monkeypatch.setattr(Migrations, "_examine", examine)
+        monkeypatch.setattr(Gating, "_examine", examine)
         migrations = Migrations(place.parts, place.control(), Models(place.parts.config))
         task = migrations.ask({"action": "gate"})
         while task["running"]:

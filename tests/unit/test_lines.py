@@ -80,7 +80,7 @@ class Bench:
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setattr("pipeline.cli.lines._RETRY_SECONDS", 0.1)
-    monkeypatch.setattr("pipeline.cli.lines._LEFT_SECONDS", 1.0)
+    monkeypatch.setattr("pipeline.cli.clearing._LEFT_SECONDS", 1.0)
     broker = EmbeddedBroker(None)
     parts = Parts(CONFIG, Names("t", "p"), broker, MemoryStore())
     apply_topics(parts)
@@ -285,7 +285,7 @@ def test_a_member_that_could_not_be_completed_leaves_nobody_in_the_group(
     def busy(*arguments: object) -> None:
         raise StoreUnavailable("no room")
 
-    monkeypatch.setattr("pipeline.cli.lines.collection_of", busy)
+    monkeypatch.setattr("pipeline.cli.line.collection_of", busy)
     id = bench.start()
     bench.turn_until(lambda: f"generation.{id}" in bench.parts.health.readyz().reasons)
     monkeypatch.undo()

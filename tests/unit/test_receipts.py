@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from pipeline.cli import receipts
+from pipeline.cli.main import cli
 from pipeline.errors import ConfigError, Fatal
 
 KEY, OTHER = b"a secret", b"another"
@@ -83,6 +85,21 @@ def test_what_is_no_receipt_is_named(tmp_path: Path, text: str) -> None:
         receipts.read(tmp_path / "none")
     with pytest.raises(ConfigError, match="No such file"):
         receipts.write(tmp_path / "no" / "r.json", {})
+
+
+def test_nothing_is_forgotten_whose_receipt_could_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be gone, and nothing would prove it."""
+    asked: list[object] = []
+    monkeypatch.setattr("pipeline.cli.forget._asked", lambda *given: asked.append(given))
+    for out, why in ((tmp_path / "no" / "r.json", "No such file"), (tmp_path, "is a folder")):
+        found = CliRunner().invoke(cli, ["forget", "docs:a.md", "--out", str(out), "--state", str(tmp_path / "state")])
+        assert isinstance(found.exception, ConfigError)
+        assert why in str(found.exception)
+    assert asked == []
+    receipts.refuse_unwritable(tmp_path / "r.json")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

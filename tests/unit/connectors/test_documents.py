@@ -408,7 +408,7 @@ def test_a_file_that_cannot_be_read_is_not_read_again_while_it_is_the_same(
     monkeypatch.setattr(
         Extractor,
         "_read",
-        lambda self, data, path: asked.append(data) or (_ for _ in ()).throw(Poison("r", data.decode())),
+        lambda self, data, path, deadline: asked.append(data) or (_ for _ in ()).throw(Poison("r", data.decode())),
     )
     for expected in ("broken", "broken", "other"):
         if expected == "other":

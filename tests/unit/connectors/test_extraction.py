@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import gc
 import hashlib
 import random
+import signal
+import tracemalloc
+from contextlib import suppress
 
 import pytest
 
-from connectors.extraction import Extracted, extract
+from connectors.extraction import Extracted, ExtractionLimits, Extractor, extract, reader
 from pipeline.chunking.structure import blocks
 from pipeline.errors import Poison
 
@@ -294,3 +298,42 @@ def test_the_path_is_never_in_text_or_metadata() -> None:
     for suffix in (".txt", ".md", ".rst", ".html", ".py"):
         one, other = extract(b"# t\n\nsame\n", "x/one" + suffix), extract(b"# t\n\nsame\n", "two" + suffix)
         assert one == other
+
+
+@pytest.mark.parametrize("line", ["\n", "a\n"])
+def test_a_table_takes_no_more_memory_than_some_times_its_text(line: str) -> None:
+    """As lists, the rows of 8 MiB took 800 MB: more than a connector has."""
+    data = (line * 50_000).encode()
+    tracemalloc.start()
+    try:
+        extract(data, "a.csv")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 50 * len(data), f"{peak / len(data):.0f} times the text"
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_of_a_document_that_cannot_be_read_nothing_is_kept_but_why(
+    crashes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that was kept held its frames, and so the file: a thousand scanned PDFs were all of the memory."""
+
+    def ended(*asked: object) -> None:
+        raise reader._Died(-signal.SIGSEGV)
+
+    if crashes:
+        monkeypatch.setattr(reader.Reader, "_ask", ended)
+    one, size = Extractor(ExtractionLimits(), 1 << 20), 1_000_000
+    gc.disable()  # nor may it wait for somebody to find a cycle
+    tracemalloc.start()
+    try:
+        for number in range(8):
+            with suppress(Poison):
+                one.extract(b"broken" + bytes(size), f"{number}.ipynb", "its revision")
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+        one.close()
+    assert kept < size, f"{kept / size:.1f} of 8 files"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from connectors.fetching import FETCH_SECONDS
 from connectors.git import blobs
 from connectors.git.commands import Access, Git
 from connectors.git.settings import GitSettings, settings_of
@@ -118,6 +119,20 @@ def test_a_pdf_is_read_as_the_filesystem_reads_it(repository: Repository, opened
     for _ in range(2):
         with pytest.raises(Poison, match="OCR"):
             source.fetch("scan.pdf")
+
+
+def test_to_get_a_document_and_to_read_it_have_one_deadline(
+    repository: Repository, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two answers of git that take 20 seconds each leave a quarter of a minute, and not another one, to read it."""
+    assert FETCH_SECONDS < BEAT_LIMIT_SECONDS
+    repository.write("a.pdf", files.pdf([["The first page."]]))
+    repository.commit("a")
+    source = opened(repository)
+    assert listed(source)
+    monkeypatch.setattr("connectors.git.source.FETCH_SECONDS", 0.0)
+    with pytest.raises(Transient, match="not enough time"):
+        source.fetch("a.pdf")
 
 
 def test_metadata_are_of_the_commit_that_last_changed_the_document(repository: Repository, opened: Open) -> None:

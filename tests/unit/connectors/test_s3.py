@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import time
 import tracemalloc
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -13,17 +12,14 @@ from typing import Any
 
 import pytest
 
-from connectors.certification.rig import wait_until
 from connectors.registry import open_source, source_of
 from connectors.s3.bucket import Bucket
-from connectors.s3.queue import Queue, Told, notifications
 from connectors.s3.settings import S3Settings
 from connectors.s3.source import S3Source, _inflated
 from pipeline.config import SourceConfig
 from pipeline.errors import ConfigError, Poison, SourceUnavailable, Transient
 from pipeline.identity import content_hash
-from pipeline.ports import Fetched, Hint, Skipped
-from tests.contract.places import S3QueuePlace
+from pipeline.ports import Fetched, Skipped
 from tests.support import files
 from tests.support.object_store import KEY_ID, SECRET, ObjectStore, object_store
 
@@ -101,6 +97,19 @@ def test_folders_of_tools_and_what_only_begins_like_the_prefix_are_no_documents(
     assert store.fetch("b.log", prefix="docs", exclude=["*.log"]) is None
 
 
+def test_a_listing_that_takes_longer_than_a_poll_asks_for_no_other(store: Store) -> None:
+    """Else a large bucket is listed without a pause."""
+    for number in range(3):
+        store.put(str(number))
+    source = store.source(poll_seconds=0.01)
+    listing = source.scan()
+    next(listing)
+    assert source.hints(0.05) == []
+    assert len(list(listing)) == 2
+    assert [hint.path for hint in source.hints(5.0)] == [None]
+    source.close()
+
+
 @pytest.mark.parametrize("versions", [False, True])
 def test_a_listing_of_many_pages_has_everything_once(store: Store, versions: bool) -> None:
     store.server.put_many(store.bucket, {f"{number:05}": "x" for number in range(2100)})
@@ -164,13 +173,14 @@ def test_an_etag_of_parts_is_a_revision_and_no_digest(store: Store) -> None:
 
 
 def test_an_object_over_the_limit_is_published_without_its_text(store: Store) -> None:
-    store.put("large", "x" * (LIMIT + 1))
-    store.put("bomb", gzip.compress(b"x" * 5_000_000), ContentEncoding="gzip")
+    store.put("large", "x" * (LIMIT + 1), Metadata={"acl": "staff"})
+    store.put("bomb", gzip.compress(b"x" * 5_000_000), ContentEncoding="gzip", Metadata={"acl": "staff"})
     assert len(_inflated(gzip.compress(b"x" * 5_000_000), 100)) == 100
     for path in ("large", "bomb"):
         found = store.fetched(path)
         assert found.text is None
         assert "over the limit" in found.omitted
+        assert found.metadata == {"acl": "staff"}, "its old text stays readable, to those who may read it now"
     assert "+" in store.listed()["large"]
     store.server.fault("truncated", of="large")
     assert store.fetched("large").text is None, "it was read"
@@ -189,6 +199,18 @@ def test_what_is_compressed_is_read_and_what_is_not_as_it_says_is_poison(store: 
             store.fetch(path)
 
 
+def test_a_content_of_many_compressed_parts_is_read_in_time_and_of_too_many_is_refused() -> None:
+    """Of each part that ended, all that followed was copied: 4 MB of empty ones took 37 seconds, 8 MB the connector's
+    life, again and again.
+    """
+    parts = [gzip.compress(b"%d\n" % number) for number in range(3_000)]
+    assert _inflated(b"".join(parts), LIMIT) == b"".join(b"%d\n" % number for number in range(3_000))
+    assert _inflated(b"".join(parts), 4) == b"0\n1\n"
+    empty = gzip.compress(b"")
+    with pytest.raises(Poison, match="more than 100000 parts"):
+        _inflated(empty * 100_001, LIMIT)
+
+
 def test_a_pdf_is_read_as_the_filesystem_reads_it(store: Store) -> None:
     store.put("a.pdf", files.pdf([["The first page."], ["The second one."]], title="Pages"))
     store.put("scan.pdf", files.scanned_pdf())
@@ -197,6 +219,25 @@ def test_a_pdf_is_read_as_the_filesystem_reads_it(store: Store) -> None:
     assert (found.metadata["title"], found.metadata["source_media_type"]) == ("Pages", "application/pdf")
     with pytest.raises(Poison, match="OCR"):
         store.fetch("scan.pdf")
+
+
+def test_a_content_that_comes_byte_by_byte_is_given_up_in_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a slow line, then the deadline is looked at whenever something arrives, and not when a whole MiB has."""
+    store.put("slow.txt", "x" * 100)
+    store.server.fault("dribbling", of="slow.txt")
+    monkeypatch.setattr("connectors.s3.bucket._READ_SECONDS", 0.2)
+    with pytest.raises(Transient, match=r"slow.txt: \d\d? bytes took"):
+        store.fetch("slow.txt")
+
+
+def test_to_get_a_document_and_to_read_it_have_one_deadline(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given one that has come so slowly that no time is left, then reading does not begin another minute: a loop that
+    does not beat is restarted.
+    """
+    store.put("a.pdf", files.pdf([["The first page."]]))
+    monkeypatch.setattr("connectors.s3.source.FETCH_SECONDS", 0.0)
+    with pytest.raises(Transient, match="not enough time"):
+        store.fetch("a.pdf")
 
 
 def test_a_name_without_a_suffix_is_read_as_its_type_says(store: Store) -> None:
@@ -335,91 +376,6 @@ def test_a_secret_is_read_again_when_it_is_refused(store: Store, tmp_path: Path)
         list(source.scan())
     file.write_text(SECRET)
     assert len(list(source.scan())) == 1
-    source.close()
-
-
-# -------------------------------------------------------------------------------- notifications
-
-
-def record(event: str, key: str, bucket: str = "b") -> dict[str, object]:
-    return {"eventName": event, "s3": {"bucket": {"name": bucket}, "object": {"key": key}}}
-
-
-def test_notifications_of_all_kinds_are_understood() -> None:
-    own = json.dumps({"Records": [record("ObjectCreated:Put", "a+b/%C3%BC%2Bx"), record("ObjectRemoved:Delete", "c")]})
-    told = [Told("b", "a b/ü+x", False), Told("b", "c", True)]
-    assert list(notifications(own)) == told
-    assert list(notifications(json.dumps({"Type": "Notification", "Message": own}))) == told
-    bridge = {"source": "aws.s3", "detail-type": "Object Deleted",
-              "detail": {"bucket": {"name": "b"}, "object": {"key": "a+b"}}}  # fmt: skip
-    assert list(notifications(json.dumps(bridge))) == [Told("b", "a+b", True)]
-    assert list(notifications(json.dumps({"Event": "s3:TestEvent", "Bucket": "b"}))) == []
-
-
-@pytest.mark.parametrize("body", ["", "{", "[]", "7", "null", '{"Records": [{}]}', '{"Message": "x"}', '{"a": 1}'])
-def test_what_is_no_notification_says_so(body: str) -> None:
-    with pytest.raises(ValueError, match=r"\w"):
-        list(notifications(body))
-
-
-def noted(*records: tuple[str, str]) -> Queue:
-    queue = Queue(S3Settings(bucket="b-1", queue_url="http://127.0.0.1:9/q"))
-    for event, key in records:
-        queue._note(json.dumps({"Records": [record(event, key, "b-1")]}))
-    return queue
-
-
-def test_a_delete_waits_for_the_create_that_makes_it_a_rename() -> None:
-    queue = noted(("ObjectRemoved:Delete", "old"), ("ObjectCreated:Copy", "new"))
-    now = time.time()
-    assert [hint.path for hint in queue._due(now)] == ["new"]
-    assert [hint.path for hint in queue._due(now + 3.0)] == ["old"]
-    again = noted(("ObjectRemoved:Delete", "doc"), ("ObjectCreated:Put", "doc"))
-    assert [hint.path for hint in again._due(time.time())] == ["doc"]
-
-
-def test_a_flood_of_notifications_becomes_a_scan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("connectors.s3.queue._KEYS", 3)
-    queue = noted(*[("ObjectCreated:Put", str(number)) for number in range(50)])
-    assert len(queue._keys) <= 3
-    assert [hint.path for hint in queue._due(time.time())] == [None]
-
-
-def waiting(place: S3QueuePlace) -> tuple[int, int]:
-    """Messages that nobody has read, and that somebody has, but not deleted."""
-    counts = place.store.client("sqs").get_queue_attributes(QueueUrl=place.queue_url, AttributeNames=["All"])
-    names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
-    one, other = (int(counts["Attributes"][name]) for name in names)
-    return one, other
-
-
-def test_who_only_lists_leaves_the_queue_to_its_reader(tmp_path: Path) -> None:
-    place = S3QueuePlace(tmp_path)
-    place.client.put_object(Bucket=place.bucket, Key="outside.txt", Body=b"not of this source")
-    place.put("a.txt", "text")
-    passing = place.source()
-    assert [one.path for one in passing.scan()] == ["a.txt"]
-    assert passing.fetch("a.txt") is not None
-    assert waiting(place) == (3, 0), "the first one is S3's own, of whether it may write there"
-    reader = place.source()
-    hints: list[Hint] = []
-    while not hints:
-        hints = reader.hints(5.0)
-    assert [hint.path for hint in hints] == ["a.txt"]
-    passing.close()
-    reader.close()
-
-
-def test_a_strange_message_asks_for_a_scan_and_is_not_read_again(tmp_path: Path) -> None:
-    place = S3QueuePlace(tmp_path)
-    source = place.source()
-    list(source.scan())
-    place.store.client("sqs").send_message(QueueUrl=place.queue_url, MessageBody="hello")
-    hints: list[Hint] = []
-    while not hints:
-        hints = source.hints(5.0)
-    assert [hint.path for hint in hints] == [None]
-    wait_until(lambda: waiting(place) == (0, 0), lambda: f"the queue holds {waiting(place)}", 20.0)
     source.close()
 
 
