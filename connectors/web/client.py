@@ -92,7 +92,7 @@ class Hosts:
         self._others = settings.hosts
         self._private = settings.private_hosts
         self._named = {one.host for one in seeds}
-        self._plain = any(one.scheme == "http" for one in seeds)
+        self._plain = {(one.host, one.port) for one in seeds if one.scheme == "http"}
 
     def own(self, address: Address) -> bool:
         """True for the hosts of what the settings name."""
@@ -103,8 +103,8 @@ class Hosts:
         return self.own(address) or any(_matches(address, one) for one in self._others)
 
     def trusted(self, address: Address) -> bool:
-        """True if secrets may be sent there: never unencrypted, unless the settings say ``http``."""
-        return self.own(address) and (address.scheme == "https" or self._plain)
+        """True if secrets may be sent there: never unencrypted, unless the settings say ``http`` of this very host."""
+        return self.own(address) and (address.scheme == "https" or (address.host, address.port) in self._plain)
 
     def may_be_private(self, host: str) -> bool:
         """True if the settings say so: by an address, which no name server gives, or in ``private_hosts``."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
@@ -51,6 +50,7 @@ class Discovery:
         hosts: of the source.
         ledger: is told of every page.
         path_of: the path of a page that the source admits; None: it does not.
+        clock: seconds since 1970.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Discovery:
         hosts: Hosts,
         ledger: Ledger,
         path_of: Callable[[Address], str | None],
+        clock: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._client = client
@@ -68,6 +69,7 @@ class Discovery:
         self._hosts = hosts
         self._ledger = ledger
         self._path_of = path_of
+        self._clock = clock
         self._told: set[str] = set()
         # Under other rules other pages count, also of a listing that did not change.
         rules = settings.model_dump_json(include={"site", "sitemaps", "feeds", "hosts", "include", "exclude"})
@@ -128,7 +130,7 @@ class Discovery:
     def _inner(self, one: _Named) -> list[_Named]:
         """A listing that another one names: without it, the others are read all the same."""
         known = self._known(one.address)
-        if known is not None and one.hint and known.hint == one.hint and time.time() - known.read_at < _HINT_SECONDS:
+        if known is not None and one.hint and known.hint == one.hint and self._clock() - known.read_at < _HINT_SECONDS:
             return self._named(json.loads(known.names), one)
         try:
             return self._read(one)
@@ -158,7 +160,7 @@ class Discovery:
                 etag, modified = answer.headers.get("etag", ""), answer.headers.get("last-modified", "")
         except (Broken, Paused, Forbidden, Garbled) as error:
             raise SourceUnavailable(f"{url}: {error}") from None
-        self._ledger.put_listing(Listing(self._key(one.address), etag, modified, one.hint, time.time(), names))
+        self._ledger.put_listing(Listing(self._key(one.address), etag, modified, one.hint, self._clock(), names))
         return self._named(json.loads(names), one)
 
     def _taken(self, answer: Answer) -> list[list[str]]:

@@ -27,6 +27,7 @@ _ENTRIES: Final = frozenset({"url", "sitemap", "item", "entry"})
 _ADDRESSES: Final = frozenset({"loc", "link", "guid"})
 _TIMES: Final = frozenset({"lastmod", "updated", "modified", "pubDate", "date"})
 _FIELD_CHARACTERS: Final = 4096
+_GZIP: Final = b"\x1f\x8b"
 
 
 class Garbled(Exception):
@@ -75,11 +76,13 @@ def entries(parts: Iterator[bytes]) -> Iterator[Entry]:
 
 
 def _unpacked(parts: Iterator[bytes]) -> Iterator[bytes]:
-    size, unpacking, first = 0, None, True
+    size, first = 0, b""
     for part in parts:
-        if first and part.startswith(b"\x1f\x8b"):
-            unpacking = zlib.decompressobj(wbits=31)
-        first = False
+        first += part
+        if len(first) >= len(_GZIP):
+            break
+    unpacking = zlib.decompressobj(wbits=31) if first.startswith(_GZIP) else None
+    for part in chain((first,), parts):
         while part:
             try:
                 piece = unpacking.decompress(part, _PART_BYTES) if unpacking else part

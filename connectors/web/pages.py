@@ -6,7 +6,6 @@ errors, login pages, an empty body, a host that is away, keeps the last version.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, Literal
@@ -39,6 +38,7 @@ class Pages:
         paths: of the source.
         admitted: the path of a page that can be a document of the source.
         probe: raises SourceUnavailable if the site is away.
+        clock: seconds since 1970.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class Pages:
         paths: Paths,
         admitted: Callable[[Address], str | None],
         probe: Callable[[], None],
+        clock: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._reader = reader
@@ -56,6 +57,7 @@ class Pages:
         self._paths = paths
         self._admitted = admitted
         self._probe = probe
+        self._clock = clock
         self._in_a_row = 0
         self._just_read: tuple[str, Read] | None = None
 
@@ -65,7 +67,7 @@ class Pages:
         Raises:
             SourceUnavailable: the site is away.
         """
-        if self._due(page, time.time()):
+        if self._due(page, self._clock()):
             # A page that a listing names again after it was gone is read whatever it says.
             known = page.state == "live" and page.extraction == self._reader.extraction(page.name)
             before = Before(page.etag, page.modified, page.body, page.name) if known else None
@@ -74,7 +76,7 @@ class Pages:
 
     def verdict(self, page: Page) -> Literal["there", "gone", "not there"]:
         """``there``: it is a document, or may be. ``gone``: it was one. Else it is none."""
-        now, grace = time.time(), self._settings.grace_seconds
+        now, grace = self._clock(), self._settings.grace_seconds
         if page.target and self._stands_for(page) is not None:
             return "not there"
         if page.state == "gone":
@@ -101,7 +103,7 @@ class Pages:
             Transient, Poison: this page cannot be read now, or as it is.
         """
         page = self._ledger.page(path)
-        if page is not None and page.failures and page.retry_at > time.time():
+        if page is not None and page.failures and page.retry_at > self._clock():
             raise Transient(page.why)
         known = page is not None
         page = page or Page(0, path, address.url)
@@ -152,14 +154,16 @@ class Pages:
         if isinstance(outcome, Moved) and self._admitted(outcome.to) == page.path:
             page.url = outcome.to.url  # https instead of http: the same document
             outcome = self._reader.look(page.path, outcome.to, before)
-        if isinstance(outcome, Moved) and self._admitted(outcome.to) in (None, page.path):
+            if isinstance(outcome, Moved):
+                outcome = Failed("it leads back and forth")
+        if isinstance(outcome, Moved) and self._admitted(outcome.to) is None:
             outcome = Missing(f"it was moved to {outcome.to.url}, which is no page of this source", at_once=False)
         self._note(page, outcome)
         return outcome
 
     def _note(self, page: Page, outcome: Outcome) -> None:
         """Keep what a page has answered."""
-        now = time.time()
+        now = self._clock()
         self._just_read = None
         if isinstance(outcome, Failed):
             self._failed(page, outcome, now)

@@ -45,6 +45,7 @@ _HTML: Final = (".html", ".xhtml")
 _LOGIN: Final = re.compile(r"/(?:log-?in|sign-?in|sso|saml2?|auth|oauth2?|session/new)(?:[/.?]|$)", re.IGNORECASE)
 _CHARSET: Final = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
 _LINK: Final = re.compile(r"<([^<>]*)>((?:\s*;\s*[\w*-]+\s*=\s*(?:\"[^\"]*\"|[^\s;,\"]+))*)")
+_REL: Final = re.compile(r";\s*rel\s*=\s*(?:\"([^\"]*)\"|([^\s;,\"]+))", re.IGNORECASE)
 _GONE: Final = (404, 410)
 
 
@@ -168,17 +169,17 @@ class Reader:
 
     def _answered(self, path: str, address: Address, answer: Answer, before: Before | None) -> Outcome:
         status = answer.status
-        if answer.settled.target != address.target or answer.settled.host != address.host:
+        if answer.settled != address:
             return Moved(answer.settled)
+        tag = Head(robots=_directives(answer.headers.get("x-robots-tag", ""), self._robots.name))
+        if status in (200, 304) and tag.noindex:
+            return Missing("its X-Robots-Tag says noindex", at_once=True)
         if status == 304 and before is not None:
             return Unchanged(answer.headers.get("etag", ""), answer.headers.get("last-modified", ""))
         if status in _GONE:
             return Missing(f"it answers {status}", at_once=status == 410)
         if status != 200:
             return Failed(f"it answers {status}")
-        tag = Head(robots=_directives(answer.headers.get("x-robots-tag", ""), self._robots.name))
-        if tag.noindex:
-            return Missing("its X-Robots-Tag says noindex", at_once=True)
         redirected = answer.address != answer.settled
         if redirected and _LOGIN.search(answer.address.target):
             return Failed("it leads to a login page")
@@ -296,7 +297,8 @@ def _transcoded(data: bytes, content_type: str) -> bytes:
 def _linked(header: str, base: Address) -> Address | None:
     """The canonical address in a ``Link`` header."""
     for url, parameters in _LINK.findall(header):
-        if re.search(r";\s*rel\s*=\s*\"?(?:[^\";]*\s)?canonical[\s\";]?", parameters + ";", re.IGNORECASE):
+        relation = _REL.search(parameters)
+        if relation is not None and "canonical" in (relation[1] or relation[2] or "").lower().split():
             return _address(url, base)
     return None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -67,11 +67,20 @@ class WebSource:
         settings: of the source.
         limit_bytes: a larger text is not published.
         state: a folder for what is known of the pages; None: it is kept in memory.
+        clock: seconds since 1970.
     """
 
-    def __init__(self, id: str, settings: WebSettings, limit_bytes: int, state: Path | None) -> None:
+    def __init__(
+        self,
+        id: str,
+        settings: WebSettings,
+        limit_bytes: int,
+        state: Path | None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.id = id
         self._settings = settings
+        self._clock = clock
         self._hosts = Hosts(settings)
         self._client = Client(settings, self._hosts)
         robots = Robots(self._client, settings.user_agent)
@@ -81,8 +90,8 @@ class WebSource:
         self._paths = Paths(settings.seeds[0])
         self._include = GitIgnoreSpec.from_lines(settings.include) if settings.include else None
         self._exclude = GitIgnoreSpec.from_lines(settings.exclude) if settings.exclude else None
-        self._discovery = Discovery(settings, self._client, robots, self._hosts, self._ledger, self._admitted)
-        self._pages = Pages(settings, reader, self._ledger, self._paths, self._admitted, self._discovery.probe)
+        self._discovery = Discovery(settings, self._client, robots, self._hosts, self._ledger, self._admitted, clock)
+        self._pages = Pages(settings, reader, self._ledger, self._paths, self._admitted, self._discovery.probe, clock)
         self._next_poll = 0.0
         self._closed = threading.Event()
 
@@ -93,7 +102,7 @@ class WebSource:
             SourceUnavailable: a listing or the site cannot be read, or far too much of it is gone at once.
         """
         self._next_poll = time.monotonic() + self._settings.poll_seconds
-        self._ledger.forget_gone(time.time() - _GONE_SECONDS)
+        self._ledger.forget_gone(self._clock() - _GONE_SECONDS)
         tally = _Tally(self._ledger.count())
         for _ in self._discovery.steps():
             if tally.silent:

@@ -51,6 +51,7 @@ class Website:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # else the second packet of an answer waits 40 ms for the first
 
             def log_message(self, format: str, *of: object) -> None:
                 pass
@@ -102,7 +103,7 @@ class Website:
         return self.requests[quote(target, safe=_SAFE)]
 
     def headers_of(self, target: str) -> Mapping[str, str]:
-        """Those of the last request for it."""
+        """Those of the last request for it, by name in lower case."""
         return next(headers for one, headers in reversed(self.seen) if one == quote(target, safe=_SAFE))
 
     def sitemap(self) -> bytes:
@@ -114,7 +115,9 @@ class Website:
             for target, at in listed.items()
         )
         body = "".join(rows)
-        return f'<?xml version="1.0"?><urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">{body}</urlset>'.encode()
+        return (
+            f'<?xml version="1.0"?><urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">{body}</urlset>'.encode()
+        )
 
     # ----------------------------------------------------------------------------- serving
 
@@ -122,7 +125,7 @@ class Website:
         target = request.path
         with self._mutex:
             self.requests[target] += 1
-            self.seen.append((target, dict(request.headers)))
+            self.seen.append((target, {name.lower(): value for name, value in request.headers.items()}))
             found = self.answers.get(target)
         match self.fault:
             case "down":
