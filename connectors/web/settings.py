@@ -154,7 +154,8 @@ def settings_of(uri: str) -> dict[str, Any]:
         return {"connector": "web", "sitemaps": [address.url]}
     if path != "/" and not path.endswith("/"):
         raise ValueError(
-            "it is neither a sitemap, a feed nor a folder; end a folder with /, or name it in `sitemaps` or `feeds`"
+            "it is neither a sitemap, a feed nor a folder; end a folder with /, or name it in `sitemaps` or `feeds` "
+            "(a repository is git+https://...)"
         )
     table: dict[str, Any] = {"connector": "web", "site": address.at("/").url}
     return table if path == "/" else table | {"include": [f"/{Paths(address).path_of(address)}"]}

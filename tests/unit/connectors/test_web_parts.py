@@ -240,8 +240,9 @@ def test_private_addresses_are_known_in_any_wrapping(address: str, expected: boo
 
 
 def test_a_head_is_read_up_to_its_end_and_nothing_of_the_body_counts() -> None:
-    page = b"""<!doctype html><html lang="de-AT"><head><link rel="shortcut canonical" href=" /a "><link rel=canonical href=/b>
-    <meta name=description content=" A page "><meta property="og:type" content=article><meta name="csrf-token" content=1>
+    page = b"""<!doctype html><html lang="de-AT"><head><link rel="shortcut canonical" href=" /a ">
+    <link rel=canonical href=/b><meta name=description content=" A page "><meta property="og:type" content=article>
+    <meta name="csrf-token" content=1>
     <meta name=Robots content="NoFollow, max-snippet:3"></head><body><link rel=canonical href=/evil>
     <meta name=robots content=noindex></body></html>"""
     head = head_of(page, "vectide")
