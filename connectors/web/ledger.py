@@ -162,11 +162,11 @@ class Ledger:
                 self._room -= 1
             return self.page(path)
         hints = page.hints.split("\n") if page.hints else []
-        better = url.startswith("https:") and not page.url.startswith("https:")
-        if (hint and hint not in hints) or better:
-            page.url = url if better else page.url
-            if hint and hint not in hints:
-                page.hints, page.fresh = "\n".join([*hints, hint][-_HINTS:]), 1
+        if hint and hint not in hints:
+            page.hints, page.fresh = "\n".join([*hints, hint][-_HINTS:]), 1
+            self.put(page)
+        if url.startswith("https:") and not page.url.startswith("https:"):
+            page.url = url
             self.put(page)
         return page
 

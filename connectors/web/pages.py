@@ -138,10 +138,7 @@ class Pages:
         if page.state == "live" and page.extraction != self._reader.extraction(page.name):
             return True
         if page.missing_since and page.state != "gone":
-            grace = self._settings.grace_seconds
-            if now >= page.missing_since + grace > page.checked_at:
-                return True
-            return age >= min(recheck, max(poll, grace / _LOOKS))
+            return age >= min(recheck, max(poll, self._settings.grace_seconds / _LOOKS))
         if page.fresh and age >= (poll * 2**page.false_hints if page.false_hints else 0.0):
             return True
         return age >= recheck
