@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
@@ -30,6 +31,8 @@ _LISTINGS: Final = 2000
 #: A listing whose index says that it did not change is asked for all the same from time to time.
 _HINT_SECONDS: Final = 3600.0
 _BATCH: Final = 500
+_IN_MEMORY_BYTES: Final = 1 << 20
+_PART_BYTES: Final = 1 << 16
 _TOLD: Final = 1000
 
 
@@ -158,7 +161,7 @@ class Discovery:
                 else:
                     names = json.dumps(self._taken(answer))
                 etag, modified = answer.headers.get("etag", ""), answer.headers.get("last-modified", "")
-        except (Broken, Paused, Forbidden, Garbled) as error:
+        except (Broken, Paused, Forbidden, Garbled, OSError) as error:  # the last: no room for it on the disk
             raise SourceUnavailable(f"{url}: {error}") from None
         self._ledger.put_listing(Listing(self._key(one.address), etag, modified, one.hint, self._clock(), names))
         return self._named(json.loads(names), one)
@@ -166,28 +169,31 @@ class Discovery:
     def _taken(self, answer: Answer) -> list[list[str]]:
         """All pages that it names are noted; the listings that it names."""
         names: list[list[str]] = []
-        batch: list[Entry] = []
-        for entry in entries(answer.parts(LIMIT_BYTES)):
-            if entry.kind == "page":
-                batch.append(entry)
-            elif len(names) < _LISTINGS:
-                names.append([entry.kind, entry.url, entry.hint])
-            if len(batch) >= _BATCH:
-                self._note(batch, answer.address)
-                batch = []
-        self._note(batch, answer.address)
-        return [[kind, self._absolute(url, answer.address), hint] for kind, url, hint in names]
+        batch: list[tuple[str, str, str]] = []
+        # Kept first: what becomes of 50,000 entries is not to count as the server's time.
+        with tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES) as file:
+            for part in answer.parts(LIMIT_BYTES):
+                file.write(part)
+            file.seek(0)
+            for entry in entries(iter(lambda: file.read(_PART_BYTES), b"")):
+                if entry.kind == "page":
+                    if (one := self._row(entry, answer.address)) is not None:
+                        batch.append(one)
+                elif len(names) < _LISTINGS:
+                    names.append([entry.kind, self._absolute(entry.url, answer.address), entry.hint])
+                if len(batch) >= _BATCH:
+                    self._ledger.note(batch)
+                    batch = []
+        self._ledger.note(batch)
+        return names
 
-    def _note(self, batch: list[Entry], base: Address) -> None:
-        with self._ledger.together():
-            for entry in batch:
-                try:
-                    address = Address.parse(entry.url, base)
-                except ValueError:
-                    continue
-                path = self._path_of(address)
-                if path is not None:
-                    self._ledger.found(path, address.url, entry.hint.replace("\n", " "))
+    def _row(self, entry: Entry, base: Address) -> tuple[str, str, str] | None:
+        try:
+            address = Address.parse(entry.url, base)
+        except ValueError:
+            return None
+        path = self._path_of(address)
+        return None if path is None else (path, address.url, entry.hint.replace("\n", " "))
 
     def _absolute(self, url: str, base: Address) -> str:
         try:

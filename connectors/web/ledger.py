@@ -10,7 +10,7 @@ import contextlib
 import logging
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final, Literal, NoReturn
@@ -113,7 +113,7 @@ class Ledger:
         self._lock = threading.RLock()
         self._file: sqlite3.Connection | None = None
         self._closed = False
-        self._room = 0
+        self._left = 0
         """Pages that may be added before they are counted again."""
         self._told = False
 
@@ -148,39 +148,57 @@ class Ledger:
         with self._open() as file:
             file.execute(_UPDATE, (*row, page.id))
 
-    def found(self, path: str, url: str, hint: str = "") -> Page | None:
-        """A page that something has named; None if there is no room for it."""
-        page = self.page(path)
-        if page is None:
-            with self._open() as file:
-                if self._room <= 0:
-                    self._room = self._limit - file.execute("SELECT count(*) FROM pages").fetchone()[0]
-                if self._room <= 0:
-                    self._full()
-                    return None
-                file.execute("INSERT OR IGNORE INTO pages (path, url, hints) VALUES (?, ?, ?)", (path, url, hint))
-                self._room -= 1
-            return self.page(path)
-        hints = page.hints.split("\n") if page.hints else []
-        if hint and hint not in hints:
-            page.hints, page.fresh = "\n".join([*hints, hint][-_HINTS:]), 1
-            self.put(page)
-        if url.startswith("https:") and not page.url.startswith("https:"):
-            page.url = url
-            self.put(page)
-        return page
+    def found(self, path: str, url: str) -> Page | None:
+        """A page that another one has named; None if there is no room for it."""
+        self.note([(path, url, "")])
+        return self.page(path)
 
-    @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """What is written inside is written at once."""
+    def note(self, named: Sequence[tuple[str, str, str]]) -> None:
+        """Pages that a listing names, at once: path, URL and when it says that each changed, a few hundred at most."""
         with self._open() as file:
+            marks = ", ".join("?" * len(named))
+            known = {
+                path: (id, url, hints)
+                for path, id, url, hints in file.execute(
+                    f"SELECT path, id, url, hints FROM pages WHERE path IN ({marks})",  # noqa: S608 - question marks
+                    [path for path, *_ in named],
+                )
+            }
+            new: dict[str, tuple[str, str]] = {}
+            changed: list[tuple[str, str, int, int]] = []
+            for path, url, hint in named:
+                if path not in known:
+                    new.setdefault(path, (url, hint))
+                    continue
+                id, before, hints = known[path]
+                better = url if url.startswith("https:") and not before.startswith("https:") else before
+                seen = hints.split("\n") if hints else []
+                fresh = bool(hint) and hint not in seen
+                if fresh or better != before:
+                    hints = "\n".join([*seen, hint][-_HINTS:]) if fresh else hints
+                    known[path] = (id, better, hints)
+                    changed.append((better, hints, int(fresh), id))
+            room = self._room(file, len(new)) if new else 0
             file.execute("BEGIN IMMEDIATE")
             try:
-                yield
+                file.executemany("UPDATE pages SET url = ?, hints = ?, fresh = max(fresh, ?) WHERE id = ?", changed)
+                rows = [(path, url, hint) for path, (url, hint) in list(new.items())[:room]]
+                file.executemany("INSERT OR IGNORE INTO pages (path, url, hints) VALUES (?, ?, ?)", rows)
+                file.execute("COMMIT")
             except BaseException:
                 file.execute("ROLLBACK")
                 raise
-            file.execute("COMMIT")
+
+    def _room(self, file: sqlite3.Connection, wanted: int) -> int:
+        """For how many further pages there is room, of so many."""
+        if self._left < wanted:
+            self._left = max(0, self._limit - file.execute("SELECT count(*) FROM pages").fetchone()[0])
+        room = min(wanted, self._left)
+        self._left -= room
+        if room < wanted and not self._told:
+            self._told = True
+            log.warning("pages are left out: there are more than `pages_limit`", extra={"pages_limit": self._limit})
+        return room
 
     def forget_gone(self, before: float) -> None:
         """Leave out pages that have been gone since before then."""
@@ -200,11 +218,6 @@ class Ledger:
                 "INSERT OR REPLACE INTO listings VALUES (?, ?, ?, ?, ?, ?)",
                 (one.key, one.etag, one.modified, one.hint, one.read_at, one.names),
             )
-
-    def _full(self) -> None:
-        if not self._told:
-            self._told = True
-            log.warning("pages are left out: there are more than `pages_limit`", extra={"pages_limit": self._limit})
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
