@@ -59,7 +59,7 @@ class Guard(httpcore2.NetworkBackend):
         except (OSError, UnicodeError) as error:
             raise httpcore2.ConnectError(f"{host} has no address: {error}") from None
         addresses = list(dict.fromkeys(str(one[4][0]) for one in found))[:_ADDRESSES]
-        allowed = [one for one in addresses if public(one) or self._may_be_private(host)]
+        allowed = [one for one in addresses if public(one) or self._named(host, one)]
         if not allowed:
             raise Forbidden(
                 f"{host} is {addresses[0]}, a private address; if that is right, name it in `private_hosts`"
@@ -73,6 +73,14 @@ class Guard(httpcore2.NetworkBackend):
                 last = error
         assert last is not None  # there was an address
         raise last
+
+    def _named(self, host: str, address: str) -> bool:
+        """True if the settings say that this private address is right; those of this link, where clouds keep their
+        credentials, must be given as they are.
+        """
+        if not self._may_be_private(host):
+            return False
+        return host == address or not ipaddress.ip_address(address.partition("%")[0]).is_link_local
 
     def left(self, error: type[Exception]) -> float:
         """Seconds until the deadline; raises ``error`` once there are none."""

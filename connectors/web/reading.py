@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import re
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final, TypeAlias
 
 from connectors.extraction import Extractor, binary, is_text, revision_of
+from connectors.extraction.decoding import page_encoding
 from connectors.fetching import fetched
 from connectors.web.addresses import Address
 from connectors.web.client import Answer, Broken, Client, Paused
@@ -286,12 +288,10 @@ def named(target: str, type_: str) -> str:
 def _transcoded(data: bytes, content_type: str) -> bytes:
     """In UTF-8 and marked as such, if the answer's head names another encoding: that counts more than the page."""
     match = _CHARSET.search(content_type)
-    if match is None or match[1].lower() in ("utf-8", "utf8"):
+    encoding = None if match is None else page_encoding(match[1])
+    if encoding in (None, "utf-8"):
         return data
-    try:
-        return b"\xef\xbb\xbf" + data.decode(match[1], "replace").encode("utf-8", "replace")
-    except (LookupError, UnicodeError, ValueError):
-        return data
+    return codecs.BOM_UTF8 + data.decode(encoding, "replace").encode("utf-8", "replace")
 
 
 def _linked(header: str, base: Address) -> Address | None:

@@ -7,6 +7,7 @@ tags that change with every answer nor servers without any publish anything.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -29,6 +30,8 @@ from connectors.web.settings import WebSettings
 from pipeline.errors import SourceUnavailable
 from pipeline.ports import Fetched, Hint, Listed, Skipped
 
+log = logging.getLogger(__name__)
+
 #: So many may be gone at once, however few pages there are.
 _FEW: Final = 10
 #: A loop counts as stuck after a minute (pipeline.observe.health); one page takes 35 s at most, its turn included.
@@ -45,6 +48,9 @@ class _Tally:
     """Pages that were there when it began."""
     cursor: int = 0
     gone: list[str] = field(default_factory=list)
+    left_out: int = 0
+    """Pages that are named and were never there."""
+    first_left_out: str = ""
     last: Listed | None = None
     said_at: float = field(default_factory=time.monotonic)
 
@@ -93,6 +99,7 @@ class WebSource:
         self._discovery = Discovery(settings, self._client, robots, self._hosts, self._ledger, self._admitted, clock)
         self._pages = Pages(settings, reader, self._ledger, self._paths, self._admitted, self._discovery.probe, clock)
         self._next_poll = 0.0
+        self._told = False
         self._closed = threading.Event()
 
     def scan(self) -> Iterator[Listed]:
@@ -109,6 +116,10 @@ class WebSource:
                 yield from self._listed(tally, time.monotonic() + _SILENT_SECONDS)
         yield from self._listed(tally)
         self._remove(tally)
+        if tally.left_out and not self._told:
+            self._told = True
+            extra = {"source": self.id, "pages": tally.left_out, "first": tally.first_left_out}
+            log.warning("pages that listings name are left out", extra=extra)
         self._next_poll = time.monotonic() + self._settings.poll_seconds
 
     def hints(self, timeout: float) -> list[Hint]:
@@ -152,6 +163,9 @@ class WebSource:
                         yield tally.say(Listed(page.path, page.revision + "!" * (page.failures > 0)))
                     case "gone" if page.state != "gone":
                         tally.gone.append(page.path)
+                    case "not there" if page.missing_since:
+                        tally.left_out += 1
+                        tally.first_left_out = tally.first_left_out or f"{page.path}: {page.why}"
             if self._closed.is_set():
                 raise SourceUnavailable("the source is closed")
             if tally.silent:

@@ -243,20 +243,39 @@ def test_other_content_is_extracted_skipped_or_published_without_its_text(world:
     site.put("/data", bytes(range(256)), type="text/plain")
     site.put("/big", "x" * (LIMIT + 1), type="text/plain")
     site.put("/broken.pdf", b"%PDF-1.4 broken", type="application/pdf")
-    site.put("/latin", "<html><body>Käse</body></html>".encode("latin-1"), type="text/html; charset=ISO-8859-1")
+    site.put("/cyrillic", "<html><body>Сыр</body></html>".encode("cp1251"), type="text/html; charset=windows-1251")
     documents = world.documents
     one = scanned(world.source(), documents, world.folder / "runner")
     found = documents.now()
-    assert sorted(found) == ["a.pdf", "big", "broken.pdf", "latin"]
+    assert sorted(found) == ["a.pdf", "big", "broken.pdf", "cyrillic"]
     assert "Handbook" in (found["a.pdf"].text or "")
     assert "over the limit" in found["big"].omitted
     assert found["broken.pdf"].omitted
-    assert found["latin"].text == "Käse\n"
+    assert found["cyrillic"].text == "Сыр\n"
     assert one.skipped("binary") == 2
     requests = sum(world.site.requests.values())
     scanned(world.source(), documents, world.folder / "runner")
     assert len(documents.events()) == 4
     assert sum(world.site.requests.values()) == requests + 1, "the sitemap alone"
+
+
+def test_a_page_that_says_that_it_is_too_large_is_not_read_nor_published_twice(world: World) -> None:
+    count = [0]
+
+    def write(request: BaseHTTPRequestHandler) -> None:
+        count[0] += 1
+        request.close_connection = True
+        head = (
+            f'HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 9999999999\r\nETag: "{count[0]}"\r\n\r\n'
+        )
+        request.wfile.write(head.encode())
+
+    world.site.put("/a", b"", write=write)
+    for _ in range(2):
+        scanned(world.source(recheck_seconds=0), world.documents)
+    assert count[0] >= 2
+    assert world.documents.count() == 1
+    assert "over the limit" in world.documents.now()["a"].omitted
 
 
 def test_what_a_page_says_of_itself(world: World) -> None:
@@ -315,12 +334,15 @@ def test_a_page_that_says_that_it_is_gone_is_gone_at_once(world: World, answer: 
     assert source.fetch("a") is None
 
 
-def test_a_page_that_robots_txt_forbids_is_not_asked_for(world: World) -> None:
+def test_a_page_that_robots_txt_forbids_is_not_asked_for(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.site.page("/a/b", "b")
     world.site.page("/c", "c")
     rules = "User-agent: *\nDisallow: /\nUser-agent: vectide\nDisallow: /a*b$\n"
     world.site.put("/robots.txt", rules, type="text/plain", listed=False)
     assert list(listed(world.source())) == ["c"]
+    assert [(one.getMessage(), one.pages, one.first) for one in caplog.records] == [  # type: ignore[attr-defined]
+        ("pages that listings name are left out", 1, "a/b: robots.txt does not allow it")
+    ]
     assert world.site.asked("/a/b") == 0
     assert world.site.asked("/robots.txt") == 1
     world.site.redirect("/d", "/a/b", 302)

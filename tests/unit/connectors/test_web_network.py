@@ -87,6 +87,9 @@ def test_a_name_that_leads_into_a_private_network_is_refused_unless_it_is_named(
     assert site.asked("/a") == 0
     assert b"secret" in body(client(site, url, private_hosts=["www.example.com"]), url)
     assert b"secret" in body(client(site), f"{site.url}/a"), "an address in the settings is no name"
+    Names(monkeypatch, www_example_com=["169.254.169.254"])
+    with pytest.raises(Forbidden, match="private address"):
+        body(client(site, url, private_hosts=["www.example.com"]), url)
 
 
 def test_what_is_connected_to_is_what_was_checked(site: Website, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from connectors.web.heads import asks_for_a_password, head_of
 from connectors.web.listings import Entry, Garbled, entries
 from connectors.web.network import public
 from connectors.web.pages import _plausible
-from connectors.web.reading import _directives, _linked, named
+from connectors.web.reading import _directives, _linked, _transcoded, named
 from connectors.web.settings import WebSettings
 from pipeline.config import SourceConfig
 from pipeline.errors import ConfigError
@@ -283,6 +283,12 @@ def test_the_canonical_link_of_a_header() -> None:
 )
 def test_a_content_type_says_how_a_page_is_read(target: str, type_: str, name: str) -> None:
     assert named(target, type_) == name
+
+
+def test_an_encoding_of_the_answer_counts_if_pages_are_written_in_it() -> None:
+    assert _transcoded(b"\xe9", "text/html; charset=windows-1252") == b"\xef\xbb\xbf\xc3\xa9"
+    for name in ("utf-8", "UTF8", "punycode", "utf-7", "unicode_escape", "zip", "no such", "\0"):
+        assert _transcoded(b"+AGE-\\u0061-", f"text/html; charset={name}") == b"+AGE-\\u0061-", name
 
 
 def test_the_front_page_as_the_canonical_one_of_every_page_is_a_mistake() -> None:
