@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 import threading
 import time
@@ -21,6 +22,8 @@ from connectors.web.settings import WebSettings
 from pipeline.deadline import Deadline
 from pipeline.errors import SourceUnavailable
 
+log = logging.getLogger(__name__)
+
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 PERMANENT: Final = (301, 308)
 _HOPS: Final = 5
@@ -33,6 +36,8 @@ _SPARE: Final = (10.0, 0.1)
 _RETRY_AFTER_SECONDS: Final = (60.0, 3600.0)
 _CRAWL_DELAY_SECONDS: Final = 10.0
 _PART_BYTES: Final = 1 << 16
+#: An answer without interest, as 304 or a redirect, is read to its end up to here: a new connection costs more.
+_LEFT_BYTES: Final = 16 * 1024
 _IDLE_SECONDS: Final = 30.0
 _HEADER_BYTES: Final = 4096
 _LOCAL: Final = frozenset({"localhost", "localhost."})
@@ -286,7 +291,15 @@ class Client:
         return parts
 
     def _closing(self, response: httpcore2.Response) -> None:
-        # What is left of the body is not read: the connection goes with it.
+        """Let an answer go. Its connection can be used again if little of the body was left."""
+        try:
+            size = 0
+            for part in response.iter_stream():
+                size += len(part)
+                if size > _LEFT_BYTES:
+                    break
+        except Exception:
+            log.debug("what was left of an answer is not read")  # it was read, or breaks off
         try:
             response.close()
         except Exception as error:

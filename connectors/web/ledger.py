@@ -28,7 +28,8 @@ CREATE TABLE pages (
   etag TEXT NOT NULL DEFAULT '', modified TEXT NOT NULL DEFAULT '', checked_at REAL NOT NULL DEFAULT 0,
   missing_since REAL NOT NULL DEFAULT 0, final INTEGER NOT NULL DEFAULT 0, why TEXT NOT NULL DEFAULT '',
   target TEXT NOT NULL DEFAULT '',
-  failures INTEGER NOT NULL DEFAULT 0, retry_at REAL NOT NULL DEFAULT 0, false_hints INTEGER NOT NULL DEFAULT 0);
+  failures INTEGER NOT NULL DEFAULT 0, retry_at REAL NOT NULL DEFAULT 0, false_hints INTEGER NOT NULL DEFAULT 0,
+  listed INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE listings (
   key TEXT PRIMARY KEY, etag TEXT NOT NULL, modified TEXT NOT NULL, hint TEXT NOT NULL, read_at REAL NOT NULL,
   names TEXT NOT NULL);
@@ -77,6 +78,8 @@ class Page:
     retry_at: float = 0.0
     false_hints: int = 0
     """In a row: it was said to have changed, and had not."""
+    listed: int = 0
+    """1: a scan has listed it, and none since has done without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +141,9 @@ class Ledger:
         return None if row is None else Page(*row)
 
     def count(self) -> int:
-        """Pages that were read and not deleted since."""
+        """Pages that a scan has listed, and none since has done without."""
         with self._open() as file:
-            return int(file.execute("SELECT count(*) FROM pages WHERE revision != '' AND state = 'live'").fetchone()[0])
+            return int(file.execute("SELECT count(*) FROM pages WHERE listed = 1").fetchone()[0])
 
     def put(self, page: Page) -> None:
         """Keep what is known of a page now."""

@@ -137,7 +137,7 @@ class Pages:
             return True
         if page.state == "live" and page.extraction != self._reader.extraction(page.name):
             return True
-        if page.missing_since and page.state != "gone":
+        if page.missing_since and page.revision and page.state != "gone":
             return age >= min(recheck, max(poll, self._settings.grace_seconds / _LOOKS))
         if page.fresh and age >= (poll * 2**page.false_hints if page.false_hints else 0.0):
             return True

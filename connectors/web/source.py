@@ -48,6 +48,8 @@ class _Tally:
     """Pages that were there when it began."""
     cursor: int = 0
     gone: list[str] = field(default_factory=list)
+    folded: dict[str, str] = field(default_factory=dict)
+    """Pages that were listed before, by those that stand for them now."""
     left_out: int = 0
     """Pages that are named and were never there."""
     first_left_out: str = ""
@@ -159,10 +161,15 @@ class WebSource:
                 page = self._pages.checked(page)
                 match self._pages.verdict(page):
                     case "there":
+                        if not page.listed:
+                            page.listed = 1
+                            self._ledger.put(page)
                         # What cannot be read now is said to the runner, which counts it and keeps what it has.
                         yield tally.say(Listed(page.path, page.revision + "!" * (page.failures > 0)))
                     case "gone" if page.state != "gone":
                         tally.gone.append(page.path)
+                    case "not there" if page.target and page.listed:
+                        tally.folded[page.path] = page.target
                     case "not there" if page.missing_since:
                         tally.left_out += 1
                         tally.first_left_out = tally.first_left_out or f"{page.path}: {page.why}"
@@ -189,16 +196,23 @@ class WebSource:
         Raises:
             SourceUnavailable: it is.
         """
-        gone, limit = len(tally.gone), self._settings.removal_limit_percent
+        # Many pages that all give way to the same few are lost as well: a template that names a wrong canonical page.
+        merged = len(tally.folded) - len(set(tally.folded.values()))
+        gone, limit = len(tally.gone) + merged, self._settings.removal_limit_percent
         if gone > _FEW and limit < 100 and gone * 100 > limit * max(tally.before, gone):
-            raise SourceUnavailable(
-                f"{gone} of {tally.before} pages are gone at once, among them {tally.gone[0]!r}; nothing is deleted. "
-                "If they are to be deleted, set removal_limit_percent = 100 until they are"
+            first = next(iter((*tally.gone, *tally.folded)))
+            what = f"{gone} of {tally.before} pages are gone at once" + (
+                f", {merged} of them for others that they say they stand for or have moved to" if merged else ""
             )
-        for path in tally.gone:
+            raise SourceUnavailable(
+                f"{what}, such as {first!r}; nothing is deleted. If that is right, set removal_limit_percent = 100 "
+                "until they are"
+            )
+        for path in (*tally.gone, *tally.folded):
             page = self._ledger.page(path)
             if page is not None:
-                page.state = "gone"
+                page.listed = 0
+                page.state = page.state if path in tally.folded else "gone"
                 self._ledger.put(page)
 
     def _admitted(self, address: Address) -> str | None:

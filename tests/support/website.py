@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 import threading
 import time
 from collections import Counter
@@ -45,6 +46,7 @@ class Website:
         self.fault: str | None = None
         self.password = False
         self.requests: Counter[str] = Counter()
+        self.connections = 0
         self.seen: list[tuple[str, Mapping[str, str]]] = []
         self._mutex = threading.Lock()
         site = self
@@ -59,7 +61,15 @@ class Website:
             def do_GET(self) -> None:
                 site._answer(self)
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, request: object, client_address: object) -> None:
+                pass  # who asked has gone
+
+            def get_request(self) -> tuple[socket.socket, object]:
+                site.connections += 1
+                return super().get_request()
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         self.authority = f"127.0.0.1:{self._server.server_port}"

@@ -77,6 +77,7 @@ def test_what_did_not_change_is_not_sent_again(world: World) -> None:
     first = listed(source)
     assert listed(source) == first
     assert "if-none-match" in world.site.headers_of("/a")
+    assert world.site.connections == 1, "one connection for all"
     assert listed(world.source(recheck_seconds=0)) == first, "a restart knows it, too"
     assert "if-none-match" in world.site.headers_of("/a")
 
@@ -367,6 +368,27 @@ def test_too_much_that_is_gone_at_once_is_not_believed(world: World) -> None:
     assert len(documents.texts()) == 40
     scanned(world.source(recheck_seconds=0, removal_limit_percent=100), documents)
     assert sorted(documents.texts()) == sorted(f"{n}" for n in range(20, 40))
+
+
+@pytest.mark.parametrize("how", ["canonical", "redirect"])
+def test_pages_that_all_give_way_to_one_are_not_believed_and_those_that_move_are(world: World, how: str) -> None:
+    for number in range(40):
+        world.site.page(f"/{number}", f"text {number}")
+    source = world.source(recheck_seconds=0)
+    assert len(listed(source)) == 40
+    for number in range(1, 40):
+        if how == "canonical":
+            world.site.page(f"/{number}", f"text {number}", "<link rel=canonical href='/0'>")
+        else:
+            world.site.redirect(f"/{number}", "/0")
+    for _ in range(2):
+        with pytest.raises(SourceUnavailable, match="38 of 40 pages are gone at once, 38 of them for others"):
+            listed(source)
+    for number in range(1, 40):
+        world.site.redirect(f"/{number}", f"/new/{number}")
+        world.site.page(f"/new/{number}", f"text {number}", listed=False)
+    assert sorted(listed(source)) == sorted(["0", *(f"new/{number}" for number in range(1, 40))])
+    assert len(listed(source)) == 40
 
 
 def test_few_pages_may_all_go(world: World) -> None:

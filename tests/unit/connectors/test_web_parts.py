@@ -86,6 +86,7 @@ def test_a_path_is_what_a_browser_shows_and_leads_back(url: str, path: str | Non
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
 @example("a/../b")
 @example("%2e%2e/%C3")
+@example("a%2Fb%3Fc%25d")
 @example("//x/y")
 @example("ü%C3%BC%c3")
 def test_paths_and_addresses_are_one_to_one(text: str) -> None:
