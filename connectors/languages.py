@@ -1,7 +1,7 @@
 """In which language a text is, as far as that can be told: for rules of metadata that ask for it.
 
 py3langid, loaded only when a source asks: 140 languages, without a network, the same answer for the same text. It tells
-with how much confidence; below a threshold, of short texts and of source code nothing is said.
+with how much confidence; below a threshold, and of source code, nothing is said.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ _VERSION: Final = 1
 EXTRA: Final = "vectide[language]"
 #: More of a text tells nothing new.
 _CHARACTERS: Final = 5_000
-#: Names and commands are in no language.
-_LETTERS: Final = 20
+#: Names, commands and a few words of European languages lie far below, a sentence above.
 _CONFIDENCE: Final = 0.5
 _PROSE: Final = frozenset({"text/plain", "text/markdown", "text/x-rst", "text/html"})
 #: Code, addresses and markup inside of prose.
@@ -44,8 +43,6 @@ def language_of(text: str | None, media_type: str) -> str | None:
     if text is None or media_type not in _PROSE:
         return None
     prose = _NO_PROSE.sub(" ", text[:_CHARACTERS])
-    if sum(char.isalpha() for char in prose) < _LETTERS:
-        return None
     language, confidence = _identifier().classify(prose)
     return str(language) if confidence >= _CONFIDENCE and language not in _NONE else None
 

@@ -46,6 +46,8 @@ class _Tally:
 
     before: int
     """Pages that were there when it began."""
+    said_at: float
+    """When something was listed last, or it began, on the monotonic clock."""
     cursor: int = 0
     gone: list[str] = field(default_factory=list)
     folded: dict[str, str] = field(default_factory=dict)
@@ -54,7 +56,6 @@ class _Tally:
     """Pages that are named and were never there."""
     first_left_out: str = ""
     last: Listed | None = None
-    said_at: float = field(default_factory=time.monotonic)
 
     @property
     def silent(self) -> bool:
@@ -112,7 +113,7 @@ class WebSource:
         """
         self._next_poll = time.monotonic() + self._settings.poll_seconds
         self._ledger.forget_gone(self._clock() - _GONE_SECONDS)
-        tally = _Tally(self._ledger.count())
+        tally = _Tally(self._ledger.count(), time.monotonic())
         for _ in self._discovery.steps():
             if tally.silent:
                 yield from self._listed(tally, time.monotonic() + _SILENT_SECONDS)
