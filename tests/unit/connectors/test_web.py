@@ -405,6 +405,7 @@ SOFT = {
     "an error": {"status": 500},
     "forbidden": {"status": 403},
     "an empty body": {"body": b" \n", "etag": False},
+    "an empty file": {"body": b"", "type": "application/pdf", "etag": False},
     "a page of scripts": {"body": b"<html><body><script>draw()</script></body></html>"},
     "a login page": {"status": 302, "headers": {"Location": "/login?next=/a"}},
     "a page with a password": {"status": 302, "headers": {"Location": "/welcome"}},

@@ -162,3 +162,19 @@ def test_a_page_that_fails_again_and_again_is_asked_for_ever_more_rarely() -> No
     pages.checked(page)
     assert page.retry_at == 1e9 + 9000
     ledger.close()
+
+
+def test_what_listings_say_of_a_page_is_kept_until_it_was_asked_for() -> None:
+    ledger = Ledger(None, 10)
+    ledger.note([("a", "http://h/a", "monday"), ("a", "http://h/a", "monday"), ("b", "https://h/b", "")])
+    ledger.note([("a", "http://h/a", "tuesday")])
+    ledger.note([("a", "https://h/a", "")])
+    ledger.note([("a", "http://h/a", "monday")])
+    page = ledger.page("a")
+    assert page is not None
+    assert (page.url, page.hints, page.fresh) == ("https://h/a", "monday\ntuesday", 1)
+    ledger.note([("a", "https://h/a", f"day {number}") for number in range(30)])
+    kept = ledger.page("a")
+    assert kept is not None
+    assert kept.hints.split("\n") == [f"day {number}" for number in range(22, 30)]
+    ledger.close()
