@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from connectors.languages import EXTRA, installed, language_of, revision
 from connectors.paths import Path
 from pipeline.anchors import ANCHORS
 from pipeline.errors import ConfigError
@@ -51,6 +52,7 @@ class _Table(BaseModel):
     value: str | int | float | bool | list[str] | None = None
     default: str | int | float | bool | list[str] | None = None
     type: Type | None = None
+    detect: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class Rule:
     """None: a constant."""
     value: MetadataValue | None
     """The constant, or what stands there where the path leads to nothing."""
+    detect: bool = False
+    """Where the path leads to nothing, the language of the text, if it can be told."""
 
 
 class Unfit(ValueError):
@@ -96,6 +100,8 @@ def _rule(name: str, given: Any) -> Rule:
     if name in _TAKEN:
         raise ValueError("this name is the document's own")
     table = _table(given)
+    if table.detect:
+        return _detected(name, table, type_=table.type or TYPES.get(name))
     if (table.path is None) == (table.value is None):
         raise ValueError('give either a path, as "$.owner", or a value')
     if table.value is not None and table.default is not None:
@@ -111,6 +117,17 @@ def _rule(name: str, given: Any) -> Rule:
             if placeholder != "{path}":
                 raise ValueError(f"{placeholder} stands for nothing; there is {{path}}")
     return Rule(name, type_, None, value)
+
+
+def _detected(name: str, table: _Table, type_: Type | None) -> Rule:
+    if table.value is not None:
+        raise ValueError("a value is always there, and needs no detection")
+    if type_ not in (None, "text"):
+        raise ValueError("what is detected is a language, a text")
+    if not installed():
+        raise ValueError(f"py3langid is not installed: pip install '{EXTRA}'")
+    default = None if table.default is None else fitted(table.default, "text")
+    return Rule(name, "text", Path.parse(table.path or "$.language"), default, detect=True)
 
 
 def _table(given: Any) -> _Table:
@@ -168,7 +185,9 @@ class Mapped:
 
     def _fingerprint(self) -> str:
         rules = [[one.name, one.type, one.path and one.path.steps, one.value] for one in self.rules]
-        return fingerprint({"rules": rules})
+        detected = [one.name for one in self.rules if one.detect]
+        # Without these, rules of before have the fingerprint that they had.
+        return fingerprint({"rules": rules} | ({"detected": detected, "by": revision()} if detected else {}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +234,7 @@ def mapped(rules: tuple[Rule, ...], source_id: str, found: Fetched) -> tuple[dic
     for rule in rules:
         metadata.pop(rule.name, None)
         try:
-            value = _value(rule, root, found.path)
+            value = _value(rule, root, found)
         except Unfit:
             unfit.append(rule.name)
             continue
@@ -236,12 +255,14 @@ def _document(source_id: str, found: Fetched) -> dict[str, object]:
     }
 
 
-def _value(rule: Rule, root: object, path: str) -> MetadataValue | None:
+def _value(rule: Rule, root: object, found: Fetched) -> MetadataValue | None:
     if rule.path is None:
         if rule.name == "uri" and isinstance(rule.value, str):
-            return rule.value.replace("{path}", quote(path.encode("utf-8", "surrogateescape"), safe="/"))
+            return rule.value.replace("{path}", quote(found.path.encode("utf-8", "surrogateescape"), safe="/"))
         return rule.value
     values = rule.path.find(root)
+    if rule.detect and not any(values):
+        return language_of(found.text, found.media_type) or rule.value
     if not values:
         return rule.value
     return fitted(values[0] if rule.path.single else values, rule.type)

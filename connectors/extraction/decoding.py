@@ -157,9 +157,14 @@ def _declared(data: bytes) -> str | None:
     match = _DECLARED.search(data[:_DECLARED_WITHIN])
     if match is None:
         return None
+    return page_encoding(match.group(1).decode("ascii"))
+
+
+def page_encoding(name: str) -> str | None:
+    """Python's name of an encoding that pages are written in; None if this is none."""
     try:
-        found = codecs.lookup(match.group(1).decode("ascii"))
-    except LookupError:
+        found = codecs.lookup(name)
+    except (LookupError, ValueError):
         return None
     return found.name if _OF_PAGES.fullmatch(found.name) else None
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from connectors.certification import LIMIT_BYTES, Fault, Place
+from connectors.certification import LIMIT_BYTES, Fault, NotShown, Place
 from connectors.memory import MemorySource
 from connectors.registry import open_source
 from pipeline.config import SourceConfig
@@ -18,6 +18,7 @@ from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
 from tests.contract.postgres_place import PostgresPlace
 from tests.support.object_store import KEY_ID, SECRET, object_store
 from tests.support.repositories import Repository, Served
+from tests.support.website import Website
 
 
 class FolderPlace:
@@ -293,6 +294,59 @@ class S3Place(S3QueuePlace):
         return super().settings() | {"poll_seconds": self.poll_seconds}
 
 
+class WebPlace:
+    """A site whose sitemap says nothing of times: every page is asked for at every poll."""
+
+    faults: tuple[Fault, ...] = ("down", "slow", "unauthorised", "garbled")
+    poll_seconds = 0.3
+    secrets = (Website.PASSWORD,)
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.site = Website()
+        self.site.password = True
+
+    def put(self, path: str, text: str) -> None:
+        if "%" in path:
+            raise NotShown("a percent sign in a URL begins an escape")
+        kind = "text/markdown" if path.endswith(".md") else "text/plain"
+        self.site.put(f"/{path}", text, type=kind)
+
+    def remove(self, path: str) -> None:
+        self.site.remove(f"/{path}")
+
+    def rename(self, old: str, new: str) -> None:
+        body = self.site.answers[f"/{old}"].body
+        self.put(new, body.decode())
+        self.site.redirect(f"/{old}", f"/{new}", listed=False)
+        self.site.listed.pop(f"/{old}")
+
+    def poison(self, path: str) -> None:
+        self.put(path, "x" * (LIMIT_BYTES + 1))
+
+    def break_(self, fault: Fault) -> None:
+        self.site.fault = fault
+
+    def mend(self) -> None:
+        self.site.fault = None
+
+    def source(self) -> Source:
+        settings = {
+            "connector": "web",
+            "sitemaps": [f"{self.site.url}/sitemap.xml"],
+            "poll_seconds": self.poll_seconds,
+            "recheck_seconds": 0,
+            "grace_seconds": 0,
+            "pages_per_second": 1000,
+            "username": self.site.USER,
+            "password": self.site.PASSWORD,
+        }
+        return open_source("place", SourceConfig.model_validate(settings), LIMIT_BYTES, self.folder / "state")
+
+    def close(self) -> None:
+        self.site.close()
+
+
 PLACES: dict[str, Callable[[Path], Place]] = {
     "filesystem": FolderPlace,
     "memory": MemoryPlace,
@@ -301,4 +355,5 @@ PLACES: dict[str, Callable[[Path], Place]] = {
     "postgres": PostgresPlace,
     "s3": S3Place,
     "s3-queue": S3QueuePlace,
+    "web": WebPlace,
 }

@@ -205,7 +205,7 @@ def test_a_connector_s_reader_ends_before_its_pod_does(
 def test_memory_is_held_against_the_reader_s_own_default_of_connectors_that_have_one(chart: Path) -> None:
     little = {"limits": {"memory": "512Mi"}}
     least = ExtractionLimits().memory_bytes // 2**20 + 512
-    for connector in ("filesystem", "git", "s3"):
+    for connector in ("filesystem", "git", "s3", "web"):
         values = source(connector, resources=little, extraEgress=[{}])
         assert f"set {least}Mi" in refused(chart, values)
     assert f"set {least}Mi" in refused(chart, {**source(), "connectorDefaults": {"resources": little}})
@@ -215,7 +215,7 @@ def test_memory_is_held_against_the_reader_s_own_default_of_connectors_that_have
 def test_a_connector_that_its_policy_cuts_off_from_its_source_is_refused(chart: Path) -> None:
     egress = [{"ports": [{"port": 5432, "protocol": "TCP"}]}]
     remote = {"repository": "https://git.example.com/a.git"}
-    for values in (source("postgres"), source("s3"), source("imap"), source("git", settings=remote)):
+    for values in (source("postgres"), source("s3"), source("web"), source("imap"), source("git", settings=remote)):
         assert "connectors.a: its NetworkPolicy would cut it off from its source; set extraEgress" in refused(
             chart, values
         )

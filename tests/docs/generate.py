@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from pydantic import BaseModel, SecretStr
 
 from connectors.postgres.settings import PostgresSettings, TableSettings
+from connectors.web.settings import WebSettings
 from pipeline.broker.rights import ROLES
 from pipeline.broker.rights import rights as rules
 from pipeline.cli.main import cli
@@ -130,7 +131,7 @@ def connectors() -> str:
 def _plain(field: Any) -> str:
     """A default as TOML has it."""
     default = field.get_default(call_default_factory=True)
-    if default is None or default in ("", (), {}):
+    if default is None or default in ("", (), {}) or isinstance(default, BaseModel):
         return "-"
     return str(default).lower() if isinstance(default, bool) else str(default)
 
@@ -184,6 +185,7 @@ def _shown(field: Any) -> str:
 
 SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
     "postgres": {"": PostgresSettings, "tables.NAME.": TableSettings},
+    "web": {"": WebSettings},
 }
 PAGES = {
     "metrics.md": metrics,

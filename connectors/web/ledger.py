@@ -1,0 +1,279 @@
+"""What is known of a source's pages and listings, so that unchanged ones need not be sent again: a cache on disk.
+
+It holds addresses, validators and hashes, no text, and can be deleted at any time: then every page is read once
+more, and what did not change is not published again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Final, Literal, NoReturn
+
+from pipeline.errors import SourceUnavailable
+
+log = logging.getLogger(__name__)
+
+_LAYOUT: Final = 1
+_TABLES: Final = """
+CREATE TABLE pages (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT NOT NULL UNIQUE, url TEXT NOT NULL, hints TEXT NOT NULL DEFAULT '',
+  fresh INTEGER NOT NULL DEFAULT 0, state TEXT NOT NULL DEFAULT 'new', revision TEXT NOT NULL DEFAULT '',
+  body TEXT NOT NULL DEFAULT '', name TEXT NOT NULL DEFAULT '', extraction TEXT NOT NULL DEFAULT '',
+  etag TEXT NOT NULL DEFAULT '', modified TEXT NOT NULL DEFAULT '', checked_at REAL NOT NULL DEFAULT 0,
+  missing_since REAL NOT NULL DEFAULT 0, final INTEGER NOT NULL DEFAULT 0, why TEXT NOT NULL DEFAULT '',
+  target TEXT NOT NULL DEFAULT '',
+  failures INTEGER NOT NULL DEFAULT 0, retry_at REAL NOT NULL DEFAULT 0, false_hints INTEGER NOT NULL DEFAULT 0,
+  listed INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE listings (
+  key TEXT PRIMARY KEY, etag TEXT NOT NULL, modified TEXT NOT NULL, hint TEXT NOT NULL, read_at REAL NOT NULL,
+  names TEXT NOT NULL);
+"""
+_BUSY_SECONDS: Final = 5
+#: Of one page: sitemaps and feeds that name it seldom agree on when it changed.
+_HINTS: Final = 8
+
+
+@dataclass(slots=True)
+class Page:
+    """What is known of one page."""
+
+    id: int
+    """Grows from page to page: whoever walks along it also meets what is found meanwhile."""
+    path: str
+    url: str
+    hints: str = ""
+    """The last few times at which listings said that it changed, line by line."""
+    fresh: int = 0
+    """1: one of them is new since the page was last asked for."""
+    state: Literal["new", "live", "moved", "gone"] = "new"
+    revision: str = ""
+    """Empty until it was read."""
+    body: str = ""
+    """Hash of what was sent."""
+    name: str = ""
+    """Its suffix says how it was read."""
+    extraction: str = ""
+    """Version of what read it."""
+    etag: str = ""
+    modified: str = ""
+    """``Last-Modified``, as it stands there."""
+    checked_at: float = 0.0
+    """When it last answered, in seconds since 1970."""
+    missing_since: float = 0.0
+    """0: it is there."""
+    final: int = 0
+    """1: its site says in so many words that it is gone."""
+    why: str = ""
+    """What was wrong with it when it was last asked for."""
+    target: str = ""
+    """The path of the page that it says it stands for, or that it was moved to for good."""
+    failures: int = 0
+    """In a row."""
+    retry_at: float = 0.0
+    false_hints: int = 0
+    """In a row: it was said to have changed, and had not."""
+    listed: int = 0
+    """1: a scan has listed it, and none since has done without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A sitemap or a feed, as it was last read."""
+
+    key: str
+    etag: str
+    modified: str
+    hint: str
+    """What its index said of it."""
+    read_at: float
+    names: str
+    """The listings that it names, as JSON."""
+
+
+_COLUMNS: Final = [one.name for one in fields(Page)]
+_SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM pages"  # noqa: S608 - constants
+_UPDATE: Final = f"UPDATE pages SET {', '.join(f'{name} = ?' for name in _COLUMNS[2:])} WHERE id = ?"  # noqa: S608
+
+
+class Ledger:
+    """The cache of one source; opened when it is first needed. Used by one thread, but for :meth:`close`; other
+    processes may use the same file.
+
+    Args:
+        folder: of the source's own; None: in memory.
+        pages_limit: further pages are left out.
+    """
+
+    def __init__(self, folder: Path | None, pages_limit: int) -> None:
+        self._path = None if folder is None else folder / "pages.db"
+        self._limit = pages_limit
+        self._lock = threading.RLock()
+        self._file: sqlite3.Connection | None = None
+        self._closed = False
+        self._left = 0
+        """Pages that may be added before they are counted again."""
+        self._told = False
+
+    def close(self) -> None:
+        """Close the file; from any thread, more than once."""
+        with self._lock:
+            self._closed = True
+            file, self._file = self._file, None
+            if file is not None:
+                file.close()
+
+    def page(self, path: str) -> Page | None:
+        """What is known of a page."""
+        with self._open() as file:
+            row = file.execute(f"{_SELECT} WHERE path = ?", (path,)).fetchone()
+        return None if row is None else Page(*row)
+
+    def after(self, id: int) -> Page | None:
+        """The next page behind that one, in the order in which they were found; 0: the first."""
+        with self._open() as file:
+            row = file.execute(f"{_SELECT} WHERE id > ? ORDER BY id LIMIT 1", (id,)).fetchone()
+        return None if row is None else Page(*row)
+
+    def count(self) -> int:
+        """Pages that a scan has listed, and none since has done without."""
+        with self._open() as file:
+            return int(file.execute("SELECT count(*) FROM pages WHERE listed = 1").fetchone()[0])
+
+    def put(self, page: Page) -> None:
+        """Keep what is known of a page now."""
+        row = [getattr(page, name) for name in _COLUMNS[2:]]
+        with self._open() as file:
+            file.execute(_UPDATE, (*row, page.id))
+
+    def found(self, path: str, url: str) -> Page | None:
+        """A page that another one has named; None if there is no room for it."""
+        self.note([(path, url, "")])
+        return self.page(path)
+
+    def note(self, named: Sequence[tuple[str, str, str]]) -> None:
+        """Pages that a listing names, at once: path, URL and when it says that each changed, a few hundred at most."""
+        with self._open() as file:
+            marks = ", ".join("?" * len(named))
+            known = {
+                path: (id, url, hints)
+                for path, id, url, hints in file.execute(
+                    f"SELECT path, id, url, hints FROM pages WHERE path IN ({marks})",  # noqa: S608 - question marks
+                    [path for path, *_ in named],
+                )
+            }
+            new: dict[str, tuple[str, str]] = {}
+            changed: list[tuple[str, str, int, int]] = []
+            for path, url, hint in named:
+                if path not in known:
+                    new.setdefault(path, (url, hint))
+                    continue
+                id, before, hints = known[path]
+                better = url if url.startswith("https:") and not before.startswith("https:") else before
+                seen = hints.split("\n") if hints else []
+                fresh = bool(hint) and hint not in seen
+                if fresh or better != before:
+                    hints = "\n".join([*seen, hint][-_HINTS:]) if fresh else hints
+                    known[path] = (id, better, hints)
+                    changed.append((better, hints, int(fresh), id))
+            room = self._room(file, len(new)) if new else 0
+            file.execute("BEGIN IMMEDIATE")
+            try:
+                file.executemany("UPDATE pages SET url = ?, hints = ?, fresh = max(fresh, ?) WHERE id = ?", changed)
+                rows = [(path, url, hint) for path, (url, hint) in list(new.items())[:room]]
+                file.executemany("INSERT OR IGNORE INTO pages (path, url, hints) VALUES (?, ?, ?)", rows)
+                file.execute("COMMIT")
+            except BaseException:
+                file.execute("ROLLBACK")
+                raise
+
+    def _room(self, file: sqlite3.Connection, wanted: int) -> int:
+        """For how many further pages there is room, of so many."""
+        if self._left < wanted:
+            self._left = max(0, self._limit - file.execute("SELECT count(*) FROM pages").fetchone()[0])
+        room = min(wanted, self._left)
+        self._left -= room
+        if room < wanted and not self._told:
+            self._told = True
+            log.warning("pages are left out: there are more than `pages_limit`", extra={"pages_limit": self._limit})
+        return room
+
+    def forget_gone(self, before: float) -> None:
+        """Leave out pages that have been gone since before then."""
+        with self._open() as file:
+            file.execute("DELETE FROM pages WHERE state = 'gone' AND missing_since < ?", (before,))
+
+    def listing(self, key: str) -> Listing | None:
+        """A listing, as it was last read."""
+        with self._open() as file:
+            row = file.execute("SELECT * FROM listings WHERE key = ?", (key,)).fetchone()
+        return None if row is None else Listing(*row)
+
+    def put_listing(self, one: Listing) -> None:
+        """Keep how a listing was read."""
+        with self._open() as file:
+            file.execute(
+                "INSERT OR REPLACE INTO listings VALUES (?, ?, ?, ?, ?, ?)",
+                (one.key, one.etag, one.modified, one.hint, one.read_at, one.names),
+            )
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            if self._closed:
+                raise SourceUnavailable("the source is closed")
+            try:
+                if self._file is None:
+                    self._file = _opened(self._path)
+                yield self._file
+            except sqlite3.OperationalError as error:
+                raise SourceUnavailable(
+                    f"the cache of pages cannot be used: {error}; make room on the disk of the state folder"
+                ) from None
+            except sqlite3.DatabaseError as error:
+                self._rebuild(error)
+
+    def _rebuild(self, error: sqlite3.DatabaseError) -> NoReturn:
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+        if self._path is not None:
+            _removed(self._path)
+        raise SourceUnavailable(f"the cache of pages is broken and is built again: {error}") from None
+
+
+def _opened(path: Path | None) -> sqlite3.Connection:
+    if path is None:
+        return _connected(":memory:")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SourceUnavailable(f"the cache of pages cannot be made at {path}: {error}") from None
+    return _connected(str(path))
+
+
+def _removed(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _connected(path: str) -> sqlite3.Connection:
+    file = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        file.execute("PRAGMA journal_mode = WAL")
+        file.execute("PRAGMA synchronous = NORMAL")
+        file.execute("PRAGMA secure_delete = ON")
+        (layout,) = file.execute("PRAGMA user_version").fetchone()
+        if layout != _LAYOUT:
+            dropped = "DROP TABLE IF EXISTS pages; DROP TABLE IF EXISTS listings;"
+            file.executescript(f"BEGIN IMMEDIATE; {dropped} {_TABLES} PRAGMA user_version = {_LAYOUT}; COMMIT")
+        file.execute("SELECT count(*) FROM pages").fetchone()
+    except BaseException:
+        file.close()
+        raise
+    return file

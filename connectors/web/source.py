@@ -1,0 +1,226 @@
+"""A :class:`pipeline.ports.Source` over the pages of a site.
+
+Nothing tells of a page that changed: each poll reads sitemaps and feeds, and asks for the pages that are due, most of
+which answer that nothing has changed. The revision of a page is a hash of what would be published, so neither entity
+tags that change with every answer nor servers without any publish anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from pathspec import GitIgnoreSpec
+
+from connectors.extraction import Extractor
+from connectors.web.addresses import Address, Paths
+from connectors.web.client import Client, Hosts
+from connectors.web.discovery import Discovery
+from connectors.web.ledger import Ledger
+from connectors.web.pages import Pages
+from connectors.web.reading import Reader
+from connectors.web.robots import Robots
+from connectors.web.settings import WebSettings
+from pipeline.errors import SourceUnavailable
+from pipeline.ports import Fetched, Hint, Listed, Skipped
+
+log = logging.getLogger(__name__)
+
+#: So many may be gone at once, however few pages there are.
+_FEW: Final = 10
+#: A loop counts as stuck after a minute (pipeline.observe.health); one page takes 35 s at most, its turn included.
+_SILENT_SECONDS: Final = 15.0
+#: What is gone is remembered for so long: a sitemap may still name it.
+_GONE_SECONDS: Final = 7 * 86400.0
+
+
+@dataclass(slots=True)
+class _Tally:
+    """How far a scan has come."""
+
+    before: int
+    """Pages that were there when it began."""
+    said_at: float
+    """When something was listed last, or it began, on the monotonic clock."""
+    cursor: int = 0
+    gone: list[str] = field(default_factory=list)
+    folded: dict[str, str] = field(default_factory=dict)
+    """Pages that were listed before, by those that stand for them now."""
+    left_out: int = 0
+    """Pages that are named and were never there."""
+    first_left_out: str = ""
+    last: Listed | None = None
+
+    @property
+    def silent(self) -> bool:
+        """True if it is time to show that the scan lives."""
+        return time.monotonic() > self.said_at + _SILENT_SECONDS
+
+    def say(self, listed: Listed) -> Listed:
+        """What is yielded."""
+        self.last, self.said_at = listed, time.monotonic()
+        return listed
+
+
+class WebSource:
+    """The pages of a site.
+
+    Args:
+        id: the source's.
+        settings: of the source.
+        limit_bytes: a larger text is not published.
+        state: a folder for what is known of the pages; None: it is kept in memory.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        settings: WebSettings,
+        limit_bytes: int,
+        state: Path | None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.id = id
+        self._settings = settings
+        self._clock = clock
+        self._hosts = Hosts(settings)
+        self._client = Client(settings, self._hosts)
+        robots = Robots(self._client, settings.user_agent)
+        self._extractor = Extractor(settings.extraction, limit_bytes)
+        reader = Reader(self._client, robots, self._extractor, settings.page_limit_bytes, limit_bytes)
+        self._ledger = Ledger(state, settings.pages_limit)
+        self._paths = Paths(settings.seeds[0])
+        self._include = GitIgnoreSpec.from_lines(settings.include) if settings.include else None
+        self._exclude = GitIgnoreSpec.from_lines(settings.exclude) if settings.exclude else None
+        self._discovery = Discovery(settings, self._client, robots, self._hosts, self._ledger, self._admitted, clock)
+        self._pages = Pages(settings, reader, self._ledger, self._paths, self._admitted, self._discovery.probe, clock)
+        self._next_poll = 0.0
+        self._told = False
+        self._closed = threading.Event()
+
+    def scan(self) -> Iterator[Listed]:
+        """Every page that there is; those that are due are asked for.
+
+        Raises:
+            SourceUnavailable: a listing or the site cannot be read, or far too much of it is gone at once.
+        """
+        self._next_poll = time.monotonic() + self._settings.poll_seconds
+        self._ledger.forget_gone(self._clock() - _GONE_SECONDS)
+        tally = _Tally(self._ledger.count(), time.monotonic())
+        for _ in self._discovery.steps():
+            if tally.silent:
+                yield from self._listed(tally, time.monotonic() + _SILENT_SECONDS)
+        yield from self._listed(tally)
+        self._remove(tally)
+        if tally.left_out and not self._told:
+            self._told = True
+            extra = {"source": self.id, "pages": tally.left_out, "first": tally.first_left_out}
+            log.warning("pages that listings name are left out", extra=extra)
+        self._next_poll = time.monotonic() + self._settings.poll_seconds
+
+    def hints(self, timeout: float) -> list[Hint]:
+        """A scan whenever it is time for one."""
+        now = time.monotonic()
+        if self._closed.wait(max(0.0, min(timeout, self._next_poll - now))):
+            return []
+        if time.monotonic() < self._next_poll:
+            return []
+        self._next_poll = time.monotonic() + self._settings.poll_seconds
+        return [Hint(None)]
+
+    def fetch(self, path: str) -> Fetched | Skipped | None:
+        """The page now."""
+        if (just_read := self._pages.just_read(path)) is not None:
+            return just_read
+        address = self._paths.address_of(path)
+        if address is None or self._admitted(address) is None:
+            return None
+        return self._pages.fetched(path, address)
+
+    def close(self) -> None:
+        """Wake a waiting :meth:`hints`, let connections go, and end reading."""
+        self._closed.set()
+        self._extractor.close()
+        self._client.close()
+        self._ledger.close()
+
+    # ---------------------------------------------------------------------------- listing
+
+    def _listed(self, tally: _Tally, until: float = math.inf) -> Iterator[Listed]:
+        """The next pages that there are, up to a time on the monotonic clock."""
+        while time.monotonic() < until and (page := self._ledger.after(tally.cursor)) is not None:
+            tally.cursor = page.id
+            address = self._paths.address_of(page.path)
+            if address is not None and self._admitted(address) is not None:
+                page = self._pages.checked(page)
+                match self._pages.verdict(page):
+                    case "there":
+                        if not page.listed:
+                            page.listed = 1
+                            self._ledger.put(page)
+                        # What cannot be read now is said to the runner, which counts it and keeps what it has.
+                        yield tally.say(Listed(page.path, page.revision + "!" * (page.failures > 0)))
+                    case "gone" if page.state != "gone":
+                        tally.gone.append(page.path)
+                    case "not there" if page.target and page.listed:
+                        tally.folded[page.path] = page.target
+                    case "not there" if page.missing_since:
+                        tally.left_out += 1
+                        tally.first_left_out = tally.first_left_out or f"{page.path}: {page.why}"
+            if self._closed.is_set():
+                raise SourceUnavailable("the source is closed")
+            if tally.silent:
+                yield self._sign(tally)
+        if tally.silent:
+            yield self._sign(tally)
+
+    def _sign(self, tally: _Tally) -> Listed:
+        """A sign of life: what was listed last, once more, which does nothing.
+
+        Raises:
+            SourceUnavailable: nothing was listed yet; what was found out meanwhile is kept.
+        """
+        if tally.last is None:
+            raise SourceUnavailable("no page could be read yet; the next attempt goes on with the others")
+        return tally.say(tally.last)
+
+    def _remove(self, tally: _Tally) -> None:
+        """What is gone is gone, unless it is too much to believe.
+
+        Raises:
+            SourceUnavailable: it is.
+        """
+        # Many pages that all give way to the same few are lost as well: a template that names a wrong canonical page.
+        merged = len(tally.folded) - len(set(tally.folded.values()))
+        gone, limit = len(tally.gone) + merged, self._settings.removal_limit_percent
+        if gone > _FEW and limit < 100 and gone * 100 > limit * max(tally.before, gone):
+            first = next(iter((*tally.gone, *tally.folded)))
+            what = f"{gone} of {tally.before} pages are gone at once" + (
+                f", {merged} of them for others that they say they stand for or have moved to" if merged else ""
+            )
+            raise SourceUnavailable(
+                f"{what}, such as {first!r}; nothing is deleted. If that is right, set removal_limit_percent = 100 "
+                "until they are"
+            )
+        for path in (*tally.gone, *tally.folded):
+            page = self._ledger.page(path)
+            if page is not None:
+                page.listed = 0
+                page.state = page.state if path in tally.folded else "gone"
+                self._ledger.put(page)
+
+    def _admitted(self, address: Address) -> str | None:
+        """The path of a page, if it can be a document of this source."""
+        if not self._hosts.has(address):
+            return None
+        path = self._paths.path_of(address)
+        if path is None or (self._exclude is not None and self._exclude.match_file(path)):
+            return None
+        return None if self._include is not None and not self._include.match_file(path) else path

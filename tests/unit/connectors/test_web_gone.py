@@ -1,0 +1,238 @@
+"""The web connector against a site: what is gone, what only seems to be, and what stands for what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.errors import SourceUnavailable, Transient
+from tests.support.sources import running, scanned, wait_until
+from tests.unit.connectors.web_world import DAY, World, listed
+
+
+def test_a_page_that_answers_404_stays_for_the_time_of_grace(world: World) -> None:
+    world.site.page("/a", "a")
+    source = world.source(grace_seconds=DAY)
+    before = listed(source)
+    world.site.remove("/a", listed=True)
+    world.now += 2 * DAY
+    assert listed(source) == before, "missing from now on"
+    with pytest.raises(Transient, match="404"):
+        source.fetch("a")
+    world.now += DAY / 2
+    assert listed(source) == before
+    world.site.page("/a", "a")
+    world.now += DAY / 4
+    assert listed(source) == before
+    world.site.remove("/a", listed=True)
+    world.now += DAY
+    assert listed(source) == before, "the time begins anew"
+    world.now += DAY + 1
+    assert listed(source) == {}
+    assert source.fetch("a") is None
+    world.site.page("/a", "back", lastmod="new")
+    assert list(listed(source)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"status": 410},
+        {"headers": {"X-Robots-Tag": "noindex"}},
+        {"head": "<meta name=robots content='noindex, nofollow'>"},
+    ],
+)
+def test_a_page_that_says_that_it_is_gone_is_gone_at_once(world: World, answer: dict[str, Any]) -> None:
+    world.site.page("/a", "a")
+    source = world.source(recheck_seconds=0)
+    assert listed(source)
+    world.site.page("/a", "a", **answer)
+    assert listed(source) == {}
+    assert source.fetch("a") is None
+
+
+def test_a_page_that_robots_txt_forbids_is_not_asked_for(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.site.page("/a/b", "b")
+    world.site.page("/c", "c")
+    rules = "User-agent: *\nDisallow: /\nUser-agent: vectide\nDisallow: /a*b$\n"
+    world.site.put("/robots.txt", rules, type="text/plain", listed=False)
+    assert list(listed(world.source())) == ["c"]
+    assert [(one.getMessage(), one.pages, one.first) for one in caplog.records] == [  # type: ignore[attr-defined]
+        ("pages that listings name are left out", 1, "a/b: robots.txt does not allow it")
+    ]
+    assert world.site.asked("/a/b") == 0
+    assert world.site.asked("/robots.txt") == 1
+    world.site.redirect("/d", "/a/b", 302)
+    listed(world.source())
+    assert world.site.asked("/d") == 1
+    assert world.site.asked("/a/b") == 0, "nor where a redirect leads"
+
+
+def test_too_much_that_is_gone_at_once_is_not_believed(world: World) -> None:
+    """Given 40 pages of which 20 answer 410, then nothing is deleted until the settings say so; what changed is."""
+    for number in range(40):
+        world.site.page(f"/{number}", f"text {number}")
+    documents = world.documents
+    scanned(world.source(recheck_seconds=0), documents)
+    for number in range(20):
+        world.site.put(f"/{number}", "", status=410)
+    world.site.page("/39", "edited")
+    with running(world.source(recheck_seconds=0), documents) as one:
+        documents.wait_for({f"{n}": f"text {n}\n" for n in range(39)} | {"39": "edited\n"})
+        wait_until(lambda: "removal_limit_percent" in one.not_ready(), one.not_ready)
+        assert "20 of 40 pages are gone at once" in one.not_ready()
+    assert len(documents.texts()) == 40
+    scanned(world.source(recheck_seconds=0, removal_limit_percent=100), documents)
+    assert sorted(documents.texts()) == sorted(f"{n}" for n in range(20, 40))
+
+
+@pytest.mark.parametrize("how", ["canonical", "redirect"])
+def test_pages_that_all_give_way_to_one_are_not_believed_and_those_that_move_are(world: World, how: str) -> None:
+    for number in range(40):
+        world.site.page(f"/{number}", f"text {number}")
+    source = world.source(recheck_seconds=0)
+    assert len(listed(source)) == 40
+    for number in range(1, 40):
+        if how == "canonical":
+            world.site.page(f"/{number}", f"text {number}", "<link rel=canonical href='/0'>")
+        else:
+            world.site.redirect(f"/{number}", "/0")
+    for _ in range(2):
+        with pytest.raises(SourceUnavailable, match="38 of 40 pages are gone at once, 38 of them for others"):
+            listed(source)
+    for number in range(1, 40):
+        world.site.redirect(f"/{number}", f"/new/{number}")
+        world.site.page(f"/new/{number}", f"text {number}", listed=False)
+    assert sorted(listed(source)) == sorted(["0", *(f"new/{number}" for number in range(1, 40))])
+    assert len(listed(source)) == 40
+
+
+def test_few_pages_may_all_go(world: World) -> None:
+    for number in range(10):
+        world.site.page(f"/{number}", "x")
+    source = world.source(recheck_seconds=0, grace_seconds=0)
+    assert len(listed(source)) == 10
+    for number in range(10):
+        world.site.remove(f"/{number}")
+    assert listed(source) == {}
+
+
+SOFT = {
+    "an error": {"status": 500},
+    "forbidden": {"status": 403},
+    "an empty body": {"body": b" \n", "etag": False},
+    "an empty file": {"body": b"", "type": "application/pdf", "etag": False},
+    "a page of scripts": {"body": b"<html><body><script>draw()</script></body></html>"},
+    "a login page": {"status": 302, "headers": {"Location": "/login?next=/a"}},
+    "a page with a password": {"status": 302, "headers": {"Location": "/welcome"}},
+    "to another host": {"status": 302, "headers": {"Location": "https://sso.example.net/"}},
+    "round and round": {"status": 302, "headers": {"Location": "/a"}},
+    "back and forth": {"status": 301, "headers": {"Location": "/a"}},
+    "another encoding": {"headers": {"Content-Encoding": "br"}},
+    "broken gzip": {"headers": {"Content-Encoding": "gzip"}},
+    "no address": {"status": 302, "headers": {"Location": "http://[x"}},
+}
+
+
+@pytest.mark.parametrize("kind", SOFT)
+def test_an_error_keeps_the_last_version(world: World, kind: str) -> None:
+    """Given a page that was read, when it answers with anything but itself, then it is what it was, and is told of."""
+    site = world.site
+    site.put("/login?next=/a", "<html><body>Who are you?</body></html>", listed=False)
+    site.put("/welcome", "<html><body><form><input type=password></form></body></html>", listed=False)
+    for name in "ab":
+        site.page(f"/{name}", name)
+    documents = world.documents
+    scanned(world.source(recheck_seconds=0), documents)
+    site.put("/a", **{"body": b"<html><body>another text</body></html>", **SOFT[kind]})
+    site.page("/b", "edited")
+    one = scanned(world.source(recheck_seconds=0), documents)
+    assert documents.texts() == {"a": "a\n", "b": "edited\n"}
+    assert one.skipped("unreadable") == 1
+    asked = site.asked("/a")
+    source = world.source(recheck_seconds=0)
+    listed(source)
+    with pytest.raises(Transient):
+        source.fetch("a")
+    assert site.asked("/a") == asked, "it is left alone for a while"
+    site.page("/a", "a")
+    world.now += 3600
+    scanned(world.source(recheck_seconds=0), documents)
+    assert documents.count() == 3, "the same text again is no news"
+
+
+def test_pages_that_all_fail_while_the_site_is_there_make_it_no_outage_and_a_site_away_does(world: World) -> None:
+    for number in range(12):
+        world.site.page(f"/{number}", f"{number}")
+    source = world.source(recheck_seconds=0)
+    before = listed(source)
+    for number in range(12):
+        world.site.page(f"/{number}", f"{number}", status=503)
+    assert [one.rstrip("!") for one in listed(source).values()] == list(before.values())
+    world.now += 3600
+    world.site.put("/sitemap.xml", b"", status=503, listed=False)
+    with pytest.raises(SourceUnavailable, match="answers 503"):
+        listed(source)
+
+
+# -------------------------------------------------------------------- redirects and duplicates
+
+
+def test_a_permanent_redirect_is_a_rename_and_a_temporary_one_is_not(world: World) -> None:
+    world.site.page("/old", "text")
+    world.site.page("/kept", "kept")
+    documents = world.documents
+    scanned(world.source(recheck_seconds=0), documents)
+    world.site.redirect("/old", "/mid")
+    world.site.redirect("/mid", "/new", 308, listed=False)
+    world.site.page("/new", "text", listed=False)
+    world.site.redirect("/kept", "/elsewhere", 307)
+    world.site.page("/elsewhere", "kept, and edited", listed=False)
+    scanned(world.source(recheck_seconds=0), documents)
+    assert documents.texts() == {"new": "text\n", "kept": "kept, and edited\n"}
+    kinds = [(event.key.path, getattr(event, "digest", None) is None) for event in documents.events()]
+    assert kinds.index(("new", False)) < kinds.index(("old", True)), "created before it is deleted"
+
+
+def test_a_page_that_moved_to_what_cannot_be_read_stays_for_the_time_of_grace(world: World) -> None:
+    world.site.page("/old", "text")
+    source = world.source(recheck_seconds=0, grace_seconds=DAY)
+    before = listed(source)
+    for to in ("/absent", "https://elsewhere.example/"):
+        world.site.redirect("/old", to)
+        assert listed(source) == before, to
+    world.now += 2 * DAY
+    assert listed(source) == {}
+
+
+def test_duplicates_fold_into_the_canonical_page(world: World) -> None:
+    canonical = "<link rel=canonical href='{}'>"
+    world.site.page("/a", "text")
+    world.site.page("/a?print=1", "text for printers", canonical.format("/a"))
+    world.site.page("/chain", "text", canonical.format("/a?print=1"))
+    world.site.page("/header", "text", headers={"Link": '</a>; rel="canonical"'})
+    world.site.page("/self", "self", canonical.format("/self#top"))
+    world.site.page("/dead", "dead", canonical.format("/absent"))
+    world.site.page("/abroad", "abroad", canonical.format("https://elsewhere.example/"))
+    world.site.page("/x", "x", canonical.format("/y"))
+    world.site.page("/y", "y", canonical.format("/x"))
+    world.site.page("/front", "a mistake of many sites", canonical.format("/"))
+    world.site.page("/", "front")
+    documents = world.documents
+    scanned(world.source(), documents)
+    assert sorted(documents.texts()) == ["/", "a", "abroad", "dead", "front", "self", "x", "y"]
+    world.site.page("/self", "self", canonical.format("/a"))
+    scanned(world.source(recheck_seconds=0), documents)
+    assert "self" not in documents.texts()
+
+
+def test_canonical_chains_are_bounded(world: World) -> None:
+    for number in range(20):
+        world.site.page(f"/{number:02}", f"{number}", f"<link rel=canonical href='/{number + 1:02}'>")
+    world.site.page("/20", "end")
+    found = listed(world.source())
+    assert "20" in found
+    assert "00" in found, "nobody follows twenty of them"
+    assert "19" not in found
+    assert sum(world.site.requests.values()) < 60

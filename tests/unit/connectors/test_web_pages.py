@@ -1,0 +1,180 @@
+"""Long scans of the web connector, and pages whose site changes while it looks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from connectors.web import source as module
+from connectors.web.addresses import Address, Paths
+from connectors.web.ledger import Ledger
+from connectors.web.pages import Pages
+from connectors.web.reading import Before, Failed, Moved, Outcome, Read
+from connectors.web.settings import WebSettings
+from connectors.web.source import WebSource
+from pipeline.errors import SourceUnavailable
+from pipeline.identity import content_hash
+from pipeline.ports import Fetched
+from tests.support.website import Website
+
+
+@pytest.fixture
+def site() -> Iterator[Website]:
+    made = Website()
+    yield made
+    made.close()
+
+
+def opened(site: Website, folder: Path) -> WebSource:
+    table = {"sitemaps": [f"{site.url}/sitemap.xml"], "pages_per_second": 1000, "recheck_seconds": 3600}
+    return WebSource("w", WebSettings.model_validate(table), 10_000, folder / "state")
+
+
+def test_a_site_that_goes_away_amid_a_scan_is_noticed_after_a_few_pages(
+    site: Website, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.web.client._PAUSE_SECONDS", 0.001)
+    for number in range(40):
+        site.page(f"/{number:02}", "x")
+    source = opened(site, tmp_path)
+    scan = source.scan()
+    for _ in range(3):
+        next(scan)
+    site.fault = "down"
+    with pytest.raises(SourceUnavailable, match=r"sitemap\.xml"):
+        list(scan)
+    assert site.asked("/03") > 0
+    assert site.asked("/10") == 0, "nor are all the others tried"
+    site.fault = None
+    assert len(list(source.scan())) == 40, "what failed is listed, for the runner to count"
+    source.close()
+
+
+def test_a_scan_shows_that_it_lives_while_it_finds_nothing(
+    site: Website, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given 30 dead links before the only page, and a second for each answer, then each attempt gets further, and what
+    is listed more than once is listed as the same.
+    """
+    for number in range(30):
+        site.put(f"/dead/{number:02}", b"", status=404)
+    site.page("/live", "x")
+    for number in range(30, 50):
+        site.put(f"/dead/{number:02}", b"", status=404)
+    clock = SimpleNamespace(monotonic=lambda: float(site.requests.total()), time=time.time)
+    monkeypatch.setattr(module, "time", clock)
+    source = opened(site, tmp_path)
+    with pytest.raises(SourceUnavailable, match="goes on with the others"):
+        list(source.scan())
+    assert site.asked("/dead/10") == 1
+    assert site.asked("/live") == 0
+    for _ in range(5):
+        try:
+            found = list(source.scan())
+            break
+        except SourceUnavailable:
+            pass
+    assert {one.path for one in found} == {"live"}
+    assert len({one.revision for one in found}) == 1
+    assert len(found) > 1, "a sign of life"
+    assert max(site.asked(f"/dead/{number:02}") for number in range(50)) == 1, "nothing was asked twice"
+    source.close()
+
+
+class Script:
+    """A reader that answers as a test says, by URL."""
+
+    def __init__(self, answers: dict[str, Outcome]) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+
+    def extraction(self, name: str) -> str:
+        return "1"
+
+    def look(self, path: str, address: Address, before: Before | None = None) -> Outcome:
+        self.asked.append(address.url)
+        return self.answers[address.url]
+
+
+def _read(path: str) -> Read:
+    content = Fetched(path, "", "text", content_hash("text"), "text/plain", {}, 0.0, 4)
+    return Read(content, "r", "b", "page.txt", "", "", None)
+
+
+def _pages(reader: Script, ledger: Ledger) -> Pages:
+    settings = WebSettings.model_validate({"site": "https://h", "recheck_seconds": 0})
+    paths = Paths(Address.parse("https://h/"))
+    return Pages(settings, reader, ledger, paths, paths.path_of, lambda: None, lambda: 1e9)  # type: ignore[arg-type]
+
+
+def test_a_page_that_is_moved_to_https_is_the_same_document() -> None:
+    http, https = "http://h/a", "https://h/a"
+    reader = Script({http: Moved(Address.parse(https)), https: _read("a")})
+    ledger = Ledger(None, 10)
+    page = ledger.found("a", http)
+    assert page is not None
+    pages = _pages(reader, ledger)
+    assert pages.verdict(pages.checked(page)) == "there"
+    kept = ledger.page("a")
+    assert kept is not None
+    assert (kept.url, kept.state, kept.revision) == (https, "live", "r")
+    pages.checked(kept)
+    assert reader.asked == [http, https, https], "it is asked for there from now on"
+    ledger.close()
+
+
+def test_a_page_that_leads_back_and_forth_is_no_page_that_has_gone() -> None:
+    http, https = "http://h/a", "https://h/a"
+    reader = Script({http: _read("a"), https: Moved(Address.parse(http))})
+    ledger = Ledger(None, 10)
+    page = ledger.found("a", http)
+    assert page is not None
+    pages = _pages(reader, ledger)
+    pages.checked(page)
+    reader.answers = {http: Moved(Address.parse(https)), https: Moved(Address.parse(http))}
+    assert pages.verdict(pages.checked(page)) == "there"
+    assert page.failures == 1
+    assert page.revision == "r"
+    ledger.close()
+
+
+def test_a_page_that_fails_again_and_again_is_asked_for_ever_more_rarely() -> None:
+    reader = Script({"https://h/a": Failed("it answers 500")})
+    ledger = Ledger(None, 10)
+    page = ledger.found("a", "https://h/a")
+    assert page is not None
+    pages = _pages(reader, ledger)
+    waits = []
+    for _ in range(8):
+        page.retry_at = 0.0
+        pages.checked(page)
+        waits.append(page.retry_at - 1e9)
+    assert waits == [300, 600, 1200, 2400, 3600, 3600, 3600, 3600]
+    asked = len(reader.asked)
+    pages.checked(page)
+    assert len(reader.asked) == asked
+    reader.answers = {"https://h/a": Failed("it asks to be left alone", 9000.0)}
+    page.retry_at = 0.0
+    pages.checked(page)
+    assert page.retry_at == 1e9 + 9000
+    ledger.close()
+
+
+def test_what_listings_say_of_a_page_is_kept_until_it_was_asked_for() -> None:
+    ledger = Ledger(None, 10)
+    ledger.note([("a", "http://h/a", "monday"), ("a", "http://h/a", "monday"), ("b", "https://h/b", "")])
+    ledger.note([("a", "http://h/a", "tuesday")])
+    ledger.note([("a", "https://h/a", "")])
+    ledger.note([("a", "http://h/a", "monday")])
+    page = ledger.page("a")
+    assert page is not None
+    assert (page.url, page.hints, page.fresh) == ("https://h/a", "monday\ntuesday", 1)
+    ledger.note([("a", "https://h/a", f"day {number}") for number in range(30)])
+    kept = ledger.page("a")
+    assert kept is not None
+    assert kept.hints.split("\n") == [f"day {number}" for number in range(22, 30)]
+    ledger.close()
