@@ -230,7 +230,7 @@ class Index:
         gone = one.gone or one.time <= max(cuts, default=-1.0)
         self._file.execute(
             "INSERT INTO records VALUES (?, ?, ?, ?, ?) ON CONFLICT (path, slot) DO UPDATE "
-            "SET place = excluded.place, at = excluded.at, gone = excluded.gone WHERE excluded.place >= place",
+            "SET place = excluded.place, at = excluded.at, gone = excluded.gone WHERE excluded.place > place",
             (one.path, slot, one.offset, one.time, gone),
         )
 
