@@ -17,12 +17,13 @@ from kafka.admin import NewPartitions
 
 from connectors.certification.rig import Documents, running, wait_until
 from connectors.kafka import following
+from connectors.kafka.index import Put
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.source import KafkaSource
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.cli.main import cli
-from pipeline.errors import ConfigError, Poison, SourceUnavailable
-from pipeline.ports import Expired, Fetched, Hint
+from pipeline.errors import ConfigError, Poison, SourceUnavailable, Transient
+from pipeline.ports import Expired, Fetched, Hint, TopicPartition
 from tests.support.kafka import KafkaServer
 from tests.support.topics import Topics
 
@@ -130,6 +131,7 @@ def test_a_restart_goes_on_where_it_was(topics: Topics, fresh: str, opened: Open
     source = opened(topic)
     assert source.resume(first)
     assert not source.caught_up()
+    source._following.drop()  # an outage: new connections begin where the index says
     assert set(hinted(source, 3)) == {"a", "b", "c"}
     assert source.caught_up()
     assert source.fetch(f"{topic}/c") is None
@@ -144,6 +146,40 @@ def test_a_restart_goes_on_where_it_was(topics: Topics, fresh: str, opened: Open
     for file in (tmp_path / "state").iterdir():
         file.unlink()
     assert not opened(topic).resume(later), "nothing is known without the index"
+
+
+def test_what_a_scan_has_read_is_hinted_before_a_position_says_so(topics: Topics, fresh: str, opened: Opened) -> None:
+    """Given a scan that has read on, when its process is killed before that is published, then it is hinted again."""
+    topic = topics.create(fresh)
+    topics.send(topic, ("a", 1))
+    source = opened(topic)
+    source.resume(None)
+    list(source.scan())
+    before = noted(source)
+    topics.send(topic, ("b", 1), ("a", None))
+    assert listed(source) == {"b": "1"}
+    assert source.position() == before
+    assert set(hinted(source, 2)) == {"a", "b"}
+    assert source.position() != before
+    source.acknowledge(source.position())
+    assert listed(source) == {"b": "1"}
+    assert source.fetch(f"{topic}/a") is None
+    backlog = source.backlog()
+    assert backlog is not None
+    assert (backlog.amount, backlog.unit) == (0, "records")
+
+
+def test_a_record_of_another_document_is_not_taken_for_one(topics: Topics, fresh: str, opened: Opened) -> None:
+    """Given a place where another document's record lies by now, as when the topic was made again a moment ago."""
+    topic = topics.create(fresh)
+    topics.send(topic, ("a", 1), ("b", 1))
+    source = opened(topic)
+    source.resume(None)
+    list(source.scan())
+    at = TopicPartition(topic, 0)
+    source._following.index().apply([Put(f"{topic}/a", at, 1, time.time(), False)], {})
+    with pytest.raises(Transient, match="another document's record"):
+        source.fetch(f"{topic}/a")
 
 
 def test_partitions_that_are_added_are_read_from_their_start(

@@ -12,6 +12,7 @@ from typing import Any
 from click.testing import CliRunner
 from pydantic import BaseModel, SecretStr
 
+from connectors.kafka.settings import KafkaSettings, TopicSettings
 from connectors.postgres.settings import PostgresSettings, TableSettings
 from pipeline.broker.rights import ROLES
 from pipeline.broker.rights import rights as rules
@@ -183,6 +184,7 @@ def _shown(field: Any) -> str:
 
 
 SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
+    "kafka": {"": KafkaSettings, "topics.NAME.": TopicSettings},
     "postgres": {"": PostgresSettings, "tables.NAME.": TableSettings},
 }
 PAGES = {

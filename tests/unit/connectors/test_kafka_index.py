@@ -161,3 +161,11 @@ def test_deletes_are_remembered_until_they_are_published(index: Index) -> None:
     both = index.find("t/both")
     assert both is not None
     assert both.gone
+
+
+def test_reading_again_brings_nothing_back(index: Index) -> None:
+    """Given a truncation that was read, when a restart reads what lay before it again, then that stays gone."""
+    log = [put("t/a", A, 0, 1.0), Truncate("t", A, 1, 2.0), put("t/b", A, 2, 3.0)]
+    index.apply(log, {A: 3})
+    index.apply(log[:1], {A: 1})
+    assert listed(index).keys() == {"t/b"}
