@@ -130,6 +130,7 @@ class TopicRecords:
         value = _decoded_json(record.value)
         if self._debezium:
             return change_of(value)
+        value = unwrapped(value)  # as JsonConverter writes it, whatever the connector
         return Change("deleted" if value is None else "row", {"value": value})
 
     def _path(self, record: Record, row: Mapping[str, Any] | None) -> str:

@@ -46,7 +46,7 @@ class Connection:
         _refuse_half_of_sasl(options, place)
         self._tls: TlsContext | None = None
         if options["security_protocol"] in ("SSL", "SASL_SSL"):
-            self._tls = tls_context(options)
+            self._tls = tls_context(options, place)
             options = {name: value for name, value in options.items() if not name.startswith("ssl_")}
             options["ssl_context"] = self._tls
         self.options: Mapping[str, Any] = options

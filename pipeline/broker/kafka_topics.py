@@ -73,6 +73,7 @@ class Cluster:
 
     def __init__(self, config: KafkaClusterConfig, client: str, place: str) -> None:
         self._name = config.bootstrap_servers
+        self._place = place
         self._reached = Connection(config, place)
         self._options = {
             **self._reached.options,
@@ -90,9 +91,9 @@ class Cluster:
             Fatal: the credentials are refused; NotAllowed: the right is missing to describe a topic.
         """
         if self._admin is None:
-            with self._reached.opening(), translated(f"reach Kafka at {self._name}"):
+            with self._reached.opening(), translated(f"reach Kafka at {self._name}", place=self._place):
                 self._admin = made(KafkaAdminClient, self._options)
-        with self._reached.explained(), translated(f"describe topics at {self._name}"):
+        with self._reached.explained(), translated(f"describe topics at {self._name}", place=self._place):
             described = {topic["name"]: topic for topic in self._admin.describe_topics(list(names))}
             found = {}
             for name, topic in described.items():
@@ -111,7 +112,7 @@ class Cluster:
         Raises:
             BrokerUnavailable: no answer.
         """
-        with self._reached.explained(), translated(f"read topics at {self._name}"):
+        with self._reached.explained(), translated(f"read topics at {self._name}", place=self._place):
             return PartitionsReader(self._reached, self._options, self._name, positions)
 
     def close(self) -> None:

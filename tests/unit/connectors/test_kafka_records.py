@@ -169,6 +169,14 @@ def test_any_value_of_json_is_a_text(value: Any, text: str) -> None:
     assert records().content(record(b"k", value)).text == text
 
 
+def test_what_carries_its_schema_is_its_payload() -> None:
+    """Given a record of any connector of Kafka Connect's, then its schema is no part of the document."""
+    sent = record(wrapped({"id": 7}), wrapped({"title": "T"}))
+    assert records(text="{title}").told(sent) == Told("put", f"{TOPIC}/7")
+    assert records(text="{title}").content(sent).text == "T"
+    assert records().content(sent).text == '{\n "title": "T"\n}'
+
+
 @pytest.mark.parametrize("value", [None, b"null", b" null\n"])
 def test_null_is_a_delete(value: bytes | None) -> None:
     assert records().told(record(b"k", value)) == Told("delete", f"{TOPIC}/k")

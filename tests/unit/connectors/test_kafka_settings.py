@@ -53,6 +53,10 @@ def test_a_mistake_is_named(settings: dict[str, Any], why: str) -> None:
     [
         ({"sasl_password_file": "/nowhere/secret"}, "sources.shop.sasl_password_file: /nowhere/secret: No such file"),
         ({"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN"}, "sources.shop.sasl_mechanism = 'PLAIN' needs"),
+        (
+            {"security_protocol": "SSL", "ssl_cafile": "/nowhere/ca"},
+            "sources.shop.ssl_cafile: /nowhere/ca: No such file",
+        ),
         ({"options": {"bootstrap_timeout": 1}}, "sources.shop.options.bootstrap_timeout: .*bootstrap_timeout_ms"),
     ],
 )
