@@ -191,21 +191,27 @@ class Index:
                 after = rows[-1][1]
 
     def prune(self, starts: Mapping[TopicPartition, int], published: Mapping[TopicPartition, int]) -> None:
-        """Forget records that the log does not have any more.
+        """Forget what is not needed any more.
 
         Args:
-            starts: what each partition keeps first.
+            starts: of partitions, the offset before which a record that is gone from the log was a document's end.
             published: up to where deletes are published: until then they are needed.
         """
         with self._transaction():
             for at, start in starts.items():
-                slot = self._slots[at]
-                self._file.execute("DELETE FROM records WHERE slot = ? AND place < ? AND NOT gone", (slot, start))
+                self._file.execute(
+                    "DELETE FROM records WHERE slot = ? AND place < ? AND NOT gone", (self._slots[at], start)
+                )
+            for at, end in published.items():
                 self._file.execute(
                     "DELETE FROM records AS a WHERE slot = ? AND place < ? AND gone "
                     "AND NOT EXISTS (SELECT 1 FROM records b WHERE b.path = a.path AND b.slot != a.slot)",
-                    (slot, published.get(at, 0)),
+                    (self._slots[at], end),
                 )
+
+    def truncated(self, topic: str) -> bool:
+        """Whether a truncation of a topic was read: a document of it without a row ended with that."""
+        return any(self._partitions[slot].topic == topic for slot in self._cuts)
 
     def count(self) -> int:
         """Rows: of documents, and of deletes that are still needed."""

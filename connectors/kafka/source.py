@@ -98,7 +98,8 @@ class KafkaSource:
             following.complete()
             self._advance()
             index, until = following.complete(), dict(following.read)
-            index.prune(following.starts(), self._published)
+            starts = {at: start for at, start in following.starts().items() if not self._keeps(at.topic)}
+            index.prune(starts, {at: self._published[at] for at in until if at in self._published})
             following.tell_left_out()
         for path, place in index.documents(until):
             yield Listed(path, following.revision(place.at, place.offset))
@@ -118,7 +119,7 @@ class KafkaSource:
             record = self._recent.get((place.at, place.offset)) or self._lookup.get(place.at, place.offset)
             if record is None:
                 if self._following.starts()[place.at] > place.offset:
-                    return self._absent(path, topic)
+                    return Expired(path) if self._keeps(topic) else None
                 raise Transient("its record was compacted away: a newer one is still to be read")
             revision = self._following.revision(place.at, place.offset)
             records = self._following.records[topic]
@@ -283,9 +284,13 @@ class KafkaSource:
                 found[TopicPartition(topic, int(partition))] = int(offset)
         return found
 
+    def _keeps(self, topic: str) -> bool:
+        """Whether a document stays that has no record any more."""
+        return self._following.facts[topic].expires and self._settings.expired == "keep"
+
     def _absent(self, path: str, topic: str) -> Expired | None:
-        """A document that no record is there of."""
-        kept = self._following.facts[topic].expires and self._settings.expired == "keep"
+        """A document that the index has no row of: its last record was removed before the index was begun."""
+        kept = self._keeps(topic) and not self._following.index().truncated(topic)
         return Expired(path) if kept else None
 
 
