@@ -273,7 +273,8 @@ def test_what_retention_removed_unread_is_said_and_what_is_left_is_read(
     assert source.fetch(f"{topic}/d") == (Expired(f"{topic}/d") if expired == "keep" else None)
     topics.send(topic, ("c", None))
     assert "c" in hinted(source)
-    assert source.fetch(f"{topic}/c") is None, "its delete is known"
+    assert listed(source) == {}
+    assert source.fetch(f"{topic}/c") is None, "its delete is known, and is not published yet"
 
 
 def test_a_truncation_ends_what_has_expired_too(topics: Topics, fresh: str, opened: Opened, tmp_path: Path) -> None:
@@ -293,12 +294,17 @@ def test_a_truncation_ends_what_has_expired_too(topics: Topics, fresh: str, open
     topics.send(topic, (None, envelope("t")), ({"id": 3}, envelope("c", after=row(3, "T"))))
     assert set(hinted(source, 2)) == {"", "3"}
     assert source.fetch(f"{topic}/1") is None
+    topics.trim(topic, topics.send(topic, ({"id": 4}, envelope("c", after=row(4, "T")))))
+    source._lookup.close()
+    assert listed(source) == {"4": "T"}
+    assert source.fetch(f"{topic}/3") == Expired(f"{topic}/3"), "it came after the truncation"
+    topics.send(topic, (None, envelope("t")))
     source.close()
     for file in (tmp_path / "state").iterdir():
         file.unlink()
     source = opened(topic, format="debezium")
-    assert listed(source) == {"3": "T"}
-    assert source.fetch(f"{topic}/1") is None
+    assert listed(source) == {}
+    assert source.fetch(f"{topic}/3") is None
 
 
 def test_records_that_vanish_under_a_reader_are_said_too(

@@ -176,12 +176,22 @@ def test_a_long_first_reading_is_done_in_portions(
     bare.close()
 
 
-def test_a_first_reading_ends_when_the_source_is_closed(log: Log, opened: KafkaSource) -> None:
+def test_a_first_reading_ends_when_the_source_is_closed(
+    log: Log, opened: KafkaSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log.put("a", "b", "c", "d")
     opened.resume(None)
-    opened._closed.set()
+    polls: list[float] = []
+
+    def poll(reader: Reader, timeout: float, most: int) -> list[Record]:
+        opened._closed.set()  # by another thread
+        polls.append(timeout)
+        return [] if len(polls) < 10 else log.records
+
+    monkeypatch.setattr(Reader, "poll", poll)
     with pytest.raises(SourceUnavailable, match="closed"):
         next(opened.scan())
+    assert len(polls) == 1
     assert opened.hints(30.0) == []
 
 
