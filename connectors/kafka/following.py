@@ -78,6 +78,8 @@ class Following:
         self.facts: Mapping[str, TopicFacts] = {}
         self.anew = False
         """The index was begun anew: all is to be compared."""
+        self.era = 0
+        """Another one since then: an offset can be another record's."""
         self.reached = False
         """The cluster has answered."""
         self._id = source_id
@@ -316,6 +318,7 @@ class Following:
         index.begin(index.fingerprint)
         self._goal, self.read = {}, {}
         self.anew = True
+        self.era += 1
 
     def _partitions(self) -> list[TopicPartition]:
         return [TopicPartition(topic, one) for topic, facts in self.facts.items() for one in range(facts.partitions)]

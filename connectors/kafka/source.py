@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from connectors.kafka.following import POLL_SECONDS, PORTION_SECONDS, Following, StillReading
+from connectors.kafka.index import Place
 from connectors.kafka.lookup import Lookup
 from connectors.kafka.records import NoDocument, OwnRecords, TopicRecords
 from connectors.kafka.settings import KafkaSettings
@@ -86,6 +87,7 @@ class KafkaSource:
         self._published: dict[TopicPartition, int] = {}
         self._pending: dict[str, float] = {}
         self._recent: dict[tuple[TopicPartition, int], Record] = {}
+        self._era = 0
 
     # ------------------------------------------------------------------------ documents
 
@@ -116,7 +118,7 @@ class KafkaSource:
                 return self._absent(path, topic)
             if place.gone:
                 return None
-            record = self._recent.get((place.at, place.offset)) or self._lookup.get(place.at, place.offset)
+            record = self._record(place)
             if record is None:
                 if self._following.starts()[place.at] > place.offset:
                     return Expired(path) if self._keeps(topic) else None
@@ -224,6 +226,14 @@ class KafkaSource:
                 if isinstance(error, ConfigError) and not self._following.reached:
                     raise
                 raise SourceUnavailable(_reason(error)) from None
+
+    def _record(self, place: Place) -> Record | None:
+        """The record there; None: it is gone."""
+        if self._era != self._following.era:
+            self._era = self._following.era
+            self._recent = {}
+            self._lookup.close()
+        return self._recent.get((place.at, place.offset)) or self._lookup.get(place.at, place.offset)
 
     def _advance(self) -> None:
         """Read on to the ends of now, as far as what was read can be remembered."""

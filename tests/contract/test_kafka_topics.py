@@ -218,6 +218,8 @@ def test_a_topic_that_was_made_again_is_read_again(
     source = opened(topic, format="text")
     source.resume(None)
     assert listed(source) == {"a": "old", "b": "old"}
+    topics.send(topic, ("c", "old"))
+    assert hinted(source) == ["c"]
     before = noted(source)
     topics.delete(topic)
     deadline = time.monotonic() + SECONDS
@@ -232,7 +234,7 @@ def test_a_topic_that_was_made_again_is_read_again(
     with pytest.raises(SourceUnavailable):
         source.fetch(f"{topic}/a")
     topics.create(topic)
-    topics.send(topic, ("c", "new"), ("a", "new"))
+    topics.send(topic, ("d", "new"), ("b", "new"), ("c", "new"))  # two of them where they were
     while True:
         try:
             assert hinted(source) == [None]
@@ -240,8 +242,8 @@ def test_a_topic_that_was_made_again_is_read_again(
         except SourceUnavailable:
             assert time.monotonic() < deadline
     assert "made again" in str([one.__dict__.get("why") for one in caplog.records])
-    assert listed(source) == {"a": "new", "c": "new"}
-    assert source.fetch(f"{topic}/b") is None
+    assert listed(source) == {"b": "new", "c": "new", "d": "new"}
+    assert source.fetch(f"{topic}/a") is None
     assert not opened(topic, format="text").resume(before)
 
 
