@@ -14,7 +14,7 @@ from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.source import KafkaSource
 from pipeline.broker.kafka_topics import TopicFacts
 from pipeline.errors import Backpressure, BrokerUnavailable, ConfigError, Fatal, NotAllowed, SourceUnavailable
-from pipeline.ports import OffsetRange, Record, TopicPartition
+from pipeline.ports import Fetched, Hint, OffsetRange, Record, TopicPartition
 
 AT = TopicPartition("t", 0)
 
@@ -23,14 +23,15 @@ class Log:
     """One partition of a cluster, and what goes wrong with it."""
 
     def __init__(self) -> None:
+        self.id = "one"
         self.records: list[Record] = []
         self.failure: Exception | None = None
         self.opened = 0
         self.open = 0
 
-    def put(self, *keys: str) -> None:
+    def put(self, *keys: str, text: str = "text") -> None:
         for key in keys:
-            self.records.append(Record("t", 0, len(self.records), key.encode(), b"text", (), 1.0))
+            self.records.append(Record("t", 0, len(self.records), key.encode(), text.encode(), (), 1.0))
 
     def check(self) -> None:
         if self.failure is not None:
@@ -46,7 +47,7 @@ class Cluster:
 
     def describe(self, names: Sequence[str]) -> dict[str, TopicFacts]:
         self.log.check()
-        return {"t": TopicFacts("id", 1, compacts=True, expires=False, tombstone_seconds=86400.0)}
+        return {"t": TopicFacts(self.log.id, 1, compacts=True, expires=False, tombstone_seconds=86400.0)}
 
     def reader(self, positions: Mapping[TopicPartition, int | None]) -> Reader:
         self.log.check()
@@ -208,6 +209,20 @@ def test_what_a_scan_reads_beyond_its_bound_is_left_to_hints(
     while len(found) < 10:
         found += [one.path for one in opened.hints(1.0)]
     assert sorted(map(str, found)) == [f"t/{number}" for number in range(10)]
+
+
+def test_nothing_that_was_read_ahead_outlives_its_topic(log: Log, opened: KafkaSource) -> None:
+    """Given a topic that was made again between two looks, with the same keys at the same offsets, then what was read
+    of the old one is nobody's text.
+    """
+    log.put("a", "b")
+    opened.resume(None)
+    assert [opened.fetch(one.path) for one in opened.scan()]
+    log.id, log.records = "another", []
+    log.put("a", "b", text="new")
+    found = [opened.fetch(one.path) for one in opened.scan()]
+    assert [one.text for one in found if isinstance(one, Fetched)] == ["new", "new"]
+    assert opened.hints(0.0) == [Hint(None)], "what was noted before is no position any more"
 
 
 def test_close_waits_for_whoever_reads(log: Log, opened: KafkaSource) -> None:
