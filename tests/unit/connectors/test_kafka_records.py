@@ -16,6 +16,7 @@ from pipeline.errors import Poison
 from pipeline.identity import DocumentKey
 from pipeline.ports import Record
 from pipeline.records import DocumentDeleted, Provenance
+from tests.fuzz.settings import FUZZ
 
 TOPIC = "shop.public.articles"
 
@@ -49,6 +50,7 @@ _KEYS = st.dictionaries(
 )
 
 
+@FUZZ
 @given(
     key=_KEYS, row=_ROWS, op=st.sampled_from("crud"), schema=st.booleans(), key_schema=st.booleans(), flat=st.booleans()
 )
@@ -79,6 +81,7 @@ def test_a_row_comes_out_of_debezium_as_it_went_in(
         assert {name: found.found["value"][name] for name in full} == full
 
 
+@FUZZ
 @given(st.lists(_KEYS, min_size=2, max_size=2))
 def test_other_keys_are_other_documents(keys: list[dict[str, Any]]) -> None:
     first, second = ({name: str(value) for name, value in sorted(one.items())} for one in keys)
@@ -86,6 +89,7 @@ def test_other_keys_are_other_documents(keys: list[dict[str, Any]]) -> None:
     assert (told[0] == told[1]) == (list(first.values()) == list(second.values()))
 
 
+@FUZZ
 @given(st.binary(), st.binary())
 def test_other_bytes_are_other_documents(one: bytes, other: bytes) -> None:
     """Given keys of any bytes, then their paths differ and can be written."""
