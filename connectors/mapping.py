@@ -22,7 +22,7 @@ from connectors.paths import Path
 from pipeline.anchors import ANCHORS
 from pipeline.errors import ConfigError
 from pipeline.identity import MetadataValue, fingerprint
-from pipeline.ports import Backlog, Fetched, Hint, Listed, LogSource, Skipped, Source
+from pipeline.ports import Backlog, Expired, Fetched, Hint, Listed, LogSource, Skipped, Source
 
 Type: TypeAlias = Literal["text", "integer", "float", "bool", "list", "time"]
 
@@ -166,11 +166,11 @@ class Mapped:
         """As the source."""
         return self.source.hints(timeout)
 
-    def fetch(self, path: str) -> Fetched | Skipped | None:
+    def fetch(self, path: str) -> Fetched | Skipped | Expired | None:
         """As the source, with metadata by the rules."""
         found = self.source.fetch(path)
-        if found is None:
-            return None
+        if found is None or isinstance(found, Expired):
+            return found
         if isinstance(found, Skipped):
             return replace(found, revision=self._revision(found.revision))
         metadata, unfit = mapped(self.rules, self.id, found)

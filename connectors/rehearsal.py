@@ -23,7 +23,7 @@ from connectors.duties import FORGOTTEN
 from connectors.state import Known, State
 from pipeline.errors import Poison, SourceUnavailable, Transient
 from pipeline.identity import DocumentKey
-from pipeline.ports import Broker, Fetched, Skipped, Source
+from pipeline.ports import Broker, Expired, Fetched, Skipped, Source
 from pipeline.records import Provenance
 
 Kind: TypeAlias = Literal["created", "changed", "metadata", "deleted"]
@@ -148,6 +148,9 @@ class _Rehearsing:
             return
         if isinstance(fetched, Fetched):
             self._compare(key, fetched, known)
+            return
+        if isinstance(fetched, Expired):
+            found.unchanged += known is not None and known.published
             return
         if isinstance(fetched, Skipped):
             found.skipped[fetched.reason] += 1

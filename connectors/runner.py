@@ -37,7 +37,7 @@ from pipeline.naming import Names
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import SKIPPED, Metrics, bounded, printable_label
 from pipeline.patience import Patience
-from pipeline.ports import Broker, Fetched, Hint, LogSource, Skipped, Source, TransactionalPublisher
+from pipeline.ports import Broker, Expired, Fetched, Hint, LogSource, Skipped, Source, TransactionalPublisher
 from pipeline.records import Provenance, Request
 
 T = TypeVar("T")
@@ -317,6 +317,8 @@ class Runner:
                 self._gone(look)
             case Skipped():
                 self._skipped(found, look)
+            case Expired():
+                pass
             case Poison():
                 if not self._unsettled(look):
                     self._found(unreadable(look.path, look.revision, found), look)
@@ -326,7 +328,7 @@ class Runner:
                 if found.text != "" or not self._unsettled(look):
                     self._found(found, look)
 
-    def _fetch(self, path: str) -> Fetched | Skipped | Poison | Transient | None:
+    def _fetch(self, path: str) -> Fetched | Skipped | Expired | Poison | Transient | None:
         """What is wrong with one document is an answer; only what is wrong with all is retried."""
         try:
             return self._source.fetch(path)

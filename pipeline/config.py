@@ -106,8 +106,8 @@ class ChunkingConfig(Section):
     context: Literal["none", "headings"] = Field("headings", description="embed the heading path with the text")
 
 
-class KafkaConfig(Section):
-    """Used when `broker = "kafka"`."""
+class KafkaClusterConfig(Section):
+    """How a Kafka cluster is reached."""
 
     bootstrap_servers: str = Field("127.0.0.1:9092", description="`host:port`, several with commas")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
@@ -125,13 +125,6 @@ class KafkaConfig(Section):
     ssl_key_password: SecretStr | None = Field(None, description="of the client's key; better given as a file")
     ssl_key_password_file: Path | None = Field(None, description="file that holds that password")
     ssl_check_hostname: bool = Field(True, description="refuse a certificate of another host")
-    replication_factor: Count | None = Field(None, description="min(3, brokers) if not given")
-    session_timeout_seconds: Seconds = Field(
-        45.0, description="without a heartbeat for so long, a worker loses its partitions"
-    )
-    max_poll_interval_seconds: Seconds = Field(
-        300.0, description="without a poll for so long, a worker leaves its group"
-    )
     request_timeout_seconds: Seconds = Field(30.0, description="of one request")
     options: dict[str, Any] = Field(
         default_factory=dict, repr=False, description="further kafka-python client options, as they are"
@@ -146,6 +139,18 @@ class KafkaConfig(Section):
                 "it must be `host:port`, several with commas; users and passwords have settings of their own"
             )
         return servers
+
+
+class KafkaConfig(KafkaClusterConfig):
+    """Used when `broker = "kafka"`."""
+
+    replication_factor: Count | None = Field(None, description="min(3, brokers) if not given")
+    session_timeout_seconds: Seconds = Field(
+        45.0, description="without a heartbeat for so long, a worker loses its partitions"
+    )
+    max_poll_interval_seconds: Seconds = Field(
+        300.0, description="without a poll for so long, a worker leaves its group"
+    )
 
 
 class QdrantConfig(Section):

@@ -666,6 +666,15 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
+class Expired:
+    """There was a document at a path, and its source cannot say any more what it is, nor that it is gone: what
+    was published stays as it is.
+    """
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Hint:
     """Something may have happened to a path and to what is below it (``path/...``), or, where the
     path is None, anywhere: scan again.
@@ -700,7 +709,7 @@ class Source(Protocol):
         """
         ...
 
-    def fetch(self, path: str) -> Fetched | Skipped | None:
+    def fetch(self, path: str) -> Fetched | Skipped | Expired | None:
         """The document now; None only if it certainly does not exist (any more).
 
         Raises:

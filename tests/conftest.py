@@ -12,6 +12,7 @@ import pytest
 from tests.support.absence import absent
 from tests.support.certificates import Missing as MissingOpenssl
 from tests.support.kafka import KafkaServer, Missing
+from tests.support.kafka import shared as shared_kafka
 from tests.support.postgres import Missing as MissingPostgres
 from tests.support.postgres import PostgresServer, shared
 from tests.support.promtool import Missing as MissingPromtool
@@ -27,17 +28,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+def kafka() -> KafkaServer:
     """A running broker. Missing parts skip on a laptop and fail in CI."""
     try:
-        server = KafkaServer(tmp_path_factory.mktemp("kafka"))
+        return shared_kafka()
     except Missing as missing:
         absent(missing)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from pipeline.errors import BrokerUnavailable
 from pipeline.ports import (
     Backlog,
     Broker,
+    Expired,
     Fetched,
     Hint,
     Listed,
@@ -105,7 +106,7 @@ class Watched:
         self.plan()
         return self._source.hints(timeout)
 
-    def fetch(self, path: str) -> Fetched | Skipped | None:
+    def fetch(self, path: str) -> Fetched | Skipped | Expired | None:
         """The source's, counted."""
         self.plan()
         self.fetched.append(path)

@@ -15,7 +15,7 @@ from kafka.net.selector import NetworkSelector
 
 from pipeline.broker.kafka_errors import REFUSED
 from pipeline.broker.kafka_tls import TlsContext, tls_context
-from pipeline.config import KafkaConfig
+from pipeline.config import KafkaClusterConfig
 from pipeline.errors import BrokerUnavailable, ConfigError
 
 T = TypeVar("T")
@@ -31,18 +31,22 @@ _MECHANISMS: Final = (*_NAMED, "GSSAPI", "AWS_MSK_IAM")
 class Connection:
     """How this process reaches a cluster.
 
+    Args:
+        config: of the cluster.
+        place: of these settings in the configuration, for the texts of errors.
+
     Raises:
         ConfigError: a setting is wrong, or a file that it names is.
     """
 
-    def __init__(self, config: KafkaConfig) -> None:
+    def __init__(self, config: KafkaClusterConfig, place: str = "kafka") -> None:
         self._config = config
         options = connection_of(config)
-        _refuse_unknown(config.options)
-        _refuse_half_of_sasl(options)
+        _refuse_unknown(config.options, place)
+        _refuse_half_of_sasl(options, place)
         self._tls: TlsContext | None = None
         if options["security_protocol"] in ("SSL", "SASL_SSL"):
-            self._tls = tls_context(options)
+            self._tls = tls_context(options, place)
             options = {name: value for name, value in options.items() if not name.startswith("ssl_")}
             options["ssl_context"] = self._tls
         self.options: Mapping[str, Any] = options
@@ -153,7 +157,7 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc] # the library 
             self._refusal = error
 
 
-def connection_of(config: KafkaConfig) -> dict[str, Any]:
+def connection_of(config: KafkaClusterConfig) -> dict[str, Any]:
     """kafka-python's client options for a configuration."""
     options: dict[str, Any] = {
         "bootstrap_servers": [server.strip() for server in config.bootstrap_servers.split(",")],
@@ -176,30 +180,30 @@ def connection_of(config: KafkaConfig) -> dict[str, Any]:
     return {**options, **{name: value for name, value in given.items() if value is not None}, **config.options}
 
 
-def _refuse_unknown(options: Mapping[str, Any]) -> None:
+def _refuse_unknown(options: Mapping[str, Any], place: str) -> None:
     known = set(KafkaAdminClient.DEFAULT_CONFIG) & set(KafkaConsumer.DEFAULT_CONFIG) & set(KafkaProducer.DEFAULT_CONFIG)
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "it must be one of admin client, consumer and producer"
-            raise ConfigError(f"kafka.options.{name}: kafka-python has no such option; {hint}", "correct it")
+            raise ConfigError(f"{place}.options.{name}: kafka-python has no such option; {hint}", "correct it")
 
 
-def _refuse_half_of_sasl(options: Mapping[str, Any]) -> None:
+def _refuse_half_of_sasl(options: Mapping[str, Any], place: str) -> None:
     protocol, mechanism = options["security_protocol"], options.get("sasl_mechanism")
     if not protocol.startswith("SASL"):
         if options.get("sasl_plain_password"):
             raise ConfigError(
-                f'kafka.sasl_password is given, and kafka.security_protocol = "{protocol}" would not use it',
+                f'{place}.sasl_password is given, and {place}.security_protocol = "{protocol}" would not use it',
                 'set it to "SASL_SSL"',
             )
         return
     if mechanism not in _MECHANISMS:
         raise ConfigError(
-            f"kafka.sasl_mechanism = {mechanism!r} is none that there is", f"one of {', '.join(_MECHANISMS)}"
+            f"{place}.sasl_mechanism = {mechanism!r} is none that there is", f"one of {', '.join(_MECHANISMS)}"
         )
     if mechanism in _NAMED and not (options.get("sasl_plain_username") and options.get("sasl_plain_password")):
         raise ConfigError(
-            f"kafka.sasl_mechanism = {mechanism!r} needs a name and a password",
-            "set kafka.sasl_username, and kafka.sasl_password_file",
+            f"{place}.sasl_mechanism = {mechanism!r} needs a name and a password",
+            f"set {place}.sasl_username, and {place}.sasl_password_file",
         )

@@ -85,7 +85,7 @@ class KafkaGroupConsumer:
             # Which ones, the listener says; the next poll joins again.
             raise BrokerUnavailable(str(error)) from None
         assigned, revoked = self._changes.take()
-        records = [_record(one) for batch in found.values() for one in batch]
+        records = [record_of(one) for batch in found.values() for one in batch]
         return Polled(records, frozenset(assigned), frozenset(revoked))
 
     def joined(self) -> bool:
@@ -204,7 +204,7 @@ class KafkaReader:
         """The next records of committed transactions."""
         with translated(f"read {self._topic}"):
             found = self._consumer.poll(round(timeout * 1000), max_records=max_records)
-        return [_record(one) for batch in found.values() for one in batch]
+        return [record_of(one) for batch in found.values() for one in batch]
 
     def caught_up(self) -> bool:
         """True once everything up to the ends at the opening has been read."""
@@ -306,7 +306,8 @@ class _Changes(ConsumerRebalanceListener):  # type: ignore[misc] # the library h
             return taken
 
 
-def _record(one: Any) -> Record:
+def record_of(one: Any) -> Record:
+    """What kafka-python has read, as ours."""
     return Record(
         one.topic,
         one.partition,

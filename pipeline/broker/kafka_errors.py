@@ -40,13 +40,14 @@ REFUSED = (
 
 
 @contextmanager
-def translated(what: str, *, writing: bool = False) -> Iterator[None]:
+def translated(what: str, *, writing: bool = False, place: str = "kafka") -> Iterator[None]:
     """Raise ours for theirs.
 
     Args:
         what: was done, for the text.
         writing: records were sent. Only these can be refused for what they are, and only their
             producer can be fenced; as the answer to any other request that is a broker's confusion.
+        place: of the cluster's settings in the configuration, for the texts of errors.
     """
     try:
         yield
@@ -59,9 +60,9 @@ def translated(what: str, *, writing: bool = False) -> Iterator[None]:
             f"{what}: Kafka refuses: {error}", "`vectide topics rights` lists the ACLs that each role needs"
         ) from None
     except REFUSED as error:
-        raise Fatal(f"{what}: Kafka refuses: {error}", "check kafka.sasl_* and the broker's version") from None
+        raise Fatal(f"{what}: Kafka refuses: {error}", f"check {place}.sasl_* and the broker's version") from None
     except errors.KafkaConfigurationError as error:
-        raise ConfigError(f"{what}: {error}", "correct kafka.options") from None
+        raise ConfigError(f"{what}: {error}", f"correct {place}.options") from None
     except (errors.KafkaError, OSError, TimeoutError) as error:
         if writing:
             _raise_refusal(what, error)

@@ -33,6 +33,8 @@ class Failure:
 class TlsContext(ssl.SSLContext):
     """Verifies brokers, and keeps each one's last failure."""
 
+    place: str
+    """Of the settings in the configuration, for the texts of errors."""
     _lock: threading.Lock
     _failures: dict[str, Failure]
 
@@ -82,7 +84,7 @@ class _Socket(ssl.SSLSocket):
     def _told(self, error: OSError) -> None:
         if isinstance(self.context, TlsContext):
             broker = self._broker()
-            self.context.failed(broker, _failure(broker, error))
+            self.context.failed(broker, _failure(broker, error, self.context.place))
 
     def _broker(self) -> str:
         with suppress(OSError):  # it has none any more when it was cut off
@@ -90,68 +92,73 @@ class _Socket(ssl.SSLSocket):
         return f"{self.server_hostname}{self._peer}"
 
 
-def tls_context(options: Mapping[str, Any]) -> TlsContext:
+def tls_context(options: Mapping[str, Any], place: str = "kafka") -> TlsContext:
     """A context from kafka-python's ``ssl_*`` options, checked now and not at the first connection.
+
+    Args:
+        options: of kafka-python.
+        place: of its settings in the configuration, for the texts of errors.
 
     Raises:
         ConfigError: a file is missing or is not what it must be.
     """
     context = TlsContext(ssl.PROTOCOL_TLS_CLIENT)
     context._lock, context._failures = threading.Lock(), {}  # noqa: SLF001 - SSLContext takes no further arguments
+    context.place = place
     context.sslsocket_class = _Socket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = bool(options.get("ssl_check_hostname", True))
     authorities = options.get("ssl_cafile")
     if authorities:
-        with _reading("kafka.ssl_cafile", authorities):
+        with _reading(place, "ssl_cafile", authorities):
             context.load_verify_locations(authorities)
     else:
         context.load_default_certs()
     if options.get("ssl_certfile"):
-        with _reading("kafka.ssl_certfile and kafka.ssl_keyfile", options["ssl_certfile"]):
+        with _reading(place, f"ssl_certfile and {place}.ssl_keyfile", options["ssl_certfile"]):
             # A password even if there is none: OpenSSL would ask for it on the terminal.
             password = options.get("ssl_password") or ""
             context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"), password)
     elif options.get("ssl_keyfile"):
-        raise ConfigError("kafka.ssl_keyfile is given without kafka.ssl_certfile", "give both, or neither")
+        raise ConfigError(f"{place}.ssl_keyfile is given without {place}.ssl_certfile", "give both, or neither")
     if options.get("ssl_crlfile"):
-        with _reading("kafka.options.ssl_crlfile", options["ssl_crlfile"]):
+        with _reading(place, "options.ssl_crlfile", options["ssl_crlfile"]):
             context.load_verify_locations(options["ssl_crlfile"])
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     return context
 
 
 @contextmanager
-def _reading(setting: str, file: Any) -> Iterator[None]:
+def _reading(place: str, setting: str, file: Any) -> Iterator[None]:
     """Name the setting and the file of what cannot be read."""
     try:
         yield
     except ssl.SSLError as error:
         raise ConfigError(
-            f"{setting}: {file}: {error.reason or 'not PEM, or the key has another password'}",
-            "give PEM files; a key that is encrypted needs kafka.ssl_key_password",
+            f"{place}.{setting}: {file}: {error.reason or 'not PEM, or the key has another password'}",
+            f"give PEM files; a key that is encrypted needs {place}.ssl_key_password",
         ) from None
     except OSError as error:
-        raise ConfigError(f"{setting}: {file}: {error.strerror}", "mount the files there") from None
+        raise ConfigError(f"{place}.{setting}: {file}: {error.strerror}", "mount the files there") from None
 
 
-def _failure(broker: str, error: OSError) -> Failure:
+def _failure(broker: str, error: OSError, place: str) -> Failure:
     if isinstance(error, ssl.SSLCertVerificationError):
         text = f"the certificate of {broker} is refused: {error.verify_message}"
         if error.verify_code in _NAMES:
             return Failure(
                 text,
-                "name brokers in kafka.bootstrap_servers, and brokers themselves in advertised.listeners, as their "
+                f"name brokers in {place}.bootstrap_servers, and brokers themselves in advertised.listeners, as their "
                 "certificates do",
             )
         if error.verify_code in _TIMES:
             return Failure(text, "renew it; or is this machine's clock wrong?")
-        return Failure(text, "set kafka.ssl_cafile to the certificate of the authority that signed it")
+        return Failure(text, f"set {place}.ssl_cafile to the certificate of the authority that signed it")
     reason = str(getattr(error, "reason", "") or "")
     if "ALERT" in reason:
         return Failure(
             f"{broker} refuses this client: {reason.replace('_', ' ').lower()}",
-            "set kafka.ssl_certfile and kafka.ssl_keyfile to a certificate that the brokers trust",
+            f"set {place}.ssl_certfile and {place}.ssl_keyfile to a certificate that the brokers trust",
         )
     what = reason.replace("_", " ").lower() or error.strerror or type(error).__name__
     return Failure(f"the TLS handshake with {broker} failed: {what} (does that port speak TLS?)", "")

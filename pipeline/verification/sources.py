@@ -25,7 +25,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 from pipeline.codec import decode_event
 from pipeline.errors import MalformedRecord, Poison, SourceUnavailable, Transient
 from pipeline.identity import DocumentKey, canonical_json, content_hash
-from pipeline.ports import Broker, Fetched, Record, Skipped, Source
+from pipeline.ports import Broker, Expired, Fetched, Record, Skipped, Source
 from pipeline.records import DocumentChanged, DocumentDeleted
 from pipeline.verification.findings import EXAMPLES, Named
 from pipeline.verification.log import key_of, pages_of
@@ -285,7 +285,7 @@ class _Comparison:
         if self._kept_out(key):
             return None if self._log.get(key) is None else _Doubt("forgotten, and in the log", "")
         try:
-            fetched: Fetched | Skipped | Poison | None = self._source.fetch(path)
+            fetched: Fetched | Skipped | Expired | Poison | None = self._source.fetch(path)
         except SourceUnavailable:
             raise
         except Poison as error:
@@ -295,6 +295,8 @@ class _Comparison:
             if counted and len(self._unreadable) < EXAMPLES:
                 self._unreadable.append(key.text)
             return None
+        if isinstance(fetched, Expired):
+            return None  # whatever the log says stays
         logged = self._log.get(key)
         if fetched is None or isinstance(fetched, Skipped):
             return None if logged is None else _Doubt("deleted at the source", "")

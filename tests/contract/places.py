@@ -15,6 +15,7 @@ from connectors.registry import open_source
 from pipeline.config import SourceConfig
 from pipeline.errors import Poison, SourceUnavailable
 from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
+from tests.contract.kafka_place import KafkaPlace
 from tests.contract.postgres_place import PostgresPlace
 from tests.support.object_store import KEY_ID, SECRET, object_store
 from tests.support.repositories import Repository, Served
@@ -352,6 +353,7 @@ PLACES: dict[str, Callable[[Path], Place]] = {
     "memory": MemoryPlace,
     "git": GitPlace,
     "git-http": GitHttpPlace,
+    "kafka": KafkaPlace,
     "postgres": PostgresPlace,
     "s3": S3Place,
     "s3-queue": S3QueuePlace,

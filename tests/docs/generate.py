@@ -12,6 +12,7 @@ from typing import Any
 from click.testing import CliRunner
 from pydantic import BaseModel, SecretStr
 
+from connectors.kafka.settings import KafkaSettings, TopicSettings
 from connectors.postgres.settings import PostgresSettings, TableSettings
 from connectors.web.settings import WebSettings
 from pipeline.broker.rights import ROLES
@@ -184,6 +185,7 @@ def _shown(field: Any) -> str:
 
 
 SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
+    "kafka": {"": KafkaSettings, "topics.NAME.": TopicSettings},
     "postgres": {"": PostgresSettings, "tables.NAME.": TableSettings},
     "web": {"": WebSettings},
 }

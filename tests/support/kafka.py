@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import functools
 import os
 import shutil
 import signal
@@ -209,6 +211,17 @@ class KafkaServer:
             return False
         admin.close()
         return True
+
+
+@functools.cache
+def shared() -> KafkaServer:
+    """The one broker of a test process, running; it is stopped when that ends. Raises Missing."""
+    directory = Path(tempfile.mkdtemp(prefix="vectide-kafka-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    server = KafkaServer(directory)
+    atexit.register(server.stop)
+    server.start()
+    return server
 
 
 def _command(memory: str) -> list[str]:
