@@ -7,6 +7,7 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 
+import hypothesis
 import pytest
 
 from tests.support.absence import absent
@@ -20,6 +21,10 @@ from tests.support.promtool import binary, run
 from tests.support.secure_kafka import USERS, SecureKafka
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# An example may take as long as a busy machine needs: time is measured in `make bench`.
+hypothesis.settings.register_profile("vectide", deadline=None)
+hypothesis.settings.load_profile("vectide")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
