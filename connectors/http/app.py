@@ -138,9 +138,7 @@ class Api:
     def _closed(self) -> Problem | None:
         """Why nothing is taken now."""
         if self.gate.draining:
-            return Problem(
-                "unavailable", "this process is ending", retry_after=_RETRY_SECONDS, headers={"Connection": "close"}
-            )
+            return Problem("unavailable", "this process is ending", retry_after=_RETRY_SECONDS)
         if self.gate.requests > self.settings.requests_limit:
             return Problem("too-many-requests", "too many requests at the same time", retry_after=1)
         return None

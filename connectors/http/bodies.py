@@ -7,10 +7,14 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from connectors.http.media import KNOWN
+from connectors.mapping import NAME, NAMES, TAKEN
 from connectors.push.operations import REVISIONS
 
-#: The longest key, in bytes of UTF-8.
-KEY_BYTES: Final = 1024
+#: The longest key.
+KEY_CHARACTERS: Final = 1024
+#: No part between slashes is empty, ``.`` or ``..``: clients and proxies make something else of these on the way.
+KEY_PATTERN: Final = r"^(?!\.{1,2}(/|$))[^\x00-\x1f\x7f/]+(/(?!\.{1,2}(/|$))[^\x00-\x1f\x7f/]+)*$"
 
 Revision: TypeAlias = Annotated[
     int,
@@ -24,53 +28,85 @@ Metadata: TypeAlias = Annotated[
     dict[str, Any],
     msgspec.Meta(
         description="Texts, numbers, truth values and lists of texts, by names of letters, digits, _ and -.",
-        max_length=64,
+        extra_json_schema={
+            "maxProperties": NAMES,
+            "propertyNames": {"pattern": f"^(?!({'|'.join(TAKEN)})$){NAME.pattern}$"},
+            "additionalProperties": {
+                "anyOf": [
+                    {"type": "string", "maxLength": 4096},
+                    {"type": ["integer", "number", "boolean", "null"]},
+                    {"type": "array", "items": {"type": "string", "maxLength": 4096}, "maxItems": 1000},
+                ]
+            },
+        },
     ),
 ]
-MediaType: TypeAlias = Annotated[str, msgspec.Meta(max_length=255, description="What the text or content is.")]
-Key: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=KEY_BYTES, description="Of the document.")]
+MediaType: TypeAlias = Annotated[
+    str,
+    msgspec.Meta(description="What the text or content is.", extra_json_schema={"examples": list(KNOWN)}),
+]
+#: What a document's body must have; in a batch as well.
+TEXT_OR_CONTENT: Final = {
+    "oneOf": [
+        {"required": ["text"], "not": {"required": ["content"]}},
+        {"required": ["content", "media_type"], "not": {"required": ["text"]}},
+    ]
+}
+#: Likewise of a patch, which may leave both.
+TEXT_OR_CONTENT_OR_NONE: Final = {
+    "oneOf": [
+        {"required": ["text", "media_type"], "not": {"required": ["content"]}},
+        {"required": ["content", "media_type"], "not": {"required": ["text"]}},
+        {"not": {"anyOf": [{"required": [one]} for one in ("text", "content", "media_type")]}},
+    ]
+}
+Unset: TypeAlias = msgspec.UnsetType
+UNSET: Final = msgspec.UNSET
+Key: TypeAlias = Annotated[
+    str, msgspec.Meta(max_length=KEY_CHARACTERS, pattern=KEY_PATTERN, description="Of the document.")
+]
 
 
 class DocumentBody(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """A whole document: its text, or its content in base64 with a media type."""
 
-    text: str | None = None
-    content: bytes | None = None
-    media_type: MediaType | None = None
-    metadata: Metadata = {}
-    revision: Revision | None = None
-    event_time: Time | None = None
+    text: str | Unset = UNSET
+    content: bytes | Unset = UNSET
+    media_type: MediaType | Unset = UNSET
+    metadata: Metadata | Unset = UNSET
+    revision: Revision | Unset = UNSET
+    event_time: Time | Unset = UNSET
 
 
 class PatchBody(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """A merge patch (RFC 7396) of a document that exists. Another text needs its media type."""
 
-    text: str | msgspec.UnsetType = msgspec.UNSET
-    content: bytes | msgspec.UnsetType = msgspec.UNSET
-    media_type: MediaType | msgspec.UnsetType = msgspec.UNSET
-    metadata: Metadata | msgspec.UnsetType | None = msgspec.UNSET
-    revision: Revision | None = None
-    event_time: Time | None = None
+    text: str | Unset = UNSET
+    content: bytes | Unset = UNSET
+    media_type: MediaType | Unset = UNSET
+    metadata: Metadata | None | Unset = UNSET
+    revision: Revision | Unset = UNSET
+    event_time: Time | Unset = UNSET
 
 
-class PutItem(DocumentBody, tag_field="op", tag="put", forbid_unknown_fields=True, omit_defaults=True):
+class PutItem(DocumentBody, tag_field="op", tag="put", kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Create or replace a document."""
 
-    key: Key = msgspec.field(default="")
+    key: Key
 
 
-class PatchItem(PatchBody, tag_field="op", tag="patch", forbid_unknown_fields=True, omit_defaults=True):
+class PatchItem(PatchBody, tag_field="op", tag="patch", kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Change a part of a document."""
 
-    key: Key = msgspec.field(default="")
+    key: Key
 
 
 class DeleteItem(msgspec.Struct, tag_field="op", tag="delete", forbid_unknown_fields=True, omit_defaults=True):
     """Remove a document."""
 
     key: Key
-    revision: Revision | None = None
-    event_time: Time | None = None
+    revision: Revision | Unset = UNSET
+    event_time: Time | Unset = UNSET
 
 
 class BatchBody(msgspec.Struct, forbid_unknown_fields=True):

@@ -11,7 +11,10 @@ from typing import Any, Final
 import msgspec
 
 from connectors.http.bodies import (
-    KEY_BYTES,
+    KEY_CHARACTERS,
+    KEY_PATTERN,
+    TEXT_OR_CONTENT,
+    TEXT_OR_CONTENT_OR_NONE,
     BatchBody,
     BatchResultBody,
     DocumentBody,
@@ -52,6 +55,10 @@ def pages(source: str, settings: HttpSettings) -> dict[str, tuple[bytes, str]]:
 def document(source: str, settings: HttpSettings) -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
     (_, components) = msgspec.json.schema_components(_TYPES, ref_template="#/components/schemas/{name}")
+    for name in ("DocumentBody", "PutItem"):
+        components[name] |= TEXT_OR_CONTENT
+    for name in ("PatchBody", "PatchItem"):
+        components[name] |= TEXT_OR_CONTENT_OR_NONE
     guarded = settings.tokens_file is not None
     schemes = {"token": {"type": "http", "scheme": "bearer"}}
     return {
@@ -151,8 +158,8 @@ def _key() -> dict[str, Any]:
         "name": "key",
         "in": "path",
         "required": True,
-        "description": f"Of the document: 1 to {KEY_BYTES} bytes, percent-encoded; slashes may stand as they are.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": KEY_BYTES},
+        "description": f"Of the document: 1 to {KEY_CHARACTERS} characters, percent-encoded; slashes may stand as they are.",
+        "schema": {"type": "string", "maxLength": KEY_CHARACTERS, "pattern": KEY_PATTERN},
     }
 
 
@@ -168,7 +175,12 @@ def _query() -> list[dict[str, Any]]:
             "name": "event_time",
             "in": "query",
             "description": "When it changed: seconds since 1970, or ISO 8601; likewise.",
-            "schema": {"type": "string"},
+            "schema": {
+                "anyOf": [
+                    {"type": "number", "minimum": 0, "exclusiveMaximum": 100_000_000_000},
+                    {"type": "string", "format": "date-time"},
+                ]
+            },
         },
     ]
 
@@ -179,19 +191,19 @@ def _headers() -> list[dict[str, Any]]:
             "name": "Idempotency-Key",
             "in": "header",
             "description": "The same request with the same key is done once, and answered the same.",
-            "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+            "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"},
         },
         {
             "name": "If-Match",
             "in": "header",
-            "description": "Only if the document has this revision, as ETag gives it.",
-            "schema": {"type": "string"},
+            "description": "Only if the document has this revision, as ETag gives it, or one of several; *: any.",
+            "schema": {"type": "string", "pattern": '^([*]|"(0|[1-9][0-9]{0,18})"(, *"(0|[1-9][0-9]{0,18})")*)$'},
         },
         {
             "name": "If-None-Match",
             "in": "header",
-            "description": "*: only if there is no such document.",
-            "schema": {"type": "string"},
+            "description": "Only if there is no such document.",
+            "schema": {"const": "*"},
         },
     ]
 

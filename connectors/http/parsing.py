@@ -17,7 +17,7 @@ import msgspec
 
 from connectors.extraction import Extractor, extract, is_text
 from connectors.http.bodies import (
-    KEY_BYTES,
+    KEY_CHARACTERS,
     BatchBody,
     DeleteItem,
     DocumentBody,
@@ -67,43 +67,26 @@ class Parser:
 
     def put(self, path: str, body: DocumentBody, condition: Condition = ALWAYS) -> Put:
         """A put of a JSON body."""
-        if (body.text is None) == (body.content is None):
+        document = self._sent(path, body.text, body.content, body.media_type, "text/plain")
+        if document is None:
             raise Problem("invalid-document", "$: give either text or content")
-        if body.text is not None:
-            document = self._of_text(path, body.text, body.media_type or "text/plain")
-        else:
-            assert body.content is not None  # one of the two is given
-            if body.media_type is None:
-                raise Problem("invalid-document", "$.media_type: content needs one")
-            document = self.document(path, body.content, body.media_type, None)
-        plain, found = self._metadata(body.metadata)
+        plain, found = self._metadata(body.metadata if isinstance(body.metadata, dict) else {})
         metadata = {**document.metadata, **plain}
         document = replace(document, metadata=metadata, found={**document.found, **found})
-        return Put(path, document, _at(body.event_time), body.revision, condition)
+        return Put(path, document, _at(body.event_time), _given(body.revision), condition)
 
     def patch(self, path: str, body: PatchBody, condition: Condition = ALWAYS) -> Patch:
         """A merge patch."""
-        document = None
-        text, content, media_type = body.text, body.content, body.media_type
-        if isinstance(text, str) or isinstance(content, bytes):
-            if isinstance(text, str) == isinstance(content, bytes):
-                raise Problem("invalid-document", "$: give either text or content")
-            if not isinstance(media_type, str):
-                raise Problem("invalid-document", "$.media_type: another text needs its media type")
-            if isinstance(text, str):
-                document = self._of_text(path, text, media_type)
-            else:
-                assert isinstance(content, bytes)  # one of the two is given
-                document = self.document(path, content, media_type, None)
-        elif isinstance(media_type, str):
+        document = self._sent(path, body.text, body.content, body.media_type, None)
+        if document is None and isinstance(body.media_type, str):
             raise Problem("invalid-document", "$.media_type: it changes with the text only")
         metadata: Mapping[str, Any] | None = {}
         if body.metadata is None:
             metadata = None
         elif isinstance(body.metadata, dict):
-            removed = {name: None for name, value in body.metadata.items() if value is None and _named(name)}
-            metadata = {**removed, **self._metadata(body.metadata, nested=False)[0]}
-        return Patch(path, metadata, _at(body.event_time), document, body.revision, condition)
+            plain, _ = self._metadata(body.metadata, nested=False)
+            metadata = {**{name: None for name, value in body.metadata.items() if value is None}, **plain}
+        return Patch(path, metadata, _at(body.event_time), document, _given(body.revision), condition)
 
     def batch(self, body: BatchBody, deadline: Deadline) -> tuple[Operation, ...]:
         """The operations of a batch, in order. Reading its documents ends with the deadline."""
@@ -123,7 +106,7 @@ class Parser:
                     case PatchItem():
                         found.append(self.patch(path, one))
                     case DeleteItem():
-                        found.append(Delete(path, _at(one.event_time), one.revision))
+                        found.append(Delete(path, _at(one.event_time), _given(one.revision)))
             except Problem as problem:
                 detail = f"$.operations[{number}]: {problem.detail}"
                 raise Problem(problem.type, detail, headers=problem.headers) from None
@@ -152,6 +135,33 @@ class Parser:
         if len(_utf8(extracted.text, "$.text")) > self._text_limit:
             raise Problem("too-large", f"the document's text is over {self._text_limit} bytes")
         return Document(extracted.text, extracted.media_type, extracted.metadata, extracted.found)
+
+    def _sent(
+        self, path: str, text: object, content: object, media_type: object, otherwise: str | None
+    ) -> Document | None:
+        """The document of a text or a content; None: there is neither.
+
+        Args:
+            path: its key.
+            text: a text, if it is given.
+            content: bytes, if they are given.
+            media_type: a text, if it is given.
+            otherwise: the media type of a text without one; None: it needs one.
+        """
+        kind = media_type if isinstance(media_type, str) else None
+        match text, content:
+            case str(), bytes():
+                raise Problem("invalid-document", "$: give either text or content")
+            case str(), _:
+                kind = kind if kind is not None else otherwise
+                if kind is not None:
+                    return self._of_text(path, text, kind)
+                raise Problem("invalid-document", "$.media_type: another text needs its media type")
+            case _, bytes():
+                if kind is not None:
+                    return self.document(path, content, kind, None)
+                raise Problem("invalid-document", "$.media_type: content needs one")
+        return None
 
     def _of_text(self, path: str, text: str, media_type: str) -> Document:
         data = _utf8(text, "$.text")
@@ -218,12 +228,12 @@ def checked_key(key: str) -> str:
     Raises:
         Problem: it cannot.
     """
-    if not key or len(_utf8(key, "the key")) > KEY_BYTES:
-        raise Problem("invalid-request", f"a key has 1 to {KEY_BYTES} bytes")
+    _utf8(key, "the key")
+    if not key or len(key) > KEY_CHARACTERS:
+        raise Problem("invalid-request", f"a key has 1 to {KEY_CHARACTERS} characters")
     if _CONTROL.search(key):
         raise Problem("invalid-request", "a key has no control characters")
     if any(part in ("", ".", "..") for part in key.split("/")):
-        # Clients and proxies make something else of these on the way.
         raise Problem("invalid-request", "no part of a key between slashes is empty, . or ..")
     return key
 
@@ -269,12 +279,11 @@ def condition_of(headers: Mapping[str, str]) -> Condition:
     return Condition(revisions, none is not None)
 
 
-def _named(name: str) -> bool:
+def _named(name: str) -> None:
     if not NAME.fullmatch(name):
         raise Problem("invalid-document", "$.metadata: a name has letters, digits, _ and - only, 64 at most")
     if name in TAKEN:
         raise Problem("invalid-document", f"$.metadata.{name}: this name is the document's own")
-    return True
 
 
 def _nests(value: object) -> bool:
@@ -299,8 +308,12 @@ def _recoded(data: bytes, charset: str) -> bytes:
         raise Problem("invalid-document", f"it is not in charset {charset!r}") from None
 
 
-def _at(said: float | dt.datetime | None) -> float:
-    if said is None:
+def _given(revision: int | msgspec.UnsetType) -> int | None:
+    return revision if isinstance(revision, int) else None
+
+
+def _at(said: float | dt.datetime | msgspec.UnsetType) -> float:
+    if isinstance(said, msgspec.UnsetType):
         return time.time()
     if isinstance(said, dt.datetime):
         try:

@@ -45,7 +45,9 @@ class Pushed:
 
     def client(self, token: str = "", scheme: str = "http", **settings: Any) -> httpx.Client:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return httpx.Client(base_url=f"{scheme}://127.0.0.1:{self.source.port}", headers=headers, timeout=30, **settings)
+        return httpx.Client(
+            base_url=f"{scheme}://127.0.0.1:{self.source.port}", headers=headers, timeout=30, **settings
+        )
 
     def sample(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(f"vectide_{name}", labels) or 0.0
@@ -61,7 +63,9 @@ def pushed(
     source_id: str = "crm",
 ) -> Pushed:
     """One that does not run yet."""
-    config = SourceConfig.model_validate({"connector": "http", "port": 0, "metadata": metadata or {}, **(settings or {})})
+    config = SourceConfig.model_validate(
+        {"connector": "http", "port": 0, "metadata": metadata or {}, **(settings or {})}
+    )
     source = open_source(source_id, config, LIMIT_BYTES)
     assert isinstance(source, HttpSource)
     health, metrics = Health(), Metrics()

@@ -108,7 +108,17 @@ def writing(
     health.set_started()
     patience = Patience(RetryPolicy(initial_seconds=0.01, maximum_seconds=0.05), health, metrics)
     runner = PushRunner(
-        source or Local(), documents.broker, documents.names, 0, None, patience, health, metrics, LIMITS, requests, behind
+        source or Local(),
+        documents.broker,
+        documents.names,
+        0,
+        None,
+        patience,
+        health,
+        metrics,
+        LIMITS,
+        requests,
+        behind,
     )
     one = Writer(runner, health)
     thread = threading.Thread(target=one.run, daemon=True)

@@ -18,7 +18,9 @@ def content(text: str) -> Content:
     return Content(text, "facts")
 
 
-def apply(standing: Standing, revision: int | None, text: str | None, condition: Condition = ALWAYS) -> tuple[Standing, str]:
+def apply(
+    standing: Standing, revision: int | None, text: str | None, condition: Condition = ALWAYS
+) -> tuple[Standing, str]:
     """Text None: a delete."""
     verdict = decide(standing, revision, condition, None if text is None else lambda: content(text))
     if isinstance(verdict, Outcome):
