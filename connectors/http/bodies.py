@@ -84,7 +84,7 @@ class PatchBody(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     text: str | Unset = UNSET
     content: bytes | Unset = UNSET
     media_type: MediaType | Unset = UNSET
-    metadata: Metadata | None | Unset = UNSET
+    metadata: Metadata | Unset | None = UNSET
     revision: Revision | Unset = UNSET
     event_time: Time | Unset = UNSET
 

@@ -158,7 +158,7 @@ def _key() -> dict[str, Any]:
         "name": "key",
         "in": "path",
         "required": True,
-        "description": f"Of the document: 1 to {KEY_CHARACTERS} characters, percent-encoded; slashes may stand as they are.",
+        "description": f"1 to {KEY_CHARACTERS} characters, percent-encoded; slashes may stand as they are.",
         "schema": {"type": "string", "maxLength": KEY_CHARACTERS, "pattern": KEY_PATTERN},
     }
 

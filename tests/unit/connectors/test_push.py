@@ -39,10 +39,10 @@ SECONDS = 30.0
 class Local:
     """A push source without a network."""
 
-    def __init__(self, memory: Memory = Memory(), limits: Limits = Limits(), lag_limit_records: int = 0) -> None:
+    def __init__(self, memory: Memory | None = None, limits: Limits | None = None, lag_limit_records: int = 0) -> None:
         self.id = "crm"
-        self.memory = memory
-        self.limits = limits
+        self.memory = memory or Memory()
+        self.limits = limits or Limits()
         self.lag_limit_records = lag_limit_records
         self.rules: tuple[Rule, ...] = ()
 
