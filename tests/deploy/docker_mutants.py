@@ -30,11 +30,16 @@ MUTANTS = {
     "another extra": (DOCKERFILE, '".[embed]"', '".[torch]"', "no extra torch"),
     "torch in base": (
         DOCKERFILE,
-        '".[documents,postgres,s3]"',
-        '".[embed,documents,postgres,s3]"',
+        '".[documents,postgres,s3,http]"',
+        '".[embed,documents,postgres,s3,http]"',
         "does not belong into base",
     ),
-    "a connector's extra": (DOCKERFILE, ".[documents,postgres,s3]", ".[documents,s3]", "does not install postgres"),
+    "a connector's extra": (
+        DOCKERFILE,
+        ".[documents,postgres,s3,http]",
+        ".[documents,s3,http]",
+        "does not install postgres",
+    ),
     "the project with its dependencies": (
         DOCKERFILE,
         '--only-deps ".[documents',
