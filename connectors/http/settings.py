@@ -35,7 +35,7 @@ class HttpSettings(BaseModel):
     tls_key_file: Path | None = Field(None, description="of the certificate, PEM")
     body_limit_bytes: Count = Field(16 * _MIB, description="of a request")
     batch_limit: Annotated[int, Field(gt=0, le=500)] = Field(500, description="most operations of a batch")
-    extraction: ExtractionLimits = Field(ExtractionLimits(), description="what a PDF, an Office file ... may cost")
+    extraction: ExtractionLimits = Field(ExtractionLimits(), description="a table, see [Documents](#documents)")
     request_seconds: Annotated[Seconds, Field(le=55)] = Field(
         10.0,
         description="from the whole request to its answer; then 503. A PDF, an Office file ... has its `seconds` more",

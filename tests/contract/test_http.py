@@ -356,7 +356,8 @@ def test_tokens_are_read_again_when_their_file_changes_and_kept_when_it_breaks(
     assert scopes("token of all") is not None
     other = hashlib.sha256(b"other").hexdigest()
     file.write_text(
-        f'[tokens.x]\nsha256 = "{other}"\nscopes = ["read"]\nsources = ["wiki"]\n[tokens.y]\nsha256 = "{other[::-1]}"\nscopes = ["read"]'
+        f'[tokens.x]\nsha256 = "{other}"\nscopes = ["read"]\nsources = ["wiki"]\n'
+        f'[tokens.y]\nsha256 = "{other[::-1]}"\nscopes = ["read"]'
     )
     assert scopes("token of all") is None
     assert scopes("other") is None, "it is for another source"
@@ -364,8 +365,10 @@ def test_tokens_are_read_again_when_their_file_changes_and_kept_when_it_breaks(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "[tokens]", "[tokens.a]\nsha256 = 'ab'\nscopes = ['read']",
-             f"[tokens.a]\nsha256 = '{'0' * 64}'\nscopes = []", f"[tokens.a]\nsha256 = '{'0' * 64}'\nscopes = ['admin']"],
+    "text",
+    ["", "x", "[tokens]", "[tokens.a]\nsha256 = 'ab'\nscopes = ['read']",
+     f"[tokens.a]\nsha256 = '{'0' * 64}'\nscopes = []",
+     f"[tokens.a]\nsha256 = '{'0' * 64}'\nscopes = ['admin']"],
 )  # fmt: skip
 def test_a_wrong_file_of_tokens_ends_the_start(text: str, tmp_path: Path, documents: Documents) -> None:
     file = tmp_path / "tokens.toml"

@@ -12,6 +12,7 @@ from typing import Any
 from click.testing import CliRunner
 from pydantic import BaseModel, SecretStr
 
+from connectors.http.settings import HttpSettings
 from connectors.postgres.settings import PostgresSettings, TableSettings
 from pipeline.broker.rights import ROLES
 from pipeline.broker.rights import rights as rules
@@ -130,7 +131,7 @@ def connectors() -> str:
 def _plain(field: Any) -> str:
     """A default as TOML has it."""
     default = field.get_default(call_default_factory=True)
-    if default is None or default in ("", (), {}):
+    if default is None or isinstance(default, BaseModel) or default in ("", (), {}):
         return "-"
     return str(default).lower() if isinstance(default, bool) else str(default)
 
@@ -183,6 +184,7 @@ def _shown(field: Any) -> str:
 
 
 SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
+    "http": {"": HttpSettings},
     "postgres": {"": PostgresSettings, "tables.NAME.": TableSettings},
 }
 PAGES = {
