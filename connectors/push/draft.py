@@ -149,15 +149,13 @@ class Draft:
             self.marks.setdefault(name, None)
 
     def events(self) -> list[NewRecord]:
-        """The events: creates and changes first, so that a rename finds vectors."""
-        pending = [one for one in self._documents.values() if one.event is not None]
-        return [one.event for one in sorted(pending, key=lambda one: one.deleted) if one.event is not None]
+        """The events, in order."""
+        return [event for _, event, _ in self._ordered()]
 
     def then(self, written: Sequence[Written]) -> list[NewRecord]:
         """What the transaction makes known, from where its events went."""
-        events = [(path, one) for path, one in self._documents.items() if one.event is not None]
-        for (path, one), where in zip(sorted(events, key=lambda of: of[1].deleted), written, strict=True):
-            if not one.deleted:
+        for (path, _, deleted), where in zip(self._ordered(), written, strict=True):
+            if not deleted:
                 self._places[path] = Place(where.partition, where.offset, self._now)
         for path, one in self._documents.items():
             standing = one.standing
@@ -192,6 +190,11 @@ class Draft:
             place = self._places.get(operation.path) if pending else outcome.place
             found.append(replace(outcome, place=place))
         return tuple(found)
+
+    def _ordered(self) -> list[tuple[str, NewRecord, bool]]:
+        """Paths, events, and whether they are deletes. Creates come before deletes: a rename finds vectors."""
+        found = [(path, one.event, one.deleted) for path, one in self._documents.items() if one.event is not None]
+        return sorted(found, key=lambda one: one[2])
 
     def changed(self) -> dict[str, int]:
         """How many events there are of each kind, as metrics call them."""

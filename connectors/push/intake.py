@@ -130,10 +130,7 @@ class Intake:
             self._changed.notify()
 
     def take(self, timeout: float) -> list[Request]:
-        """The requests of the next transaction, in the order in which they came; waits for the first one.
-
-        One whose deadline has passed, or whom nobody waits for any more, is dropped.
-        """
+        """The requests of the next transaction, in the order in which they came; waits for the first one."""
         end = Deadline.after(timeout)
         with self._changed:
             while not self._waiting and not self._closed and not end.expired:
@@ -155,11 +152,7 @@ class Intake:
                     patches += first.patches
                     self._operations -= len(first.operations)
                     self._bytes -= first.size
-                self._waiting.popleft()
-                if first.deadline.expired:
-                    refuse(first, Transient("it was not written in time, and is not going to be"))
-                elif not first.future.cancelled():
-                    taken.append(first)
+                taken.append(self._waiting.popleft())
             return taken
 
     @property
