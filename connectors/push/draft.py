@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from connectors.batches import encoded, traceparent
 from connectors.batches import known_of as content_of
-from connectors.mapping import TAKEN, Rule, fitted, mapped
+from connectors.mapping import NAMES, TAKEN, Rule, fitted, mapped
 from connectors.push.intake import Asked, KeyReused
 from connectors.push.ledger import (
     COMMIT,
@@ -34,6 +34,8 @@ from pipeline.records import DocumentChanged, DocumentDeleted, Provenance
 #: Reads the event of a document back from the log; None: it is not there.
 Lookup = Callable[[DocumentKey, Place], DocumentChanged | None]
 
+#: Those of senders, and of the document itself.
+_NAMES: Final = 2 * NAMES
 #: Where an event will be whose offset is not known yet.
 _PENDING: Final = Place(-1, -1, 0.0)
 
@@ -326,6 +328,8 @@ def merged(metadata: Metadata, patch: Mapping[str, Any] | None) -> dict[str, Met
             found.pop(name, None)
         else:
             found[name] = fitted(value, None)
+    if len(found) > _NAMES:
+        raise _Impossible(f"it would have {len(found)} names of metadata, {_NAMES} at most")
     return found
 
 

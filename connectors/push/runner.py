@@ -30,7 +30,7 @@ from connectors.state import State
 from pipeline.broker.reading import to_the_end
 from pipeline.codec import decode_event
 from pipeline.deadline import Deadline
-from pipeline.errors import Backpressure, Poison, Transient
+from pipeline.errors import Backpressure, NotAllowed, Poison, Transient
 from pipeline.identity import DocumentKey
 from pipeline.naming import Names
 from pipeline.observe.health import Health
@@ -113,6 +113,7 @@ class PushRunner:
         self._limits = limits
         self._behind = behind
         self._next_behind = 0.0
+        self._told: set[str] = set()
         self._next_tidy = 0.0
         self._publisher: TransactionalPublisher | None = None
         self._label = printable_label(source.id)
@@ -275,8 +276,21 @@ class PushRunner:
 
     def _lookup(self, key: DocumentKey, place: Place) -> DocumentChanged | None:
         """The event of a document, from where the state says that it is. Compaction never removes the last one
-        of a key, so it is there.
+        of a key, so it is there. None: it is not, or this process may not read it.
         """
+        try:
+            return self._read(key, place)
+        except NotAllowed as error:
+            self._tell("documents cannot be patched: this process may not read the log", error)
+            return None
+
+    def _tell(self, what: str, error: NotAllowed) -> None:
+        """Once: what a connector's rights do not cover is left out."""
+        if what not in self._told:
+            self._told.add(what)
+            log.warning(what, extra={"source": self._source.id, "error": str(error)})
+
+    def _read(self, key: DocumentKey, place: Place) -> DocumentChanged | None:
         start = {partition: one.end for partition, one in self._broker.offsets(self._topic).items()}
         if place.offset >= start.get(place.partition, 0):
             written = self._broker.offsets(self._topic, uncommitted=True).get(place.partition)
@@ -339,6 +353,10 @@ class PushRunner:
         self._next_behind = time.monotonic() + _BEHIND_EVERY_SECONDS
         try:
             records = self._behind()
+        except NotAllowed as error:
+            self._tell("senders are not slowed down: this process may not see how far the pipeline is behind", error)
+            self._behind = None
+            return
         except (Transient, Backpressure):
             return  # a broker that does not answer is another part's news
         self.intake.behind(f"the pipeline is {records} records behind, over {limit}" if records > limit else "")

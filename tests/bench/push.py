@@ -1,6 +1,6 @@
 """The push API: from a request to the log, and documents a second, by how many senders ask at once.
 
-``python -m tests.bench.push`` measures a log on this disk, ``--kafka`` a real Kafka. Senders are a process of their own.
+``python -m tests.bench.push`` measures a log on this disk, ``--kafka`` a real Kafka. Senders are another process.
 """
 
 from __future__ import annotations
@@ -54,23 +54,37 @@ def _senders(url: str, count: int, at_once: int, first: int) -> None:
     print(json.dumps([count / whole, statistics.median(took), took[int(len(took) * 0.95)], took[-1]]))
 
 
-def _measure(broker: Broker, name: str, count: int) -> None:
-    documents = Documents(broker, pipeline="push")
-    with tempfile.TemporaryDirectory() as folder, pushing(documents, Path(folder)) as one:
+def measure(documents: int, *, kafka: bool) -> dict[str, dict[str, float]]:
+    """By how many ask at once: documents a second, and milliseconds from the request to the log."""
+    found: dict[str, dict[str, float]] = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if kafka:
+            server = KafkaServer(folder)
+            stack.callback(server.stop)
+            server.start()
+            broker: Broker = kafka_broker(server)
+        else:
+            broker = EmbeddedBroker(folder / "log")
+        stack.callback(broker.close)
+        one = stack.enter_context(pushing(Documents(broker, pipeline="push"), folder / "state"))
         url = f"http://127.0.0.1:{one.source.port}"
         for number, at_once in enumerate((1, 32)):
-            arguments = ["--senders", url, str(count), str(at_once), str(number * (count + _WARM))]
+            arguments = ["--senders", url, str(documents), str(at_once), str(number * (documents + _WARM))]
             began = time.process_time()
-            found = subprocess.run(
+            said = subprocess.run(
                 [sys.executable, "-m", "tests.bench.push", *arguments], check=True, capture_output=True, text=True
             )
-            seconds = (time.process_time() - began) / (count + _WARM)
-            rate, median, p95, worst = json.loads(found.stdout)
-            print(
-                f"{name}, {at_once} at once: {rate:.0f} documents/s; request to log: median {1000 * median:.1f} ms, "
-                f"p95 {1000 * p95:.1f} ms, worst {1000 * worst:.1f} ms; "
-                f"processor time {1000 * seconds:.1f} ms a document, senders and broker left out"
-            )
+            processor = (time.process_time() - began) / (documents + _WARM)
+            rate, median, p95, worst = json.loads(said.stdout)
+            found[f"{'Kafka' if kafka else 'embedded'}, {at_once} at once"] = {
+                "documents_per_second": round(rate, 1),
+                "median_ms": round(1000 * median, 1),
+                "p95_ms": round(1000 * p95, 1),
+                "worst_ms": round(1000 * worst, 1),
+                "processor_ms": round(1000 * processor, 2),
+            }
+    return found
 
 
 def main() -> None:
@@ -84,17 +98,8 @@ def main() -> None:
         url, count, at_once, first = arguments.senders
         _senders(url, int(count), int(at_once), int(first))
         return
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        if arguments.kafka:
-            server = KafkaServer(folder)
-            server.start()
-            stack.callback(server.stop)
-            broker: Broker = kafka_broker(server)
-        else:
-            broker = EmbeddedBroker(folder / "log")
-        stack.callback(broker.close)
-        _measure(broker, "Kafka" if arguments.kafka else "embedded", arguments.documents)
+    for name, figures in measure(arguments.documents, kafka=arguments.kafka).items():
+        print(name, json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from connectors.push.runner import PushRunner
 from connectors.state import State
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.deadline import Deadline
-from pipeline.errors import Backpressure, BrokerUnavailable, Fenced, Poison, SourceUnavailable, Transient
+from pipeline.errors import Backpressure, BrokerUnavailable, Fenced, NotAllowed, Poison, SourceUnavailable, Transient
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
 from pipeline.patience import Patience
@@ -575,3 +575,32 @@ def test_the_queue_gives_whole_requests_within_the_bounds_of_a_transaction() -> 
     while found := intake.take(0.0):
         taken.append([len(one.operations) for one in found if isinstance(one, Asked)])
     assert taken == [[2], [2, 1], [5], [1], [1]]
+
+
+def test_rights_that_are_missing_cost_a_patch_and_the_lag_and_nothing_else(
+    documents: Documents, caplog: pytest.LogCaptureFixture
+) -> None:
+    def behind() -> int:
+        raise NotAllowed("the group")
+
+    def read(*of: Any) -> None:
+        raise NotAllowed("the topic")
+
+    with writing(documents, Local(lag_limit_records=1), behind=behind) as one:
+        one.runner._read = read  # type: ignore[method-assign]
+        for _ in range(2):
+            one.done(put("a", "x"))
+            assert one.done(Patch("a", {"n": 1}, 1.0)).refusal == "patch-impossible"
+            one.runner._next_behind = 0.0
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "senders are not slowed down", "documents cannot be patched",
+    ]  # fmt: skip
+
+
+def test_patches_cannot_pile_up_names_of_metadata(documents: Documents) -> None:
+    with writing(documents) as one:
+        one.done(put("a", "x"))
+        for number in range(2):
+            assert one.done(Patch("a", {f"n{number}-{n}": 1 for n in range(64)}, 1.0)).result == "changed"
+        assert one.done(Patch("a", {"more": 1}, 1.0)).refusal == "patch-impossible"
+        assert one.done(Patch("a", {"more": 1, "n0-0": None}, 1.0)).result == "changed"
