@@ -13,7 +13,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -416,14 +415,18 @@ def test_tls(documents: Documents, tmp_path: Path) -> None:
 
 
 def test_a_body_without_a_length_is_counted(small: Pushed) -> None:
+    """Given one byte too many of a body that does not end, then it is refused, and nothing more is waited for."""
+    head = b"PUT /documents/a HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
+    with socket.create_connection(("127.0.0.1", small.source.port), 10) as other:
+        other.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n")
+        for size in (100_000, 100_000, 1):
+            other.sendall(b"%x\r\n" % size + b"x" * size + b"\r\n")
+        received = b""
+        while part := other.recv(4096):
+            received += part
+    assert received.startswith(b"HTTP/1.1 413 "), received
     with small.client() as client:
-        before = small.sample("push_requests_total", source="crm", status="413")
-        chunks = (b"x" * 50_000 for _ in range(20))
         headers = {"Content-Type": "text/plain"}
-        with suppress(httpx.HTTPError):  # cut off, or answered: the client may see either
-            answer = client.put("/documents/a", content=chunks, headers=headers)
-            assert (answer.status_code, problem(answer)) == (413, "too-large")
-        assert small.sample("push_requests_total", source="crm", status="413") > before
         assert client.put("/documents/a", content=(b"x" for _ in range(3)), headers=headers).status_code == 202
 
 
@@ -597,7 +600,11 @@ def test_schemathesis_finds_nothing_that_the_page_does_not_say(
     one, _ = shared
     schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{one.source.port}/openapi.json")
     bounded = settings(
-        max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=15 if mode is GenerationMode.POSITIVE else 6,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
     )
     seen: dict[str, set[int]] = {}
 
