@@ -269,7 +269,10 @@ class Api:
         """The body, and how much of the room for bodies it keeps until it is given back."""
         limit = self.settings.body_limit_bytes
         said = request.headers.get("content-length", "")
-        length = int(said) if said.isdecimal() and len(said) < 19 else limit
+        if said.isdecimal() and len(said) < 19:
+            length = int(said)
+        else:  # as much as it may become; a request without either has no body
+            length = limit if said or "transfer-encoding" in request.headers else 0
         if length > limit:
             raise Problem("too-large", f"the body has {length} bytes, {limit} at most", headers={"Connection": "close"})
         if self.gate.bytes + length > self.settings.buffer_bytes:
