@@ -117,7 +117,7 @@ class Api:
                 nonlocal status
                 if message["type"] == "http.response.start":
                     status = message["status"]
-                    message["headers"] = [*message["headers"], *self._standing_headers()]
+                    message["headers"] = [*message["headers"], *self._standing_headers(message["headers"])]
                 await send(message)
 
             self.gate.requests += 1
@@ -143,9 +143,11 @@ class Api:
             return Problem("too-many-requests", "too many requests at the same time", retry_after=1)
         return None
 
-    def _standing_headers(self) -> list[tuple[bytes, bytes]]:
+    def _standing_headers(self, given: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """Those of every answer. While draining, no connection is kept."""
         found = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
-        return [*found, (b"connection", b"close")] if self.gate.draining else found
+        closes = any(name.lower() == b"connection" for name, _ in given)
+        return [*found, (b"connection", b"close")] if self.gate.draining and not closes else found
 
     # --------------------------------------------------------------------------- routes
 
