@@ -32,11 +32,12 @@ TYPES: Final[Mapping[str, Type]] = {
     "created": "time", "modified": "time", "published": "time",
     "tags": "list", "acl": "list",
 }  # fmt: skip
-#: Those of the document itself, and where its pages are.
-_TAKEN: Final = ("source", "media_type", "extractor", ANCHORS)
-_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+#: Names of the document itself, and of where its pages are: nobody else gives them values.
+TAKEN: Final = ("source", "media_type", "extractor", ANCHORS)
+NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PLACEHOLDER: Final = re.compile(r"\{[^{}]*\}")
-_RULES: Final = 64
+NAMES: Final = 64
+"""Most names that a configuration or a sender gives values."""
 _CHARACTERS: Final = 4_096
 _ITEMS: Final = 1_000
 _ALL_CHARACTERS: Final = 32_768
@@ -81,8 +82,8 @@ def rules_of(source_id: str, metadata: Mapping[str, Any]) -> tuple[Rule, ...]:
         ConfigError: names ``sources.<id>.metadata.<name>`` and what is wrong there.
     """
     place = f"sources.{source_id}.metadata"
-    if len(metadata) > _RULES:
-        raise ConfigError(f"{place} has {len(metadata)} names", f"map {_RULES} at most")
+    if len(metadata) > NAMES:
+        raise ConfigError(f"{place} has {len(metadata)} names", f"map {NAMES} at most")
     wrong, rules = [], []
     for name, given in metadata.items():
         try:
@@ -95,9 +96,9 @@ def rules_of(source_id: str, metadata: Mapping[str, Any]) -> tuple[Rule, ...]:
 
 
 def _rule(name: str, given: Any) -> Rule:
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise ValueError("a name has letters, digits, _ and - only, 64 at most")
-    if name in _TAKEN:
+    if name in TAKEN:
         raise ValueError("this name is the document's own")
     table = _table(given)
     if table.detect:

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import quote
 
 from connectors.mapping import rules_of, with_rules
+from connectors.push.source import PushSource
 from pipeline.config import SourceConfig
 from pipeline.errors import ConfigError
 from pipeline.ports import Source
@@ -80,7 +81,8 @@ def open_source(source_id: str, config: SourceConfig, document_limit_bytes: int,
     rules = rules_of(source_id, config.metadata)
     own = None if state is None else state / f"{config.connector}-{quote(source_id, safe='')}"
     also = {"state": own} if "state" in inspect.signature(connector).parameters else {}
-    return with_rules(connector(source_id, config.settings, document_limit_bytes, **also), rules)
+    source = connector(source_id, config.settings, document_limit_bytes, **also)
+    return source.with_rules(rules) if isinstance(source, PushSource) else with_rules(source, rules)
 
 
 def scheme_of(argument: str) -> str | None:

@@ -201,6 +201,16 @@ class State:
         rows = self._file.execute("SELECT name FROM marks ORDER BY name").fetchall()
         return [bytes(name).decode("utf-8", "surrogateescape") for (name,) in rows]
 
+    def marks(self, prefix: str) -> Iterator[tuple[str, bytes]]:
+        """The marks whose names begin so, in order of their names; they must not be changed meanwhile."""
+        first = _bytes(prefix)
+        rows = self._file.execute(
+            "SELECT name, value FROM marks WHERE name >= ? AND substr(name, 1, ?) = ? ORDER BY name",
+            (first, len(first), first),
+        )
+        for name, value in rows:
+            yield bytes(name).decode("utf-8", "surrogateescape"), bytes(value)
+
     def published(self, limit: int) -> list[str]:
         """Some of the paths that are published, in order."""
         rows = self._file.execute("SELECT path FROM documents WHERE digest <> '' ORDER BY path LIMIT ?", (limit,))

@@ -19,6 +19,7 @@ from connectors.certification.place import (
     Polls,
     PutsMany,
     Renames,
+    Sends,
 )
 from connectors.certification.report import CHECKS, Outcome, Report, certify, outcome_of
 from connectors.certification.trial import Scale, Trial
@@ -40,6 +41,7 @@ __all__ = [
     "Renames",
     "Report",
     "Scale",
+    "Sends",
     "Trial",
     "certify",
     "outcome_of",

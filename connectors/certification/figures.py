@@ -60,7 +60,7 @@ def _publish(trial: Trial, documents: Documents) -> None:
         trial.wait(lambda: documents.count() >= min(_WARM, whole) or one.failure, lambda: "publishing has stopped")
         base = resident_bytes()
         with _sampled(peak):
-            _until(lambda: one.runner.scanned.is_set() or one.failure is not None, documents, trial)
+            _until(lambda: one.scanned or one.failure is not None, documents, trial)
         seconds = time.monotonic() - started
         assert one.failure is None, f"it ended with {one.failure!r}"
     grown = max(0, peak[0] - base)

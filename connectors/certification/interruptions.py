@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from connectors.push.source import PushSource
 from pipeline.deadline import Deadline
 from pipeline.errors import BrokerUnavailable
 from pipeline.ports import (
@@ -63,8 +64,15 @@ class _FaultyPublisher:
         assert not self._broken, "a publisher whose outcome is unknown was used again"
         try:
             self._broker.plan(False)
-            written = self._publisher.publish(records, deadline, then)
-            self._broker.transactions.append(list(records))
+            all_ = list(records)
+
+            def noted(written: Sequence[WrittenTo]) -> Sequence[NewRecord]:
+                made = () if then is None else then(written)
+                all_.extend(made)
+                return made
+
+            written = self._publisher.publish(records, deadline, noted if then is not None else None)
+            self._broker.transactions.append(all_)
             self._broker.plan(True)
         except BrokerUnavailable:
             self._broken = True
@@ -155,6 +163,15 @@ class WatchedLog(Watched):
         return self._log.backlog()
 
 
+class WatchedPush(Watched):
+    """A pushed source: there is no call of it to be killed at, but that it listens."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+
 def watched(source: Source, plan: Callable[[], None] = lambda: None) -> Watched:
-    """The source, watched as what it is: a runner resumes one with a log."""
+    """The source, watched as what it is: a runner resumes one with a log, and listens to one that is pushed to."""
+    if isinstance(source, PushSource):
+        return WatchedPush(source, plan)
     return WatchedLog(source, plan) if isinstance(source, LogSource) else Watched(source, plan)

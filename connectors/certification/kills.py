@@ -7,6 +7,7 @@ from typing import Final
 
 from connectors.certification.checks import Checks
 from connectors.certification.interruptions import FaultyBroker, Killed, WatchedLog, watched
+from connectors.certification.place import NotShown, Sends
 from connectors.certification.rig import Documents
 from connectors.certification.trial import Trial
 from connectors.runner import RunnerLimits
@@ -36,6 +37,8 @@ def killed_around_a_transaction_nothing_is_lost_or_repeated(trial: Trial) -> Non
         documents = Documents(broker, pipeline=f"kill-{number}")
         trial.documents, state = documents, trial.state
         trial.state = state / str(number)
+        if isinstance(trial.place, Sends):
+            _nine(trial)  # nobody sends to a new log what the last one has taken
         with trial.running(limits=RunnerLimits(batch_documents=_BATCH), documents=documents) as one:
             assert isinstance(one.wait_ended(), Killed), "the connector survived what kills a process"
         plan.number = 0
@@ -49,6 +52,8 @@ def killed_anywhere_nothing_is_lost_or_repeated(trial: Trial) -> None:
     """Killed at random calls of the source, again and again, while documents change: once it is left
     alone the log equals the place, and no version is published twice.
     """
+    if isinstance(trial.place, Sends):
+        raise NotShown("a pushed source is called by nobody: it is killed around transactions")
     texts = _nine(trial)
     for round_ in range(trial.scale.kills):
         left = [0]

@@ -73,6 +73,15 @@ class Polls(Protocol):
 
 
 @runtime_checkable
+class Sends(Protocol):
+    """A place whose documents are pushed: its senders keep what nobody has taken yet, and send it when they can."""
+
+    def delivered(self) -> bool:
+        """Whether everything was taken."""
+        ...
+
+
+@runtime_checkable
 class Breaks(Protocol):
     """A place that can stop working, and work again."""
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from connectors.following import POSITION
+from connectors.push.runner import PushRunner
+from connectors.push.source import PushSource
 from connectors.runner import Runner, RunnerLimits
 from connectors.state import State
 from pipeline.broker.topics import pipeline_topics
@@ -107,13 +109,15 @@ def wait_until(
 class Running:
     """A runner in a thread."""
 
-    runner: Runner
+    runner: Runner | PushRunner
     health: Health
     metrics: Metrics
     stop: threading.Event = field(default_factory=threading.Event)
     failure: BaseException | None = None
     thread: threading.Thread | None = None
     patience_seconds: float = PATIENCE_SECONDS
+    delivered: Callable[[], bool] = lambda: True
+    """Whether senders of a pushed source have sent what they had."""
 
     def run(self) -> None:
         """Until it is stopped; what it fails with is kept."""
@@ -122,10 +126,15 @@ class Running:
         except BaseException as error:  # whoever looks at it raises it
             self.failure = error
 
+    @property
+    def scanned(self) -> bool:
+        """Whether the first scan is published, and what senders had is taken."""
+        return self.runner.scanned.is_set() and self.delivered()
+
     def wait_scanned(self) -> None:
         """Until the first scan is published."""
         wait_until(
-            lambda: self.runner.scanned.is_set() or self.failure,
+            lambda: self.scanned or self.failure,
             lambda: f"the first scan never ended: {self.not_ready() or 'ready'}",
             self.patience_seconds,
         )
@@ -164,19 +173,10 @@ def runner(
     health, metrics = Health(), Metrics()
     health.set_started()
     patience = Patience(RetryPolicy(initial_seconds=0.01, maximum_seconds=0.1), health, metrics)
-    made = Runner(
-        source,
-        documents.broker,
-        documents.names,
-        0,
-        state,
-        patience,
-        health,
-        metrics,
-        limits or _LIMITS,
-        requests,
-    )
-    return Running(made, health, metrics)
+    parts = (documents.broker, documents.names, 0, state, patience, health, metrics)
+    if isinstance(source, PushSource):
+        return Running(PushRunner(source, *parts, requests=requests), health, metrics)
+    return Running(Runner(source, *parts, limits or _LIMITS, requests), health, metrics)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from connectors.certification.place import (
     Polls,
     PutsMany,
     Renames,
+    Sends,
 )
 from connectors.certification.rig import Documents, Running, running, wait_until
 from connectors.runner import RunnerLimits
@@ -209,6 +210,8 @@ class Trial:
             limits,
             patience_seconds=self.scale.patience_seconds,
         ) as one:
+            if isinstance(self.place, Sends):
+                one.delivered = self.place.delivered
             yield one
 
     def scanned(self, source: Source | None = None) -> Running:

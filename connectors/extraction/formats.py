@@ -95,7 +95,8 @@ FORMATS: Final[dict[str, Format]] = {
     **dict.fromkeys((".html", ".htm", ".xhtml"), Format("html", 1, _html, declares_encoding=True)),
 }
 
-_CODE_TYPES: Final = {
+#: Suffix to media type.
+CODE_TYPES: Final = {
     ".bash": "text/x-shellscript",
     ".c": "text/x-c",
     ".cc": "text/x-c++",
@@ -171,7 +172,7 @@ def format_of(path: str) -> Format:
 
 def _code_type(path: str) -> str | None:
     name = posixpath.basename(path)
-    return _CODE_NAMES.get(name) or _CODE_TYPES.get(posixpath.splitext(name)[1].lower())
+    return _CODE_NAMES.get(name) or CODE_TYPES.get(posixpath.splitext(name)[1].lower())
 
 
 def _title(text: str) -> dict[str, MetadataValue]:

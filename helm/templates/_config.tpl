@@ -37,6 +37,9 @@
 {{- range .Values.connectors -}}
 {{- $source := merge (dict "connector" .connector) (deepCopy (default dict .settings)) -}}
 {{- with .rescanSeconds }}{{ $_ := set $source "rescan_seconds" . }}{{ end -}}
+{{- with include "vectide.pushPort" . | int }}
+{{- $source = merge $source (dict "host" $.Values.http.host "port" .) -}}
+{{- end -}}
 {{- $_ := set $sources .name $source -}}
 {{- end -}}
 {{- $own := dict "broker" "kafka" "store" "qdrant" "state" "/var/lib/vectide" -}}

@@ -64,13 +64,19 @@ annotations:
 {{- add (ceil .Values.config.work.drain_seconds) 30 -}}
 {{- end -}}
 
+{{/* The port that senders push documents to; 0: this connector has none. Takes an item of connectors. */}}
+{{- define "vectide.pushPort" -}}
+{{- if eq .connector "http" }}{{ dig "settings" "port" 8090 . | int }}{{ else }}0{{ end -}}
+{{- end -}}
+
 {{/* All components that are long-lived pods, as JSON: what differs between them. */}}
 {{- define "vectide.components" -}}
 {{- $root := . -}}
 {{- $found := list -}}
 {{- range .Values.connectors -}}
 {{- $values := merge (deepCopy (omit . "name" "connector" "settings" "rescanSeconds")) (deepCopy $root.Values.connectorDefaults) -}}
-{{- $found = append $found (dict "name" (printf "connector-%s" .name) "component" "connector" "source" .name "role" "connector" "image" "base" "args" (list "connect" .connector "--source" .name) "values" $values "scales" false "group" false "model" false) -}}
+{{- $push := include "vectide.pushPort" . | int -}}
+{{- $found = append $found (dict "name" (printf "connector-%s" .name) "push" $push "component" "connector" "source" .name "role" "connector" "image" "base" "args" (list "connect" .connector "--source" .name) "values" $values "scales" false "group" false "model" false) -}}
 {{- end -}}
 {{- $found = append $found (dict "name" "chunk" "component" "chunk" "role" "chunk" "image" "base" "args" (list "work" "chunk") "values" .Values.chunk "scales" true "group" true "model" true) -}}
 {{- $found = append $found (dict "name" "embed" "component" "embed" "role" "embed" "image" "embed" "args" (list "work" "embed") "values" .Values.embed "scales" true "group" true "model" true) -}}

@@ -63,6 +63,14 @@ ingress:
     from:
       {{- toYaml . | nindent 6 }}
     {{- end }}
+  {{- with .push }}
+  - ports:
+      - {port: {{ . }}, protocol: TCP}
+    {{- with dig "service" "from" list $.values }}
+    from:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+  {{- end }}
   {{- if eq .component "search" }}
   - ports:
       - {port: {{ .root.Values.http.port }}, protocol: TCP}

@@ -104,6 +104,9 @@ containers:
     {{- if .probes }}
     ports:
       - {name: http, containerPort: {{ $root.Values.http.port }}, protocol: TCP}
+      {{- with .push }}
+      - {name: push, containerPort: {{ . }}, protocol: TCP}
+      {{- end }}
     startupProbe:
       httpGet: {path: /startupz, port: http}
       {{- toYaml $root.Values.probes.startup | nindent 6 }}

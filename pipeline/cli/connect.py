@@ -7,9 +7,12 @@ from typing import Final
 
 import click
 
+from connectors.push.runner import PushLimits, PushRunner
+from connectors.push.source import PushSource
 from connectors.registry import open_source
 from connectors.runner import Runner, RunnerLimits
 from pipeline.cli.assembly import Followed, Parts, connector_state, log_identity
+from pipeline.cli.lines import live_lag
 from pipeline.cli.longlived import long_lived
 from pipeline.cli.options import as_json, configuration, configured
 from pipeline.cli.process import Pulse, attend, generations_shown, reporter
@@ -68,8 +71,27 @@ def connect(
             control.close()
 
 
-def runner_of(parts: Parts, source: Source, config: SourceConfig, control: Followed) -> Runner:
+def runner_of(parts: Parts, source: Source, config: SourceConfig, control: Followed) -> Runner | PushRunner:
     """What publishes a source's changes."""
+    if isinstance(source, PushSource):
+
+        def behind() -> int:
+            live = control().live
+            return 0 if live is None else live_lag(parts, live.spec)
+
+        return PushRunner(
+            source=source,
+            broker=parts.broker,
+            names=parts.names,
+            epoch=parts.config.pipeline.epoch,
+            state_directory=connector_state(parts.config),
+            patience=parts.patience(),
+            health=parts.health,
+            metrics=parts.metrics,
+            limits=PushLimits(drain_seconds=parts.config.work.drain_seconds),
+            requests=lambda: control().asked,
+            behind=behind,
+        )
     return Runner(
         source=source,
         broker=parts.broker,

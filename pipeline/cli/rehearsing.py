@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from connectors.push.source import PushSource
 from connectors.registry import open_source
 from connectors.rehearsal import KINDS, rehearse
 from pipeline.broker.embedded import EmbeddedBroker
@@ -48,6 +49,10 @@ def rehearsed(connector: str, wanted: Sequence[str], config: Config, *, json_: b
             limit = config.pipeline.document_limit_bytes
             # No state: what a connector that runs has there is not to be changed for other settings.
             with closing(open_source(id, config.sources[id], limit)) as source:
+                if isinstance(source, PushSource):
+                    raise ConfigError(
+                        f"sources.{id}: documents are pushed to it: there is nothing to look at", "leave out --dry-run"
+                    )
                 found.append(rehearse(source, broker, names.connector_state, shown(id)).as_json())
     if json_:
         print_json({"sources": found})

@@ -234,6 +234,15 @@ class Metrics:
             "source",
             "unit",
         )
+        self.push_requests = self._counter(
+            "push_requests",
+            "Requests of senders to a pushed source, by the HTTP status of the answer.",
+            "source",
+            "status",
+        )
+        self.push_waiting = self._gauge(
+            "push_waiting", "Requests of senders that wait for the next transaction.", "source"
+        )
         self.build_info = self._gauge("build_info", "1; the version is a label.", "version")
 
         self.end_to_end_latency_seconds = self._histogram(
@@ -251,6 +260,9 @@ class Metrics:
             "dependency",
         )
         self.commit_duration_seconds = self._histogram("commit_duration_seconds", "One offset commit.", _SECONDS)
+        self.push_commit_duration_seconds = self._histogram(
+            "push_commit_duration_seconds", "One transaction of a pushed source, outages included.", _SECONDS
+        )
         self.search_duration_seconds = self._histogram("search_duration_seconds", "One search.", _SECONDS)
         self.shadow_search_duration_seconds = self._histogram(
             "shadow_search_duration_seconds", "One search of the generation being built, behind a live one.", _SECONDS

@@ -17,7 +17,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from tests.bench import extraction, freshness, labelled, memory, migration, poison, room, throughput, verification
+from tests.bench import extraction, freshness, labelled, memory, migration, poison, push, room, throughput, verification
 from tests.bench.setting import machine
 from tests.support.kafka import Missing, check
 
@@ -45,6 +45,12 @@ def main() -> None:
     _show("extraction", result["extraction"])
     result["freshness, ms"] = freshness.all_of(chosen.edits, kafka=kafka)
     _show("freshness, ms from save to searchable", result["freshness, ms"])
+    result["push"] = {
+        name: figures
+        for over in ([False, True] if kafka else [False])
+        for name, figures in push.measure(500, kafka=over).items()
+    }
+    _show("push API: by how many ask at once", result["push"])
     result["migration"] = migration.measure(min(200, chosen.documents), chosen.rounds, chosen.edits)
     _show("migration", result["migration"])
     if data := os.environ.get("VECTIDE_BENCH_DATA"):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 from connectors.certification import LIMIT_BYTES, Fault, NotShown, Place
+from connectors.http.settings import HttpSettings
+from connectors.http.source import HttpSource
 from connectors.memory import MemorySource
 from connectors.registry import open_source
 from pipeline.config import SourceConfig
@@ -348,11 +355,121 @@ class WebPlace:
         self.site.close()
 
 
+class _Pushed(HttpSource):
+    """What lists and fetches cannot be shown of it."""
+
+    def scan(self) -> Iterator[Listed]:
+        raise NotShown(_PUSHED)
+
+    def fetch(self, path: str) -> Fetched | Skipped | None:
+        raise NotShown(_PUSHED)
+
+    def hints(self, timeout: float) -> list[Hint]:
+        raise NotShown(_PUSHED)
+
+
+_PUSHED = "documents are pushed to it: it lists, fetches and hints nothing"
+
+
+class HttpPlace:
+    """A sender that keeps what nobody has taken, and the push APIs that it knows."""
+
+    secrets = ("a token that is never shown",)
+
+    def __init__(self, folder: Path) -> None:
+        self.tokens = folder / "tokens.toml"
+        digest = hashlib.sha256(self.secrets[0].encode()).hexdigest()
+        self.tokens.write_text(f'[tokens.sender]\nsha256 = "{digest}"\nscopes = ["write", "delete"]\n')
+        self.sources: list[_Pushed] = []
+        self.texts: dict[str, str] = {}
+        self.changed = threading.Condition()
+        self.outbox: dict[str, dict[str, Any]] = {}
+        self.revision = 0
+        self.closed = False
+        for name in ("httpx", "httpcore"):  # the sender's own
+            logging.getLogger(name).setLevel(logging.WARNING)
+        self.sender = threading.Thread(target=self._run, daemon=True)
+        self.sender.start()
+
+    def put(self, path: str, text: str) -> None:
+        self._keep({path: text})
+
+    def put_many(self, documents: Mapping[str, str]) -> None:
+        self._keep(documents)
+
+    def remove(self, path: str) -> None:
+        self._keep({path: None})
+
+    def rename(self, old: str, new: str) -> None:
+        self._keep({old: None, new: self.texts[old]})
+
+    def poison(self, path: str) -> None:
+        raise NotShown("what cannot be read is refused, and its sender is told")
+
+    def delivered(self) -> bool:
+        with self.changed:
+            return not self.outbox
+
+    def source(self) -> Source:
+        self.sources.append(_Pushed("place", HttpSettings(port=0, tokens_file=self.tokens), LIMIT_BYTES))
+        return self.sources[-1]
+
+    def close(self) -> None:
+        with self.changed:
+            self.closed = True
+            self.changed.notify()
+        self.sender.join(60)
+
+    def _keep(self, documents: Mapping[str, str | None]) -> None:
+        with self.changed:
+            for path, text in documents.items():
+                self.revision += 1
+                said = {"op": "delete"} if text is None else {"op": "put", "text": text}
+                self.outbox.pop(path, None)
+                self.outbox[path] = {**said, "key": path, "revision": self.revision}
+                if text is None:
+                    self.texts.pop(path, None)
+                else:
+                    self.texts[path] = text
+            self.changed.notify()
+
+    def _run(self) -> None:
+        with httpx.Client(headers={"Authorization": f"Bearer {self.secrets[0]}"}, timeout=60) as client:
+            while True:
+                with self.changed:
+                    while not self.outbox and not self.closed:
+                        self.changed.wait()
+                    if self.closed:
+                        return
+                    # Few in a request, so that there are several transactions to be killed at.
+                    operations = list(self.outbox.values())[: 3 if len(self.outbox) < 50 else 200]
+                # Whoever was taken over learns it by a request: it is asked first, as behind a balancer.
+                if not any(self._sent(client, one, operations) for one in list(self.sources)):
+                    time.sleep(0.02)
+
+    def _sent(self, client: httpx.Client, source: _Pushed, operations: list[dict[str, Any]]) -> bool:
+        if not source.port:
+            return False
+        try:
+            answer = client.post(f"http://127.0.0.1:{source.port}/batches", json={"operations": operations})
+        except httpx.HTTPError:
+            return False
+        if answer.status_code != 200:
+            return False
+        assert not answer.json()["refused"], answer.text
+        with self.changed:
+            for one in operations:
+                if self.outbox.get(one["key"]) is one:
+                    del self.outbox[one["key"]]
+        return True
+
+
 PLACES: dict[str, Callable[[Path], Place]] = {
     "filesystem": FolderPlace,
     "memory": MemoryPlace,
     "git": GitPlace,
     "git-http": GitHttpPlace,
+    "http": HttpPlace,
     "kafka": KafkaPlace,
     "postgres": PostgresPlace,
     "s3": S3Place,

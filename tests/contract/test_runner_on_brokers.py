@@ -16,6 +16,7 @@ from pipeline.deadline import Deadline
 from pipeline.errors import Fenced
 from tests.contract.brokers import embedded_broker, kafka_broker
 from tests.support.kafka import KafkaServer
+from tests.support.pushed import pushing
 from tests.support.sources import Documents, running, scanned, wait_until
 
 
@@ -117,3 +118,36 @@ def test_a_broker_killed_in_the_middle_of_a_scan(kafka: KafkaServer, tmp_path: P
     finally:
         broker.close()
         server.stop()
+
+
+def test_pushed_documents_over_every_broker(documents: Documents, tmp_path: Path) -> None:
+    """Given puts, patches that read the log back, a take-over and a restart, then the log has the newest revisions."""
+    with pushing(documents, tmp_path / "a") as one, one.client() as client:
+        operations = [{"op": "put", "key": f"{n}", "text": f"text {n}", "revision": 5} for n in range(40)]
+        answer = client.post("/batches", json={"operations": operations}, headers={"Idempotency-Key": "k"})
+        assert {item["status"] for item in answer.json()["items"]} == {202}
+        patched = client.patch("/documents/7", json={"metadata": {"team": "a"}}).json()
+        (record,) = [one for one in documents.records() if (one.partition, one.offset) == _place(patched)]
+        assert record.key is not None
+        assert record.key.endswith(b"7")
+        with pushing(documents, tmp_path / "b") as other, other.client() as second:
+            assert second.delete("/documents/8?revision=9").status_code == 202
+            assert client.put("/documents/8", json={"text": "late", "revision": 8}).status_code in (409, 503)
+            assert client.put("/documents/9", json={"text": "text 9", "revision": 5}).status_code == 503
+            wait_until(lambda: one.failure is not None)
+            assert isinstance(one.failure, Fenced)
+            one.failure = None
+    with pushing(documents) as one, one.client() as client:
+        again = client.post("/batches", json={"operations": operations}, headers={"Idempotency-Key": "k"})
+        assert again.json() == answer.json()
+        assert client.put("/documents/8", json={"text": "late", "revision": 8}).status_code == 409
+        assert client.put("/documents/8", json={"text": "new", "revision": 10}).status_code == 202
+    found = documents.now()
+    assert {path: event.text for path, event in found.items()} == {
+        f"{n}": "new" if n == 8 else f"text {n}" for n in range(40)
+    }
+    assert found["7"].metadata["team"] == "a"
+
+
+def _place(answer: dict[str, int]) -> tuple[int, int]:
+    return answer["partition"], answer["offset"]

@@ -59,9 +59,12 @@ def ports_exist(found: Rendered, folder: Path) -> Iterator[str]:
                 get = container.get(probe, {}).get("httpGet")
                 if get is not None and get["port"] not in named:
                     yield f"{owner}: {probe} asks port {get['port']}, there are {sorted(named)}"
-            listens = _configuration(found, owner, folder, container, {"VECTIDE_HTTP__PORT": "1"}).http.port
-            if named and set(named.values()) != {listens}:
-                yield f"{owner}: the container says {named}, vectide listens on {listens}"
+            config = _configuration(found, owner, folder, container, {"VECTIDE_HTTP__PORT": "1"})
+            arguments = container.get("args", [])
+            pushed = [config.sources[arguments[-1]].settings["port"]] if arguments[:2] == ["connect", "http"] else []
+            listens = {config.http.port, *pushed}
+            if named and set(named.values()) != listens:
+                yield f"{owner}: the container says {named}, vectide listens on {sorted(listens)}"
     for one in found.of("Service", "PodMonitor"):
         spec = one["spec"]
         selector = {"matchLabels": spec["selector"]} if one["kind"] == "Service" else spec["selector"]

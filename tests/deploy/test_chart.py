@@ -125,6 +125,12 @@ MUTANTS: list[tuple[Check, Callable[[Rendered], object]]] = [
         structure.ports_exist,
         lambda r: r.one("NetworkPolicy", "-chunk")["spec"]["ingress"][0]["ports"][0].update(port=1),
     ),
+    (structure.ports_exist, lambda r: r.one("NetworkPolicy", "-crm")["spec"]["ingress"].pop()),
+    (structure.ports_exist, lambda r: r.one("Service", "-crm")["spec"]["ports"][0].update(targetPort="pull")),
+    (
+        structure.ports_exist,
+        lambda r: first(r, "-crm")["ports"][1].update(containerPort=1),
+    ),
     (structure.mounts_exist, lambda r: pod(r, "-chunk")["volumes"].pop(0)),
     (structure.mounts_exist, lambda r: first(r, "-topics")["volumeMounts"].pop()),
     (structure.mounts_exist, lambda r: r.objects.remove(r.one("ConfigMap", "demo-vectide"))),
@@ -214,8 +220,10 @@ def test_the_configuration_is_what_the_values_say(renders: dict[str, Rendered]) 
         for section, table in renders[name].values.get("config", {}).items():
             assert found[section] | table == found[section]
         for one in renders[name].values.get("connectors", []):
+            listens = {"host": "0.0.0.0", "port": 8090} if one["connector"] == "http" else {}
             assert found["sources"][one["name"]] == {
                 "connector": one["connector"],
+                **listens,
                 **one["settings"],
                 **({"rescan_seconds": one["rescanSeconds"]} if "rescanSeconds" in one else {}),
             }

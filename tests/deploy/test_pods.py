@@ -63,3 +63,17 @@ def test_the_toolbox_hears_that_it_is_to_end(renders: dict[str, Rendered]) -> No
             assert process.wait(20) == 0
         finally:
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_senders_reach_a_connector_that_is_pushed_to_and_those_alone_who_may(renders: dict[str, Rendered]) -> None:
+    found = renders["production"]
+    service = found.one("Service", "-crm")["spec"]
+    assert service["ports"] == [{"name": "push", "port": 443, "targetPort": "push", "protocol": "TCP"}]
+    assert service["type"] == "ClusterIP"
+    rules = found.one("NetworkPolicy", "-crm")["spec"]["ingress"]
+    assert rules[1] == {
+        "ports": [{"port": 8443, "protocol": "TCP"}],
+        "from": [{"podSelector": {"matchLabels": {"app": "crm"}}}],
+    }
+    services = [one["metadata"]["name"] for one in found.of("Service")]
+    assert not [name for name in services if "handbook" in name], "nobody pushes to a folder"

@@ -205,11 +205,19 @@ def test_a_connector_s_reader_ends_before_its_pod_does(
 def test_memory_is_held_against_the_reader_s_own_default_of_connectors_that_have_one(chart: Path) -> None:
     little = {"limits": {"memory": "512Mi"}}
     least = ExtractionLimits().memory_bytes // 2**20 + 512
-    for connector in ("filesystem", "git", "s3", "web"):
+    for connector in ("filesystem", "git", "s3", "http", "web"):
         values = source(connector, resources=little, extraEgress=[{}])
         assert f"set {least}Mi" in refused(chart, values)
     assert f"set {least}Mi" in refused(chart, {**source(), "connectorDefaults": {"resources": little}})
     render(chart, source("postgres", resources=little, extraEgress=[{}]))
+
+
+def test_a_connector_that_is_pushed_to_needs_tokens_and_a_port_of_its_own(chart: Path) -> None:
+    tokens = {"tokens_file": "/run/tokens/tokens.toml"}
+    assert "set settings.tokens_file" in refused(chart, source("http"))
+    for port in (0, 8080):
+        assert "a port of its own" in refused(chart, source("http", settings={**tokens, "port": port}))
+    render(chart, source("http", settings=tokens))
 
 
 def test_a_connector_that_its_policy_cuts_off_from_its_source_is_refused(chart: Path) -> None:

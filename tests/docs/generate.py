@@ -12,6 +12,7 @@ from typing import Any
 from click.testing import CliRunner
 from pydantic import BaseModel, SecretStr
 
+from connectors.http.settings import HttpSettings
 from connectors.kafka.settings import KafkaSettings, TopicSettings
 from connectors.postgres.settings import PostgresSettings, TableSettings
 from connectors.web.settings import WebSettings
@@ -132,7 +133,7 @@ def connectors() -> str:
 def _plain(field: Any) -> str:
     """A default as TOML has it."""
     default = field.get_default(call_default_factory=True)
-    if default is None or default in ("", (), {}) or isinstance(default, BaseModel):
+    if default is None or isinstance(default, BaseModel) or default in ("", (), {}):
         return "-"
     return str(default).lower() if isinstance(default, bool) else str(default)
 
@@ -185,6 +186,7 @@ def _shown(field: Any) -> str:
 
 
 SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
+    "http": {"": HttpSettings},
     "kafka": {"": KafkaSettings, "topics.NAME.": TopicSettings},
     "postgres": {"": PostgresSettings, "tables.NAME.": TableSettings},
     "web": {"": WebSettings},

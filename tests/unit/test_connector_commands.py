@@ -92,3 +92,11 @@ def test_a_dry_run_of_git_leaves_the_copy_of_a_source_that_runs_alone(
     assert "would be created              1  docs:a.txt" in shown.output
     assert not (tmp_path / ".vectide").exists()
     assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_a_dry_run_of_a_source_that_is_pushed_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vectide.toml").write_text('[sources.crm]\nconnector = "http"\n')
+    found = ran("connect", "http", "--dry-run")
+    assert isinstance(found.exception, ConfigError)
+    assert "sources.crm: documents are pushed to it" in str(found.exception)
