@@ -12,7 +12,7 @@ from connectors.push.source import PushSource
 from connectors.registry import open_source
 from connectors.runner import Runner, RunnerLimits
 from pipeline.cli.assembly import Followed, Parts, connector_state, log_identity
-from pipeline.cli.lines import live_lag
+from pipeline.cli.figures import live_lag
 from pipeline.cli.longlived import long_lived
 from pipeline.cli.options import as_json, configuration, configured
 from pipeline.cli.process import Pulse, attend, generations_shown, reporter
