@@ -220,10 +220,11 @@ class Runner:
         given_up = self._given_up
         # Leaving early is no harm: what was not listed is only deleted after the last one.
         for listed in self._source.scan():
-            documents += 1
-            known = self._state.see(listed.path)
-            if known is None or (known.revision != listed.revision and not known.forgotten):
-                self._examine(self._look(listed.path, started, listed.revision, backfill=first))
+            if listed is not None:
+                documents += 1
+                known = self._state.see(listed.path)
+                if known is None or (known.revision != listed.revision and not known.forgotten):
+                    self._examine(self._look(listed.path, started, listed.revision, backfill=first))
             if self._breathe(stop):
                 return
         for path in self._state.unseen():

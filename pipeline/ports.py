@@ -684,9 +684,13 @@ class Source(Protocol):
         """The source id of its document keys."""
         ...
 
-    def scan(self) -> Iterator[Listed]:
+    def scan(self) -> Iterator[Listed | None]:
         """Everything that exists now, cheaply: no content is read. What is missing from it is
         fetched once more before it counts as deleted.
+
+        None is a pause, and says nothing of any document: the runner shows that it lives, does what is due and may
+        stop. A source that can be busy for seconds without a document to list (it passes over what is excluded)
+        yields one at least with every request.
 
         Raises:
             SourceUnavailable: it cannot be listed now; what was listed so far says nothing.
@@ -713,6 +717,11 @@ class Source(Protocol):
     def close(self) -> None:
         """Stop watching; wakes a waiting :meth:`hints`."""
         ...
+
+
+def without_pauses(scan: Iterable[Listed | None]) -> Iterator[Listed]:
+    """The documents that a scan lists."""
+    return (one for one in scan if one is not None)
 
 
 @dataclass(frozen=True, slots=True)

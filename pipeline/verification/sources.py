@@ -131,7 +131,7 @@ def compare_sources(
         topic: of the documents.
         sources: opened for this; the caller closes them.
         publish: what a connector would publish.
-        on_progress: told after every page and document; what it raises ends the comparison.
+        on_progress: told after every page, document and pause of a source; what it raises ends the comparison.
         wait: for so many seconds, before each second look.
         kept_out: which documents were forgotten, asked before each look: the log must not have them.
 
@@ -261,9 +261,10 @@ class _Comparison:
     def _scan(self) -> None:
         whole, done = self._log.count(self._source.id), 0
         for listed in self._source.scan():
-            self._file.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (self._source.id, _bytes(listed.path)))
-            self._note(listed.path, self._judged(listed.path, counted=True))
-            done += 1
+            if listed is not None:
+                self._file.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (self._source.id, _bytes(listed.path)))
+                self._note(listed.path, self._judged(listed.path, counted=True))
+                done += 1
             self._on_progress(self._source.id, done, max(whole, done))
         for path in self._log.unseen(self._source.id):
             self._note(path, self._judged(path, counted=True))
