@@ -54,8 +54,8 @@ _UNREADABLE_SECONDS: Final = (0.05, 0.5, 2.0, 10.0, 30.0)
 #: as long, up to the second figure: a file that grows for minutes is not published 500 times a second.
 _HOT_SECONDS: Final = (0.02, 1.0)
 _HOT_DOCUMENTS: Final = 1000
-#: After a scan that was asked for, the next one waits for so many times as long, up to a minute:
-#: scans take a fifth of the time at most.
+#: After a scan, one that is asked for waits for so many times as long: those of up to 15 s take a fifth of the time at
+#: most. After longer ones it waits a minute, for what asked for it cannot wait for hours: they may follow each other.
 _SCAN_REST: Final = 4.0
 _SCAN_REST_SECONDS: Final = 60.0
 #: How often a long scan stops for what happens meanwhile.
