@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from connectors.batches import Batch, Pending, changed, deleted, known_of, traceparent, unreadable, without_text
+from connectors.batches import Batch, Pending, changed, deleted, known_of, smaller, traceparent, unreadable
 from connectors.duties import FORGOTTEN, Duties
 from connectors.following import POSITION, Following
 from connectors.looks import Look, Looks
@@ -516,16 +516,17 @@ class Runner:
             self._metrics.documents_published.labels(one.kind).inc()
 
     def _publish_apart(self, batch: Batch, error: Poison) -> None:
-        """One of them is too large for the log: it alone goes without its text."""
+        """One of them is too large for the log: it alone goes without its text, or with fewer metadata."""
         if len(batch) > 1:
             for one in batch:
                 self._publish(Batch([one]))
             return
         (one,) = batch
-        if one.known is None or getattr(one.event, "text", None) is None:
+        left = smaller(self._topic, one, error.detail)
+        if left is None:
             raise error
         log.warning("document is too large for the log", extra={"document": one.event.key.text, "error": str(error)})
-        self._publish(Batch([without_text(self._topic, one, error.detail)]))
+        self._publish(Batch([left]))
 
     def _acknowledge(self, *, at_once: bool = False) -> None:
         """Note how far the source's log is published, then let it forget what lies before."""
