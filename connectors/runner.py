@@ -28,6 +28,7 @@ from typing import Final, TypeVar
 from connectors.batches import Batch, Pending, changed, deleted, known_of, smaller, traceparent, unreadable
 from connectors.duties import FORGOTTEN, Duties
 from connectors.following import POSITION, Following
+from connectors.hearing import Hearing, Unheard
 from connectors.looks import Look, Looks
 from connectors.state import Known, State
 from pipeline.deadline import Deadline
@@ -127,6 +128,7 @@ class Runner:
         self._publisher: TransactionalPublisher | None = None
         self._batch = Batch()
         self._looks = Looks()
+        self._hearing = Hearing(source, self._scan_is_due)
         self._hot: dict[str, tuple[float, float]] = {}
         self._unreadable: set[str] = set()
         self._told: set[str] = set()
@@ -202,8 +204,7 @@ class Runner:
 
     def _turn(self, stop: threading.Event) -> None:
         self._health.beat(self._loop)
-        now = time.monotonic()
-        if (self._scan_wanted and now >= self._rested) or now >= self._next_scan:
+        if self._scan_is_due(time.monotonic()):
             self._scan_owed = self._scan_owed or self._scan_wanted
             self._scan_wanted = False
             try:
@@ -213,8 +214,18 @@ class Runner:
                 raise
         self._follow(self._limits.hints_seconds)
 
+    def _scan_is_due(self, now: float) -> bool:
+        return (self._scan_wanted and now >= self._rested) or now >= self._next_scan
+
     def _scan(self, stop: threading.Event) -> None:
         """Compare everything that there is with what was published."""
+        self._hearing.scanning = True
+        try:
+            self._compare(stop)
+        finally:
+            self._hearing.scanning = False
+
+    def _compare(self, stop: threading.Event) -> None:
         first, started, documents = not self.scanned.is_set(), time.time(), 0
         self._state.begin_scan()
         given_up = self._given_up
@@ -264,11 +275,15 @@ class Runner:
         for wake in wakes:
             if wake is not None:
                 timeout = max(0.0, min(timeout, wake - time.monotonic()))
-        hints = self._until_done("source", lambda: self._source.hints(timeout), self._part)
-        if self._following is not None:
-            self._following.heard()
-        for look in self._noticed(hints):
-            self._examine(look)
+        try:
+            hints = self._until_done("source", lambda: self._hearing.hints(timeout), self._part)
+        except Unheard as why:
+            self._health.set_ready(self._part, False, str(why))
+        else:
+            if self._following is not None:
+                self._following.heard()
+            for look in self._noticed(hints):
+                self._examine(look)
         for look in self._looks.due(time.monotonic()):
             self._examine(look)
         self._flush()

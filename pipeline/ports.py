@@ -701,6 +701,10 @@ class Source(Protocol):
         """What may have changed since the last call; waits up to ``timeout`` seconds.
 
         Watching starts before the first scan, so that nothing falls between.
+
+        Raises:
+            SourceUnavailable: it cannot be told now; what changes meanwhile is told later. The runner is not ready,
+                asks again, and goes on with scans that are due.
         """
         ...
 
