@@ -1,8 +1,12 @@
 """A queue of a bucket's notifications, read by a thread of its own.
 
 Its messages are deleted as soon as they are noted: what is lost with this process, the scan at the next
-start finds. S3 says neither in which order nor how often it tells of a change, and neither matters: the
-object itself is looked at.
+start finds, and what a replaced copy takes before it is fenced, the next scan. To keep them until their
+events are committed would need handles that outlive the queue's visibility timeout, whatever that is set
+to, and bring every change twice after each outage.
+
+S3 says neither in which order nor how often it tells of a change, and neither matters: the object itself is
+looked at.
 """
 
 from __future__ import annotations
