@@ -178,8 +178,7 @@ def test_what_is_given_up_in_the_middle_of_a_scan_is_looked_at_after_a_restart(
     with running(source, documents, tmp_path, LIMITS) as at_work:
         wait_until(at_work.runner.scanned.is_set)
         at_work.runner._scan_wanted = True
-        wait_until(lambda: source.scans == 1 and server.kept == server.next)
-    assert at_work.runner._given_up == 1
+        wait_until(lambda: source.scans == 1 and server.kept == server.next and at_work.runner._given_up == 1)
     assert position(documents) is None
     assert synced(server, documents, tmp_path).scans == 1
     assert documents.texts() == server.texts()

@@ -417,7 +417,7 @@ def test_a_uri_says_the_same() -> None:
 
 def test_every_setting_is_documented_with_its_default() -> None:
     text = (Path(__file__).parents[3] / "docs" / "connectors.md").read_text()
-    section = text[text.index("## s3") :]
+    section = text[text.index("\n## s3\n") :].split("\n## ")[1]
     rows = {row.split("`")[1]: row for row in section.splitlines() if row.startswith("| `")}
     for name, field in S3Settings.model_fields.items():
         assert name in rows, name
