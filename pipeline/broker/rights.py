@@ -18,6 +18,8 @@ Role = Literal["connector", "chunk", "embed", "search", "operator"]
 Kind = Literal["Topic", "Group", "TransactionalId", "Cluster"]
 
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
+#: The source of `vectide canary`, unless it is told another.
+CANARY: Final = "canary"
 _CLUSTER: Final = "kafka-cluster"
 
 
@@ -95,6 +97,7 @@ class _Places:
 def _connector(at: _Places, sources: Sequence[str]) -> list[Right]:
     return [
         at.documents("Write", "events"),
+        at.documents("Read", "old deletes, when it is asked to collect them; what a pushed change changes"),
         at.documents("DescribeConfigs", "the largest record that it takes"),
         at.state("Read", "what is published already"),
         at.state("Write", "what is published, in the transaction of the event"),
@@ -176,6 +179,7 @@ def _operator(at: _Places, sources: Sequence[str]) -> list[Right]:
         at.group("embed", "Delete", "the same"),
         at.transactions(at.names.operator, "the one writer of `control`"),
         *[at.transactions(at.names.connector(id), f"`forget` while the connector of {id} is away") for id in sources],
+        at.transactions(at.names.connector(CANARY), "`gc` of what canaries have deleted, for none of them stays"),
         Right("Cluster", _CLUSTER, "Describe", "how large topics are, which groups are left over"),
     ]
 

@@ -15,6 +15,7 @@ import click
 
 from connectors.batches import Pending, changed, deleted, traceparent
 from connectors.state import State
+from pipeline.broker.rights import CANARY
 from pipeline.cli.access import Ask, posted, reached
 from pipeline.cli.assembly import Parts, log_identity, opened
 from pipeline.cli.options import as_json, configuration, configure_logs, configured, print_json
@@ -46,7 +47,7 @@ _INTERRUPTED: Final = 130
 
 @click.command()
 @click.option("--url", help="Ask the search service there (http://host:port).  [default: search as `vectide search`]")
-@click.option("--source", default="canary", show_default=True, help="The canary's own source; no configured one.")
+@click.option("--source", default=CANARY, show_default=True, help="The canary's own source; no configured one.")
 @click.option("--wait", default=_WAIT_SECONDS, metavar="SECONDS", help="For all of it.  [default: 60]")
 @as_json
 @configured

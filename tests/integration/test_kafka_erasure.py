@@ -9,13 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from kafka import KafkaAdminClient
-from kafka.admin import ConfigResource, ConfigResourceType
 
 from pipeline.store.qdrant import QdrantStore
 from tests.integration.test_kafka_workers import collection, deployment, write
 from tests.support.deployment import Deployment
-from tests.support.kafka import KafkaServer
+from tests.support.kafka import KafkaServer, clean_soon
 
 __all__ = ["deployment"]
 
@@ -32,14 +30,6 @@ def place(receipt: dict[str, Any], name: str) -> dict[str, Any]:
 
 def seconds(moment: str) -> float:
     return datetime.strptime(moment, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
-
-
-def clean_soon(kafka: KafkaServer, topics: list[str]) -> None:
-    """What takes a week by our settings takes seconds by these."""
-    settings = {"max.compaction.lag.ms": "1000", "segment.ms": "1000", "min.cleanable.dirty.ratio": "0.01"}
-    admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
-    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, settings) for topic in topics])
-    admin.close()
 
 
 def test_a_document_is_forgotten_with_and_without_its_connector_and_the_cleaner_does_the_rest(
@@ -91,7 +81,7 @@ def test_a_document_is_forgotten_with_and_without_its_connector_and_the_cleaner_
     chunks, _ = found.scan_chunks(limit=1000)
     assert not [chunk for chunk in chunks if SECRET in chunk.text]
     # In time the cleaner removes the old records, and the newer receipt says so. A quiet partition needs a record.
-    clean_soon(kafka, [f"{fresh}.it.documents.0", f"{fresh}.it.connector-state"])
+    clean_soon(kafka.bootstrap, [f"{fresh}.it.documents.0", f"{fresh}.it.connector-state"])
     deadline = time.monotonic() + 120
     while True:
         time.sleep(1.5)

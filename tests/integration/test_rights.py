@@ -29,7 +29,7 @@ from pipeline.ports import Broker, NewRecord, TopicSpec
 from pipeline.records import DeadLetter, Origin
 from tests.support.commands import run
 from tests.support.deployment import Deployment
-from tests.support.kafka import _free_ports
+from tests.support.kafka import _free_ports, clean_soon
 from tests.support.qdrant_server import Handler
 from tests.support.secure_kafka import Decision, SecureKafka
 from tests.support.stores import loopback
@@ -220,6 +220,12 @@ def test_a_pipeline_needs_exactly_these_rights(
     roles.quiet(4)
     roles.ask("operator", "explain", "docs:d3.md")
     roles.ask("operator", "gc")
+    # Old deletes are collected by who writes them, once compaction has taken what was before them
+    roles.start("connector", "connect", "filesystem")
+    (documents / "d4.md").unlink()
+    clean_soon(server.bootstrap, [names.documents(0)])
+    roles.until(lambda: _collected(roles))
+    roles.stop("connect")
     refused, used = _decided(server, names)
     assert sorted(map(str, refused)) == []
     unused = [
@@ -237,6 +243,12 @@ def test_a_pipeline_needs_exactly_these_rights(
         "operator": {"read", "write", "manage"},
     }
     assert {one for one in asked["embed"] if _level(*one) == "manage"} <= MADE_BY_EMBED
+
+
+def _collected(roles: Roles) -> bool:
+    path = roles.made.documents / "d5.md"
+    path.write_text(path.read_text() + "\nA new record closes a segment of the log.\n")
+    return bool(json.loads(roles.ask("operator", "gc", "--apply", "--older-than", "0", "--json"))["deletes"])
 
 
 #: What an embed worker needs `manage` for: the collection of a generation that is new, its index, the alias.
@@ -263,7 +275,7 @@ def _level(method: str, path: str) -> str:
 FORBIDDEN: list[tuple[Role, str, Callable[[Broker, Names], object]]] = [
     ("connector", "control", lambda broker, names: _write(broker, names.control)),
     ("connector", "chunks", lambda broker, names: _write(broker, names.chunks("g1"))),
-    ("connector", "documents", lambda broker, names: broker.reader(names.documents(0)).poll(1.0, 1)),
+    ("connector", "dead letters", lambda broker, names: broker.reader(names.dead_letters).poll(1.0, 1)),
     ("connector", "another source", lambda broker, names: broker.transactional_publisher(names.connector("other"))),
     ("chunk", "documents", lambda broker, names: _write(broker, names.documents(0))),
     ("chunk", "control", lambda broker, names: _write(broker, names.control)),
