@@ -10,12 +10,15 @@ from typing import Final, Literal
 from connectors.state import Known, State
 from pipeline.codec import Encoded, encode_event
 from pipeline.errors import Poison
-from pipeline.identity import DocumentKey, canonical_json, content_hash
+from pipeline.identity import DocumentKey, Metadata, MetadataValue, canonical_json, content_hash
 from pipeline.ports import Fetched, NewRecord
-from pipeline.records import DocumentChanged, DocumentDeleted, DocumentEvent, Provenance
+from pipeline.records import TOO_LARGE, DocumentChanged, DocumentDeleted, DocumentEvent, Provenance
 
 #: Headers and framing of a record and of its state.
 _OVERHEAD_BYTES: Final = 512
+#: Of the metadata of a record that was too large, one after another until the log takes it. A documents topic of ours
+#: has 1 MiB for what is around a text, one of another's making may take less.
+_METADATA_BYTES: Final = (512 * 1024, 16 * 1024, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +126,42 @@ def deleted(topic: str, state: State, key: DocumentKey, provenance: Provenance) 
     return Pending(event, None, (NewRecord(topic, *encode_event(event)), state.record(key.path, None)))
 
 
-def without_text(topic: str, one: Pending, why: str) -> Pending:
-    """The same event without its text, for a record that the log refuses."""
-    assert isinstance(one.event, DocumentChanged)  # a delete is a few bytes
-    event = replace(one.event, text=None, metadata={}, omitted=why)
+def smaller(topic: str, one: Pending, why: str) -> Pending | None:
+    """The same event for a log that has refused it for its size: without its text, and with metadata, for who may find
+    a document does not depend on its length. If that is refused, too, with fewer, the short ones first; None if nothing
+    is left to leave out.
+    """
+    event = one.event
+    if not isinstance(event, DocumentChanged):
+        return None  # a delete is a few bytes
+    size = _written_bytes(event.metadata)
+    limits = [limit for limit in _METADATA_BYTES if event.text is not None or limit < size]
+    if not limits or (event.text is None and not event.metadata):
+        return None
+    omitted = event.omitted if event.omitted.startswith(TOO_LARGE) else f"{TOO_LARGE}: {why}"
+    event = replace(event, text=None, metadata=_shortest(event.metadata, limits[0]), omitted=omitted)
     return replace(one, event=event, records=(NewRecord(topic, *encode_event(event)), one.records[1]))
 
 
 def traceparent() -> str:
     """A new W3C trace context: an event begins a trace."""
     return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+
+
+def _shortest(metadata: Metadata, limit: int) -> Metadata:
+    """Of metadata those that fit, the shortest ones first; in their own order."""
+    kept: dict[str, MetadataValue] = {}
+    left = limit
+    for name, value in sorted(metadata.items(), key=lambda pair: _written_bytes(dict([pair]))):
+        left -= _written_bytes({name: value})
+        if left < 0:
+            break
+        kept[name] = value
+    return {name: value for name, value in metadata.items() if name in kept}
+
+
+def _written_bytes(metadata: Metadata) -> int:
+    return len(canonical_json(dict(metadata)))
 
 
 def _sound(value: object) -> bool:

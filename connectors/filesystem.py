@@ -99,11 +99,11 @@ class FilesystemSource:
         self._fresh: dict[str, float] = {}
         self._closed = False
 
-    def scan(self) -> Iterator[Listed]:
-        """Every admitted file, in order of folders and names."""
+    def scan(self) -> Iterator[Listed | None]:
+        """Every admitted file, in order of folders and names; a pause for each folder, and for what is left out."""
         self._ensure_watch()
         for entry in self._tree.walk():
-            yield Listed(entry.path, self._revision(entry.path, entry.status))
+            yield None if entry is None else Listed(entry.path, self._revision(entry.path, entry.status))
 
     def hints(self, timeout: float) -> list[Hint]:
         """Files that may have changed."""
@@ -282,6 +282,8 @@ class FilesystemSource:
     def _list(self, folder: str, at: float, found: dict[str, Hint]) -> None:
         with suppress(OSError):  # gone again: its own hint follows
             for entry in self._tree.walk(folder):
+                if entry is None:
+                    continue
                 found.setdefault(entry.path, Hint(entry.path, at))
         found.setdefault(folder, Hint(folder, at))
 

@@ -157,10 +157,10 @@ class Mapped:
         """The source's."""
         return self.source.id
 
-    def scan(self) -> Iterator[Listed]:
+    def scan(self) -> Iterator[Listed | None]:
         """As the source."""
         for one in self.source.scan():
-            yield Listed(one.path, self._revision(one.revision))
+            yield None if one is None else Listed(one.path, self._revision(one.revision))
 
     def hints(self, timeout: float) -> list[Hint]:
         """As the source."""

@@ -23,7 +23,7 @@ from connectors.duties import FORGOTTEN
 from connectors.state import Known, State
 from pipeline.errors import Poison, SourceUnavailable, Transient
 from pipeline.identity import DocumentKey
-from pipeline.ports import Broker, Expired, Fetched, Skipped, Source
+from pipeline.ports import Broker, Expired, Fetched, Skipped, Source, without_pauses
 from pipeline.records import Provenance
 
 Kind: TypeAlias = Literal["created", "changed", "metadata", "deleted"]
@@ -115,7 +115,7 @@ class _Rehearsing:
     def run(self) -> Rehearsal:
         state = self._state
         state.begin_scan()
-        for listed in self._source.scan():
+        for listed in without_pauses(self._source.scan()):
             known = state.see(listed.path)
             if self._all_kept_out or (known is not None and known.forgotten):
                 self._found.kept_out += 1

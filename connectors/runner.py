@@ -25,9 +25,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from connectors.batches import Batch, Pending, changed, deleted, known_of, traceparent, unreadable, without_text
+from connectors.batches import Batch, Pending, changed, deleted, known_of, smaller, traceparent, unreadable
 from connectors.duties import FORGOTTEN, Duties
 from connectors.following import POSITION, Following
+from connectors.hearing import Hearing, Unheard
 from connectors.looks import Look, Looks
 from connectors.state import Known, State
 from pipeline.deadline import Deadline
@@ -54,8 +55,8 @@ _UNREADABLE_SECONDS: Final = (0.05, 0.5, 2.0, 10.0, 30.0)
 #: as long, up to the second figure: a file that grows for minutes is not published 500 times a second.
 _HOT_SECONDS: Final = (0.02, 1.0)
 _HOT_DOCUMENTS: Final = 1000
-#: After a scan that was asked for, the next one waits for so many times as long, up to a minute:
-#: scans take a fifth of the time at most.
+#: After a scan, one that is asked for waits for so many times as long: those of up to 15 s take a fifth of the time at
+#: most. After longer ones it waits a minute, for what asked for it cannot wait for hours: they may follow each other.
 _SCAN_REST: Final = 4.0
 _SCAN_REST_SECONDS: Final = 60.0
 #: How often a long scan stops for what happens meanwhile.
@@ -127,6 +128,7 @@ class Runner:
         self._publisher: TransactionalPublisher | None = None
         self._batch = Batch()
         self._looks = Looks()
+        self._hearing = Hearing(source, self._scan_is_due)
         self._hot: dict[str, tuple[float, float]] = {}
         self._unreadable: set[str] = set()
         self._told: set[str] = set()
@@ -202,8 +204,7 @@ class Runner:
 
     def _turn(self, stop: threading.Event) -> None:
         self._health.beat(self._loop)
-        now = time.monotonic()
-        if (self._scan_wanted and now >= self._rested) or now >= self._next_scan:
+        if self._scan_is_due(time.monotonic()):
             self._scan_owed = self._scan_owed or self._scan_wanted
             self._scan_wanted = False
             try:
@@ -213,17 +214,28 @@ class Runner:
                 raise
         self._follow(self._limits.hints_seconds)
 
+    def _scan_is_due(self, now: float) -> bool:
+        return (self._scan_wanted and now >= self._rested) or now >= self._next_scan
+
     def _scan(self, stop: threading.Event) -> None:
         """Compare everything that there is with what was published."""
+        self._hearing.scanning = True
+        try:
+            self._compare(stop)
+        finally:
+            self._hearing.scanning = False
+
+    def _compare(self, stop: threading.Event) -> None:
         first, started, documents = not self.scanned.is_set(), time.time(), 0
         self._state.begin_scan()
         given_up = self._given_up
         # Leaving early is no harm: what was not listed is only deleted after the last one.
         for listed in self._source.scan():
-            documents += 1
-            known = self._state.see(listed.path)
-            if known is None or (known.revision != listed.revision and not known.forgotten):
-                self._examine(self._look(listed.path, started, listed.revision, backfill=first))
+            if listed is not None:
+                documents += 1
+                known = self._state.see(listed.path)
+                if known is None or (known.revision != listed.revision and not known.forgotten):
+                    self._examine(self._look(listed.path, started, listed.revision, backfill=first))
             if self._breathe(stop):
                 return
         for path in self._state.unseen():
@@ -263,11 +275,15 @@ class Runner:
         for wake in wakes:
             if wake is not None:
                 timeout = max(0.0, min(timeout, wake - time.monotonic()))
-        hints = self._until_done("source", lambda: self._source.hints(timeout), self._part)
-        if self._following is not None:
-            self._following.heard()
-        for look in self._noticed(hints):
-            self._examine(look)
+        try:
+            hints = self._until_done("source", lambda: self._hearing.hints(timeout), self._part)
+        except Unheard as why:
+            self._health.set_ready(self._part, False, str(why))
+        else:
+            if self._following is not None:
+                self._following.heard()
+            for look in self._noticed(hints):
+                self._examine(look)
         for look in self._looks.due(time.monotonic()):
             self._examine(look)
         self._flush()
@@ -517,16 +533,17 @@ class Runner:
             self._metrics.documents_published.labels(one.kind).inc()
 
     def _publish_apart(self, batch: Batch, error: Poison) -> None:
-        """One of them is too large for the log: it alone goes without its text."""
+        """One of them is too large for the log: it alone goes without its text, or with fewer metadata."""
         if len(batch) > 1:
             for one in batch:
                 self._publish(Batch([one]))
             return
         (one,) = batch
-        if one.known is None or getattr(one.event, "text", None) is None:
+        left = smaller(self._topic, one, error.detail)
+        if left is None:
             raise error
         log.warning("document is too large for the log", extra={"document": one.event.key.text, "error": str(error)})
-        self._publish(Batch([without_text(self._topic, one, error.detail)]))
+        self._publish(Batch([left]))
 
     def _acknowledge(self, *, at_once: bool = False) -> None:
         """Note how far the source's log is published, then let it forget what lies before."""

@@ -77,8 +77,9 @@ class Tree:
             raise SourceUnavailable(f"folder {self.root} is on another file system than before: is it mounted?")
         return status
 
-    def walk(self, below: str = "") -> Iterator[Entry]:
-        """Everything below a folder that the rules admit. A folder that cannot be read is passed over.
+    def walk(self, below: str = "") -> Iterator[Entry | None]:
+        """Everything below a folder that the rules admit; None for each folder that is entered and each entry that
+        is left out. A folder that cannot be read is passed over.
 
         Raises:
             SourceUnavailable: the root cannot be read.
@@ -93,7 +94,12 @@ class Tree:
         while stack:
             folder, above = stack.pop()
             folders = []
-            for name, is_folder, status in self._entries(folder):
+            yield None
+            for found in self._entries(folder):
+                if found is None:
+                    yield None
+                    continue
+                name, is_folder, status = found
                 path = f"{folder}/{name}" if folder else name
                 if not is_folder:
                     yield Entry(path, status)
@@ -160,7 +166,7 @@ class Tree:
         except (OSError, ValueError):
             return False
 
-    def _entries(self, folder: str) -> Iterator[tuple[str, bool, os.stat_result]]:
+    def _entries(self, folder: str) -> Iterator[tuple[str, bool, os.stat_result] | None]:
         try:
             with os.scandir(os.path.join(self.root, folder)) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
@@ -175,6 +181,7 @@ class Tree:
                     continue
                 is_folder = entry.is_dir()
                 if not self._rules.admits_entry(folder, entry.name, folder=is_folder):
+                    yield None
                     continue
                 status = entry.stat()
             except OSError:

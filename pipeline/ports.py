@@ -693,9 +693,13 @@ class Source(Protocol):
         """The source id of its document keys."""
         ...
 
-    def scan(self) -> Iterator[Listed]:
+    def scan(self) -> Iterator[Listed | None]:
         """Everything that exists now, cheaply: no content is read. What is missing from it is
         fetched once more before it counts as deleted.
+
+        None is a pause, and says nothing of any document: the runner shows that it lives, does what is due and may
+        stop. A source that can be busy for seconds without a document to list (it passes over what is excluded)
+        yields one at least with every request.
 
         Raises:
             SourceUnavailable: it cannot be listed now; what was listed so far says nothing.
@@ -706,6 +710,10 @@ class Source(Protocol):
         """What may have changed since the last call; waits up to ``timeout`` seconds.
 
         Watching starts before the first scan, so that nothing falls between.
+
+        Raises:
+            SourceUnavailable: it cannot be told now; what changes meanwhile is told later. The runner is not ready,
+                asks again, and goes on with scans that are due.
         """
         ...
 
@@ -722,6 +730,11 @@ class Source(Protocol):
     def close(self) -> None:
         """Stop watching; wakes a waiting :meth:`hints`."""
         ...
+
+
+def without_pauses(scan: Iterable[Listed | None]) -> Iterator[Listed]:
+    """The documents that a scan lists."""
+    return (one for one in scan if one is not None)
 
 
 @dataclass(frozen=True, slots=True)

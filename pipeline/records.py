@@ -39,6 +39,11 @@ class DocumentChanged:
     """Bytes of the text in UTF-8, or of the raw document where the text was left out."""
 
 
+#: ``omitted`` of a document whose record the log has refused for its size begins with it; its metadata are then all
+#: that fitted, and may be fewer than its source has.
+TOO_LARGE: Final = "too large for the log"
+
+
 @dataclass(frozen=True, slots=True)
 class DocumentDeleted:
     """The document is gone from its source. A record, not a null: compaction forgets nulls."""

@@ -91,13 +91,13 @@ class Watched:
         self.listed = 0
         self.scanning = False
 
-    def scan(self) -> Iterator[Listed]:
+    def scan(self) -> Iterator[Listed | None]:
         """The source's, one by one."""
         self.scanning = True
         self.plan()
         for listed in self._source.scan():
             self.plan()
-            self.listed += 1
+            self.listed += listed is not None
             yield listed
         self.scanning = False
 

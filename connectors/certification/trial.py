@@ -27,7 +27,7 @@ from connectors.certification.place import (
 from connectors.certification.rig import Documents, Running, running, wait_until
 from connectors.runner import RunnerLimits
 from pipeline.broker.embedded import EmbeddedBroker
-from pipeline.ports import Fetched, Hint, Source
+from pipeline.ports import Fetched, Hint, Source, without_pauses
 from pipeline.records import DocumentEvent
 
 T = TypeVar("T")
@@ -272,7 +272,7 @@ def covers(hints: Sequence[Hint], path: str) -> bool:
 
 def listing(source: Source) -> dict[str, str]:
     """Revisions by path."""
-    return {one.path: one.revision for one in source.scan()}
+    return {one.path: one.revision for one in without_pauses(source.scan())}
 
 
 def _short(texts: Mapping[str, str | None]) -> str:

@@ -96,12 +96,11 @@ class GitSource:
         fresh_seconds = _FRESH_SECONDS if self._temporary is None else settings.fetch_seconds
         self._follower = Follower(self._mirror, settings.poll_seconds, [*watched, *touched], git.stop, fresh_seconds)
 
-    def scan(self) -> Iterator[Listed]:
-        """Every admitted file of the newest commit, once it has been fetched."""
+    def scan(self) -> Iterator[Listed | None]:
+        """Every admitted file of the newest commit, once it has been fetched; a pause for each of the others."""
         self._follower.fresh()
         for file in self._mirror.files():
-            if self._rules.admits(file.path):
-                yield Listed(file.path, self._revision(file))
+            yield Listed(file.path, self._revision(file)) if self._rules.admits(file.path) else None
 
     def hints(self, timeout: float) -> list[Hint]:
         """Files that new commits have changed."""

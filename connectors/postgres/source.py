@@ -96,8 +96,8 @@ class PostgresSource:
 
     # ------------------------------------------------------------------------ documents
 
-    def scan(self) -> Iterator[Listed]:
-        """Every row that is a document, table by table, in order of keys."""
+    def scan(self) -> Iterator[Listed | None]:
+        """Every row that is a document, table by table, in order of keys; a pause after each statement."""
         self._tables = {}  # columns are looked at again
         if self._place:
             self._publish()
@@ -188,14 +188,14 @@ class PostgresSource:
         facts = "\n".join([self._slot_name, self._published, *rows])
         return hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
 
-    def _rows(self, table: Table) -> Iterator[Listed]:
+    def _rows(self, table: Table) -> Iterator[Listed | None]:
         too_long = 0
         for found in table.scan(self._server):
-            if isinstance(found, Listed):
-                yield found
-            else:
+            if isinstance(found, str):
                 too_long += 1
                 example = found
+            else:
+                yield found
         if too_long:
             log.warning(
                 "rows are left out: their keys are too long for a path",

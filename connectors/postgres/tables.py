@@ -62,8 +62,9 @@ class Table:
             SQL(".").join([Identifier(self.schema), Identifier(self.relation)]),
         )
 
-    def scan(self, server: Server) -> Iterator[Listed | str]:
+    def scan(self, server: Server) -> Iterator[Listed | str | None]:
         """Every row's path and revision, in order of keys; instead, the path of a row that is too long for one.
+        None after each statement.
 
         The content is not read. Each page is a statement of its own, so that nothing holds back
         vacuum: what changes between two of them is in the stream. A row for which the condition cannot be
@@ -79,10 +80,12 @@ class Table:
                     raise
                 # Its first row alone: without the condition, the server answers, or has a trouble of its own.
                 alone = self._page(server, after, 1, SQL("true"))
+                yield None
                 if size > 1:
                     size = 1
                     continue
                 rows = alone
+            yield None
             for *key, xmin, document in rows:
                 if document:
                     path = path_of(self.name, key)

@@ -73,8 +73,8 @@ class Bucket:
         self._versions = versions
         self._more: dict[str, object] = {"OptionalObjectAttributes": ["RestoreStatus"]} if of_aws else {}
 
-    def objects(self) -> Iterator[Object]:
-        """Every object below the prefix, page by page.
+    def objects(self) -> Iterator[Object | None]:
+        """Every object below the prefix, page by page; None before each page.
 
         Raises:
             SourceUnavailable: it cannot be listed now.
@@ -83,6 +83,7 @@ class Bucket:
         next_: dict[str, str] = {}
         while True:
             page = self._unhurried(operation, MaxKeys=_PAGE, **self._more, **next_)
+            yield None
             for row in page.get(rows, ()):
                 if row.get("IsLatest", True):
                     yield self._listed(row)

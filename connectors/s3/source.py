@@ -90,8 +90,8 @@ class S3Source:
         self._next_poll = 0.0
         self._closed = threading.Event()
 
-    def scan(self) -> Iterator[Listed]:
-        """Every admitted object, in the order of their keys.
+    def scan(self) -> Iterator[Listed | None]:
+        """Every admitted object, in the order of their keys, with a pause for every page.
 
         The queue is not read for it: it keeps what is told meanwhile, and whoever only lists (``vectide verify``) must
         not take that from the connector.
@@ -99,8 +99,9 @@ class S3Source:
         self._next_poll = math.inf  # one that takes longer than that asks for no other
         try:
             for object_ in self._bucket.objects():
-                path = object_.key[len(self._settings.prefix) :]
-                if self._admits(path):
+                if object_ is None:
+                    yield None
+                elif self._admits(path := object_.key[len(self._settings.prefix) :]):
                     yield Listed(path, self._revision(path, object_))
                 if self._closed.is_set():
                     raise SourceUnavailable("the source is closed")

@@ -76,7 +76,7 @@ class Migrations:
                 given, lambda state, id, now: transitions.pause(state, id, now, paused=False)
             ),
             "throttle": lambda given: self._change(
-                given, lambda state, id, now: transitions.throttle(state, id, now, float(given["share"]))
+                given, lambda state, id, now: transitions.throttle(state, id, now, _share(given))
             ),
             "abort": self._abort,
             "gate": self._gate,
@@ -87,7 +87,7 @@ class Migrations:
             "history": self._history,
         }
         action = arguments.get("action")
-        if action not in actions:
+        if not isinstance(action, str) or action not in actions:
             raise ConfigError(f"unknown action {action!r}", f"one of {', '.join(actions)}")
         return actions[action](arguments)
 
@@ -127,6 +127,8 @@ class Migrations:
                 )
             for section, kind in (("model", ModelConfig), ("chunking", ChunkingConfig)):
                 wanted = given.get(f"{section}_settings") or {}
+                if not isinstance(wanted, dict):
+                    raise ConfigError(f"`{section}_settings` is not an object", "see docs/config.md")
                 if wanted:
                     before = getattr(config, section).model_dump()
                     config = config.model_copy(update={section: kind.model_validate({**before, **wanted})})
@@ -274,6 +276,13 @@ class Migrations:
         if found is None:
             raise Refused("no migration is under way", "`vectide migrate start --model ...` begins one")
         return found
+
+
+def _share(given: Mapping[str, Any]) -> float:
+    share = given.get("share")
+    if isinstance(share, bool) or not isinstance(share, int | float):
+        raise ConfigError(f"`share` = {share!r} is not a number", "give a part of the time, as 0.25")
+    return float(share)
 
 
 def _provider(name: str) -> str:

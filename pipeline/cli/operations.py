@@ -104,6 +104,8 @@ class Operations:
             raise ConfigError(f"`top` = {top!r} is not a whole number", "ask for 1 to 1000 hits")
         if not isinstance(filters, list) or not all(isinstance(one, str) for one in filters):
             raise ConfigError("`filter` is not a list of key=value texts", 'for example ["source=docs"]')
+        if any("\ud800" <= char <= "\udfff" for text in (query, *filters) for char in text):
+            raise ConfigError("`query` or `filter` is not Unicode: it has half of a pair of surrogates", "send text")
         metrics, where = self._parts.metrics, parse_where(filters)
         try:
             with metrics.search_duration_seconds.time():
@@ -125,9 +127,11 @@ class Operations:
         """``action``: ``list``, ``show``, ``replay`` or ``drop``; ``ids``: which (empty for all).
 
         Raises:
-            ConfigError: there is no such letter.
+            ConfigError: there is no such letter, or an argument is wrong.
         """
-        action, ids = arguments["action"], list(arguments.get("ids", []))
+        action, ids = arguments.get("action"), arguments.get("ids", [])
+        if not isinstance(ids, list) or not all(isinstance(one, str) for one in ids):
+            raise ConfigError("`ids` is not a list of texts", "`vectide dead-letters list` shows the ids")
         standing = dead_letters.standing(self._parts.broker, self._parts.names)
         unknown = [id for id in ids if id not in standing]
         if unknown:

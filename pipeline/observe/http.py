@@ -38,7 +38,9 @@ _HEADERS: Final = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "no
 _STATUS: Final = {2: "400 Bad Request", UNAVAILABLE: "503 Service Unavailable", 8: "409 Conflict", 9: "409 Conflict"}
 
 Route = Callable[[Mapping[str, Any]], Any]
-"""Takes the JSON body (an empty mapping for GET), returns what becomes the JSON answer."""
+"""Takes the JSON body (an empty mapping for GET), returns what becomes the JSON answer. What is wrong with the body is
+a ``ConfigError``: any exception that is none of ours is a bug, answered with 500 and logged.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,18 +139,30 @@ class HttpServer:
             refused = _error("401 Unauthorized", "this vectide asks for Authorization: Bearer <its http.token>")
             return replace(refused, headers=(("WWW-Authenticate", 'Bearer realm="vectide"'),))
         try:
-            body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-            arguments = json.loads(body) if body else {}
-            if not isinstance(arguments, dict):
-                raise ValueError("the body is not a JSON object")
-            return _Answer("200 OK", json.dumps(mounted.route(arguments)).encode())
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            arguments = _arguments(environ)
+        except (ValueError, RecursionError) as error:
             return _error("400 Bad Request", f"{type(error).__name__}: {error}")
+        try:
+            return _Answer("200 OK", json.dumps(mounted.route(arguments)).encode())
         except VectideError as error:
             return _error(_STATUS.get(exit_code(error), "500 Internal Server Error"), str(error), exit_code(error))
         except Exception as error:  # ours to mend; whoever asked learns that it is not theirs
             log.exception("a request failed", extra={"path": path})
             return _error("500 Internal Server Error", f"{type(error).__name__}, see the log of this process", 1)
+
+
+def _arguments(environ: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The body, as a JSON object.
+
+    Raises:
+        ValueError, RecursionError: it is none, or nests too deep.
+    """
+    body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    arguments = json.loads(body) if body else {}
+    if not isinstance(arguments, dict):
+        raise ValueError("the body is not a JSON object")
+    _ = repr(arguments)  # routes show and compare it: where it nests too deep for that, it is the caller's mistake
+    return arguments
 
 
 def _listening(host: str, port: int) -> socket.socket:

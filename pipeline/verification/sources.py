@@ -15,6 +15,7 @@ temporary file.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from pipeline.codec import decode_event
 from pipeline.errors import MalformedRecord, Poison, SourceUnavailable, Transient
 from pipeline.identity import DocumentKey, canonical_json, content_hash
 from pipeline.ports import Broker, Expired, Fetched, Record, Skipped, Source
-from pipeline.records import DocumentChanged, DocumentDeleted
+from pipeline.records import TOO_LARGE, DocumentChanged, DocumentDeleted
 from pipeline.verification.findings import EXAMPLES, Named
 from pipeline.verification.log import key_of, pages_of
 from pipeline.verification.temporary import room, temporary_file
@@ -54,7 +55,7 @@ _PAGE: Final = 256
 
 _TABLES: Final = """
 CREATE TABLE logged (
-    source TEXT, path BLOB, digest TEXT NOT NULL, facts TEXT NOT NULL, bare INTEGER NOT NULL,
+    source TEXT, path BLOB, digest TEXT NOT NULL, facts TEXT NOT NULL, kept TEXT,
     PRIMARY KEY (source, path)) WITHOUT ROWID;
 CREATE TABLE seen (source TEXT, path BLOB, PRIMARY KEY (source, path)) WITHOUT ROWID;
 CREATE TABLE doubts (
@@ -68,8 +69,17 @@ class _Logged(NamedTuple):
 
     digest: str
     facts: str
-    bare: bool
-    """Its record was too large for the log, so that it was published without text and metadata."""
+    kept: str | None = None
+    """Where its record was too large for the log: the metadata that it was published with, as JSON."""
+
+    def equals(self, event: DocumentChanged) -> bool:
+        """True if this is what becomes of the document that its source has."""
+        if self.digest != event.digest:
+            return False
+        if self.kept is None:
+            return self.facts == _facts(event)
+        kept = json.loads(self.kept).items()
+        return all(name in event.metadata and event.metadata[name] == value for name, value in kept)
 
 
 class _Doubt(NamedTuple):
@@ -131,7 +141,7 @@ def compare_sources(
         topic: of the documents.
         sources: opened for this; the caller closes them.
         publish: what a connector would publish.
-        on_progress: told after every page and document; what it raises ends the comparison.
+        on_progress: told after every page, document and pause of a source; what it raises ends the comparison.
         wait: for so many seconds, before each second look.
         kept_out: which documents were forgotten, asked before each look: the log must not have them.
 
@@ -172,9 +182,9 @@ class _Log:
     def get(self, key: DocumentKey) -> _Logged | None:
         """What it says of a document; None: there is none."""
         row = self._file.execute(
-            "SELECT digest, facts, bare FROM logged WHERE source = ? AND path = ?", (key.source, _bytes(key.path))
+            "SELECT digest, facts, kept FROM logged WHERE source = ? AND path = ?", (key.source, _bytes(key.path))
         ).fetchone()
-        return None if row is None else _Logged(row[0], row[1], bool(row[2]))
+        return None if row is None else _Logged(*row)
 
     def count(self, source: str) -> int:
         """Documents of a source."""
@@ -198,13 +208,14 @@ class _Log:
             event = decode_event(record)
         except MalformedRecord:
             # Something was published, and nobody can read it: it equals no document.
-            self._put(key, _Logged("", "", False))
+            self._put(key, _Logged("", ""))
             return
         if event is None or isinstance(event, DocumentDeleted):
             self._file.execute("DELETE FROM logged WHERE source = ? AND path = ?", (key.source, _bytes(key.path)))
         else:
-            bare = event.text is None and not event.metadata
-            self._put(key, _Logged(event.digest, _facts(event), bare))
+            refused = event.text is None and (not event.metadata or event.omitted.startswith(TOO_LARGE))
+            kept = canonical_json(dict(event.metadata)).decode() if refused else None
+            self._put(key, _Logged(event.digest, _facts(event), kept))
 
     def _put(self, key: DocumentKey, one: _Logged) -> None:
         self._file.execute("INSERT OR REPLACE INTO logged VALUES (?, ?, ?, ?, ?)", (key.source, _bytes(key.path), *one))
@@ -261,9 +272,10 @@ class _Comparison:
     def _scan(self) -> None:
         whole, done = self._log.count(self._source.id), 0
         for listed in self._source.scan():
-            self._file.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (self._source.id, _bytes(listed.path)))
-            self._note(listed.path, self._judged(listed.path, counted=True))
-            done += 1
+            if listed is not None:
+                self._file.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (self._source.id, _bytes(listed.path)))
+                self._note(listed.path, self._judged(listed.path, counted=True))
+                done += 1
             self._on_progress(self._source.id, done, max(whole, done))
         for path in self._log.unseen(self._source.id):
             self._note(path, self._judged(path, counted=True))
@@ -305,7 +317,7 @@ class _Comparison:
         content = f"{event.digest} {_facts(event)}"
         if logged is None:
             return _Doubt("missing from the log", content)
-        if logged.digest == event.digest and (logged.facts == _facts(event) or logged.bare):
+        if logged.equals(event):
             return None
         return _Doubt("stale in the log", content)
 

@@ -13,7 +13,7 @@ from typing import Any
 from connectors.certification import Place
 from pipeline.errors import Fatal, SourceUnavailable, Transient
 from pipeline.identity import content_hash
-from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
+from pipeline.ports import Fetched, Hint, Listed, Skipped, Source, without_pauses
 from tests.contract.places import MemoryPlace
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class Broken:
         self.id = source.id
 
     def scan(self) -> Iterator[Listed]:
-        yield from self.source.scan()
+        yield from without_pauses(self.source.scan())
 
     def hints(self, timeout: float) -> list[Hint]:
         return self.source.hints(timeout)
@@ -54,7 +54,7 @@ def changed(found: Fetched | Skipped | None, **changes: Any) -> Fetched | Skippe
 
 class ListsTwice(Broken):
     def scan(self) -> Iterator[Listed]:
-        for listed in super().scan():
+        for listed in without_pauses(super().scan()):
             yield listed
             yield listed
 
@@ -67,7 +67,7 @@ class ListsItsFolder(Broken):
 
 class HasOneRevision(Broken):
     def scan(self) -> Iterator[Listed]:
-        return (replace(listed, revision="1") for listed in super().scan())
+        return (replace(listed, revision="1") for listed in without_pauses(super().scan()))
 
     def fetch(self, path: str) -> Fetched | Skipped | None:
         return changed(super().fetch(path), revision="1")
@@ -75,7 +75,7 @@ class HasOneRevision(Broken):
 
 class HasAnotherRevisionEachTime(Broken):
     def scan(self) -> Iterator[Listed]:
-        return (replace(listed, revision=str(time.time_ns())) for listed in super().scan())
+        return (replace(listed, revision=str(time.time_ns())) for listed in without_pauses(super().scan()))
 
 
 class FetchesAnotherRevision(Broken):
@@ -124,7 +124,7 @@ class RemembersWhatIsGone(Broken):
 
     def scan(self) -> Iterator[Listed]:
         self.seen = {}
-        for listed in super().scan():
+        for listed in without_pauses(super().scan()):
             self.seen[listed.path] = self.source.fetch(listed.path)  # type: ignore[assignment]
             yield listed
 
@@ -161,7 +161,9 @@ class IsNotWokenByClose(Broken):
 
 class DependsOnTheProcess(Broken):
     def scan(self) -> Iterator[Listed]:
-        return (replace(listed, revision=f"{listed.revision} of {id(self)}") for listed in super().scan())
+        return (
+            replace(listed, revision=f"{listed.revision} of {id(self)}") for listed in without_pauses(super().scan())
+        )
 
 
 class SkipsATextFile(Broken):
@@ -180,7 +182,7 @@ class KeepsACursorOfItsOwn(Broken):
 
     def scan(self) -> Iterator[Listed]:
         cursor: set[tuple[str, str]] = self.place.__dict__.setdefault("cursor", set())
-        for listed in super().scan():
+        for listed in without_pauses(super().scan()):
             if (listed.path, listed.revision) not in cursor:
                 cursor.add((listed.path, listed.revision))
                 yield listed

@@ -14,7 +14,7 @@ from connectors.memory import MemorySource
 from connectors.registry import open_source
 from pipeline.config import SourceConfig
 from pipeline.errors import Poison, SourceUnavailable
-from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
+from pipeline.ports import Fetched, Hint, Listed, Skipped, Source, without_pauses
 from tests.contract.kafka_place import KafkaPlace
 from tests.contract.postgres_place import PostgresPlace
 from tests.support.object_store import KEY_ID, SECRET, object_store
@@ -131,7 +131,7 @@ class _Weathered:
 
     def scan(self) -> Iterator[Listed]:
         self._check()
-        for listed in self._source.scan():
+        for listed in without_pauses(self._source.scan()):
             self._check()
             yield listed
 

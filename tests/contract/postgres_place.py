@@ -10,7 +10,7 @@ from connectors.postgres.keys import escaped, key_of
 from connectors.postgres.source import PostgresSource
 from connectors.registry import open_source
 from pipeline.config import SourceConfig
-from pipeline.ports import Backlog, Fetched, Hint, Listed
+from pipeline.ports import Backlog, Fetched, Hint, Listed, without_pauses
 from tests.support.absence import absent
 from tests.support.postgres import Missing, PostgresServer, shared
 
@@ -104,7 +104,7 @@ class _Paths:
         self._source = source
 
     def scan(self) -> Iterator[Listed]:
-        for one in self._source.scan():
+        for one in without_pauses(self._source.scan()):
             yield Listed(_outside(one.path), one.revision)
 
     def fetch(self, path: str) -> Fetched | None:

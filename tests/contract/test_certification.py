@@ -14,6 +14,7 @@ from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.ports import Source
 from tests.contract import certification_mutants as mutants
 from tests.contract.certification_mutants import Broken, placed
+from tests.contract.places import MemoryPlace
 from tests.unit.connectors.logged import LoggedSource, Server
 
 #: A mutant that hangs is waited for so long.
@@ -187,3 +188,13 @@ def test_a_source_that_raises_has_failed_and_the_error_is_named(tmp_path: Path) 
     outcome = outcome_of(BY_NAME["fetching-twice-gives-the-same"], placed(Raises), tmp_path, SCALE)
     assert outcome.verdict == "failed"
     assert "RuntimeError: a bug" in outcome.detail
+
+
+def test_memory_is_not_shown_by_a_place_that_is_too_small_for_it(tmp_path: Path) -> None:
+    """Before the 200th document libraries are loaded, and nothing can be said."""
+    check = BY_NAME["a-large-place-is-synced-in-bounded-memory-with-progress"]
+    small, larger = (replace(SCALE, documents=count, document_bytes=10) for count in (200, 201))
+    outcome = outcome_of(check, MemoryPlace, tmp_path / "small", small)
+    assert outcome.verdict == "not shown"
+    assert "all 200 documents were published" in outcome.detail
+    assert outcome_of(check, MemoryPlace, tmp_path / "larger", larger).verdict == "passed"

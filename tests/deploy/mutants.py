@@ -87,6 +87,7 @@ MUTANTS: Final[dict[str, list[Mutant]]] = {
         Mutant("offset 1d", "offset 12h"),
         Mutant("== 0", ">= 0"),
     ],
+    "VectideSourceBacklog": [_AT_ONCE, Mutant("> 4 *", ">= 4 *"), Mutant('{unit="bytes"}', "")],
     "VectideModelMismatch": [_AT_ONCE],
     "VectideMigrationStuck": [
         _AT_ONCE,

@@ -13,12 +13,13 @@ from pathlib import Path
 import click
 import pytest
 
+from pipeline import errors
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.cli.main import cli
 from pipeline.deadline import Deadline
 from pipeline.identity import DocumentKey
 from pipeline.naming import Names
-from pipeline.observe.metrics import READINESS
+from pipeline.observe.metrics import PASSING, READINESS
 from pipeline.ports import NewRecord
 from tests.deploy.expressions import RUNBOOKS, alerts
 from tests.deploy.test_rules import Promtool, page
@@ -78,6 +79,21 @@ def test_every_alert_has_a_page_and_a_line_in_the_index() -> None:
     assert {(alert, name, severity) for alert, name, severity, _ in rows} == {
         (alert, page(alert), rule["labels"]["severity"]) for alert, rule in alerts().items()
     }
+
+
+def test_every_error_that_is_tried_again_is_in_the_runbook_of_dependency_errors() -> None:
+    """Those are the values of `error_type`; what is raised at once is none of it."""
+    passing = {
+        name
+        for name, one in vars(errors).items()
+        if isinstance(one, type)
+        and issubclass(one, errors.Transient | errors.Backpressure)
+        and not issubclass(one, errors.PartitionsLost)
+        and one is not errors.Backpressure  # only ever as one of its kinds
+    }
+    assert passing >= set(PASSING)
+    text = (RUNBOOKS / "dependency-errors.md").read_text()
+    assert passing == set(re.findall(r"^\| `([A-Z]\w+)` \|", text, re.MULTILINE))
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)

@@ -41,6 +41,7 @@ SOUND: list[dict[str, Any]] = [
     {"action": "cutover", "generation": "g", "transitions": 1, "force": "why"},
     {"action": "explain", "key": "docs:a.md"},
     {"action": "start", "sample": 3, "fix": False, "full": False},
+    {"action": "plan", "model": "hashing", "model_settings": {"dimension": 64}, "price": 0.1},
 ]
 
 

@@ -164,7 +164,7 @@ def test_a_route_answers_json_with_json(server: HttpServer) -> None:
     assert ask(server, "GET", "/search")[0] == 404
 
 
-@pytest.mark.parametrize("body", [b"{", b"[1]", b"\xff", b'{"other": 1}', b"[" * 50_000])
+@pytest.mark.parametrize("body", [b"{", b"[1]", b"\xff", b'{"x": ' + b"[" * 50_000, b"[" * 50_000])
 def test_a_body_that_makes_no_sense_is_the_caller_s_mistake(server: HttpServer, body: bytes) -> None:
     server.mount("POST", "/search", lambda arguments: arguments["query"])
     status, answer = ask(server, "POST", "/search", body)
@@ -189,6 +189,22 @@ def test_the_class_of_an_error_is_the_status(server: HttpServer, error: Exceptio
     server.mount("GET", "/status", route)
     assert ask(server, "GET", "/status") == (status, {"error": str(error), "code": exit_code(error)})
     assert type(as_error(exit_code(error), "x")) in type(error).__mro__, "a command ends with the same code"
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), TypeError("x"), ValueError("x"), RecursionError("x"), IndexError()])
+def test_a_bug_in_a_route_is_ours_and_in_the_log(
+    server: HttpServer, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    def route(_: Mapping[str, Any]) -> None:
+        raise error
+
+    server.mount("POST", "/search", route)
+    status, answer = ask(server, "POST", "/search", b"{}")
+    assert (status, answer["code"]) == (500, 1)
+    assert "see the log of this process" in answer["error"]
+    (record,) = caplog.records
+    assert (record.levelname, record.path) == ("ERROR", "/search")  # type: ignore[attr-defined]
+    assert record.exc_info is not None
 
 
 def test_a_port_that_is_taken_is_a_configuration_error_that_names_it() -> None:

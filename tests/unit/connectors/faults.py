@@ -7,7 +7,7 @@ from typing import Any
 
 from connectors.certification.interruptions import FaultyBroker, Killed
 from connectors.memory import MemorySource
-from pipeline.ports import Fetched, Hint, Listed, Skipped
+from pipeline.ports import Fetched, Hint, Listed, Skipped, without_pauses
 
 __all__ = ["FaultyBroker", "Killed", "Spy", "reopened"]
 
@@ -25,7 +25,7 @@ class Spy:
         """Paths that a scan does not list, though they are there."""
 
     def scan(self) -> Iterator[Listed]:
-        for number, listed in enumerate(self._source.scan()):
+        for number, listed in enumerate(without_pauses(self._source.scan())):
             if self.scan_errors and number == 1:
                 raise self.scan_errors.pop(0)
             if listed.path not in self.hide:

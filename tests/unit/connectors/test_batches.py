@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from connectors.batches import Batch, changed, deleted, known_of
+from connectors.batches import Batch, Pending, changed, deleted, known_of, smaller
 from connectors.state import State
 from pipeline.codec import decode_event
 from pipeline.identity import DocumentKey
 from pipeline.ports import Fetched, Record
-from pipeline.records import Provenance
+from pipeline.records import DocumentChanged, Provenance
 from tests.support.sources import Documents
 
 AT = Provenance(1.0)
@@ -65,3 +65,19 @@ def test_all_that_is_published_is_part_of_what_is_known() -> None:
     ]
     assert len({known_of(each) for each in [one, *others]}) == 6
     assert known_of(Fetched("b", "r", "t", "d", "text/plain", {"n": 1}, 2.0, 9)) == known_of(one)
+
+
+def test_what_a_log_refuses_shrinks_until_there_is_nothing_left_to_leave_out(state: State) -> None:
+    """Metadata go last, and the short ones, by which documents are filtered, after the long ones."""
+    metadata = {"long": "x" * 600_000, "some": "x" * 20_000, "acl": ["a", "b"], "tenant": "acme"}
+    whole = Fetched("a", "r", "text", "digest", "text/plain", metadata, 1.0, 4)
+    one: Pending | None = changed("docs", state, DocumentKey("s", "a"), whole, AT)
+    seen, known = [], known_of(whole)
+    while (one := smaller("docs", one, "1 MB")) is not None:  # type: ignore[arg-type]
+        record = one.records[0]
+        event = decode_event(Record("docs", 0, 0, record.key, record.value, record.headers))
+        assert isinstance(event, DocumentChanged)
+        assert (event.text, event.omitted, one.known) == (None, "too large for the log: 1 MB", known)
+        seen.append(sorted(event.metadata))
+    assert seen == [["acl", "some", "tenant"], ["acl", "tenant"], []]
+    assert smaller("docs", deleted("docs", state, DocumentKey("s", "a"), AT), "1 MB") is None

@@ -21,7 +21,7 @@ from connectors.filesystem import connector
 from pipeline.anchors import ANCHORS, place
 from pipeline.chunking.structure import blocks
 from pipeline.errors import Poison, SourceUnavailable, Transient
-from pipeline.ports import Fetched, Skipped
+from pipeline.ports import Fetched, Skipped, without_pauses
 from tests.support import files
 from tests.support.sources import Documents, running, scanned
 
@@ -441,13 +441,13 @@ def test_a_document_whose_reader_is_not_installed_is_counted_and_told_once(
 def test_a_better_reader_is_another_revision(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "a.pdf").write_bytes(files.pdf([["tide tables"]]))
     source = connector("files", {"path": str(root)}, LIMIT)
-    (before,) = source.scan()
+    (before,) = without_pauses(source.scan())
     fetched = source.fetch("a.pdf")
     assert isinstance(fetched, Fetched)
     assert fetched.revision == before.revision
     better = documents.DocumentFormat("pdf", 2, "pdf", "application/pdf", ("pypdfium2",))
     monkeypatch.setitem(documents.FORMATS, ".pdf", better)
-    (after,) = source.scan()
+    (after,) = without_pauses(source.scan())
     source.close()
     assert after.revision != before.revision
 

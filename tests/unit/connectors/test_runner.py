@@ -185,12 +185,16 @@ def test_a_record_too_large_for_the_log_goes_without_its_text_and_alone(broker: 
     documents = Documents(broker, limit_bytes=1024)
     source = MemorySource("m")
     source.put("small", "x")
-    source.put("large", "\x01" * 300_000)
+    kept = {"tenant": "acme", "acl": ["anna"], "n": 1}
+    source.put("large", "\x01" * 300_000, {"notes": "x" * 600_000, **kept})
     source.put("small too", "y")
     scanned(source, documents)
     found = documents.now()
     assert {path: event.text for path, event in found.items()} == {"small": "x", "small too": "y", "large": None}
     assert "over the limit" in found["large"].omitted
+    assert found["large"].metadata == kept, "who may see a document does not depend on its size"
+    scanned(reopened(source), documents)
+    assert len(documents.events()) == 3, "the next look finds it unchanged"
 
 
 def test_batches_are_bounded_by_documents_and_by_bytes(documents: Documents) -> None:

@@ -19,7 +19,7 @@ from connectors.s3.source import S3Source, _inflated
 from pipeline.config import SourceConfig
 from pipeline.errors import ConfigError, Poison, SourceUnavailable, Transient
 from pipeline.identity import content_hash
-from pipeline.ports import Fetched, Skipped
+from pipeline.ports import Fetched, Skipped, without_pauses
 from tests.support import files
 from tests.support.object_store import KEY_ID, SECRET, ObjectStore, object_store
 
@@ -48,7 +48,7 @@ class Store:
 
     def listed(self, **settings: object) -> dict[str, str]:
         source = self.source(**settings)
-        listed = [(one.path, one.revision) for one in source.scan()]
+        listed = [(one.path, one.revision) for one in without_pauses(source.scan())]
         source.close()
         assert len(dict(listed)) == len(listed)
         return dict(listed)
@@ -102,7 +102,7 @@ def test_a_listing_that_takes_longer_than_a_poll_asks_for_no_other(store: Store)
     for number in range(3):
         store.put(str(number))
     source = store.source(poll_seconds=0.01)
-    listing = source.scan()
+    listing = without_pauses(source.scan())
     next(listing)
     assert source.hints(0.05) == []
     assert len(list(listing)) == 2
@@ -140,7 +140,7 @@ class Endless:
 def test_a_huge_listing_is_held_a_page_at_a_time() -> None:
     bucket = Bucket(Endless(), "b", "", versions=False, of_aws=True)  # type: ignore[arg-type]
     tracemalloc.start()
-    count = sum(1 for _ in bucket.objects())
+    count = sum(one is not None for one in bucket.objects())
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert count == 20_000
@@ -298,7 +298,7 @@ def test_versions_are_told_and_old_ones_are_not_listed(store: Store) -> None:
 def test_what_vanishes_between_look_and_reading_is_gone(store: Store) -> None:
     store.put("a.txt")
     source = store.source()
-    assert [one.path for one in source.scan()] == ["a.txt"]
+    assert [one.path for one in without_pauses(source.scan())] == ["a.txt"]
     store.client.delete_object(Bucket=store.bucket, Key="a.txt")
     assert source.fetch("a.txt") is None
     assert source.fetch("a.png") is None
@@ -375,7 +375,7 @@ def test_a_secret_is_read_again_when_it_is_refused(store: Store, tmp_path: Path)
     with pytest.raises(SourceUnavailable, match="secret_access_key_file"):
         list(source.scan())
     file.write_text(SECRET)
-    assert len(list(source.scan())) == 1
+    assert len(list(without_pauses(source.scan()))) == 1
     source.close()
 
 

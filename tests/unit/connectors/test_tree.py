@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from connectors.filesystem import connector
-from pipeline.ports import Fetched
+from pipeline.ports import Fetched, without_pauses
 from tests.support.sources import Documents, running
 
 
@@ -31,7 +31,7 @@ def listed(root: Path, **settings: Any) -> set[str]:
     """The paths of a scan; that a fetch agrees about each file there is is checked as well."""
     source = connector("f", {"path": str(root), **settings}, 1 << 20)
     try:
-        found = {one.path for one in source.scan()}
+        found = {one.path for one in without_pauses(source.scan())}
         for folder, _, names in os.walk(root, followlinks=False):
             for name in names:
                 path = os.path.relpath(os.path.join(folder, name), root)

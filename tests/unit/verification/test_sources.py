@@ -241,3 +241,20 @@ def test_a_record_that_nobody_can_read_equals_no_document(documents: Documents, 
     )
     with pytest.raises(NewerSchema):
         compare(documents, source)
+
+
+def test_one_that_was_too_large_for_the_log_equals_it_by_what_was_kept() -> None:
+    """Given a record that went without its text and its longest field, then that is no difference, and another access
+    list is one.
+    """
+    broker = EmbeddedBroker(None)
+    documents = Documents(broker, limit_bytes=1024)
+    source = MemorySource("notes")
+    source.put("large", "\x01" * 300_000, {"acl": ["anna"], "notes": "x" * 600_000})
+    scanned(source, documents)
+    (report,) = compare(documents, reopened(source))
+    assert report.ok
+    source.put("large", "\x01" * 300_000, {"acl": ["bob"], "notes": "x" * 600_000})
+    (report,) = compare(documents, reopened(source))
+    assert found(report) == {"stale in the log": ("notes:large",)}
+    broker.close()
