@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from connectors.web.source import WebSource
-from pipeline.ports import Fetched, Listed, Skipped
+from pipeline.ports import Fetched, Listed, Skipped, without_pauses
 from tests.support import files
 from tests.support.sources import scanned
 from tests.unit.connectors.web_world import DAY, LIMIT, World, listed
@@ -248,6 +248,6 @@ def test_what_a_page_says_of_itself(world: World) -> None:
 def test_a_skipped_page_is_told_as_such(world: World) -> None:
     world.site.put("/photo", b"\x89PNG" + bytes(9), type="image/png")
     source = world.source()
-    found = list(source.scan())
+    found = list(without_pauses(source.scan()))
     assert isinstance(found[0], Listed)
     assert isinstance(source.fetch("photo"), Skipped)
