@@ -364,7 +364,7 @@ def _headers(response: Any) -> dict[str, str]:
 def _retry_after(value: str) -> float:
     """Seconds, from a number or a date; a minute if it says nothing."""
     least, most = _RETRY_AFTER_SECONDS
-    if value.strip().isdigit():
+    if value.strip().isascii() and value.strip().isdigit():  # a superscript is a digit, too
         return min(float(value.strip()[:9]), most)
     try:
         return min(max(0.0, parsedate_to_datetime(value).timestamp() - time.time()), most)
