@@ -361,7 +361,7 @@ def test_a_secret_comes_out_of_its_file(tmp_path: Path) -> None:
     ("text", "why"), [("hunter2\0", "a zero byte"), (" \n", "it is empty"), ("a\nb", "line break")]
 )
 def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(tmp_path: Path, text: str, why: str) -> None:
-    """h11 repeats a header's value in its error, which goes to the log and to whoever asks for the health."""
+    """The HTTP library repeats a header's value in its error, which goes to the log and to the health."""
     file = tmp_path / "token"
     file.write_text(text)
     with pytest.raises(ValueError, match=why) as error:
