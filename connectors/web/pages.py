@@ -223,7 +223,7 @@ class Pages:
         while path and path not in seen and len(seen) <= _CHAIN:
             seen.add(path)
             other = self._ledger.page(path)
-            if other is None:
+            if other is None or self._admitted(Address.parse(other.url)) is None:  # under other rules than then
                 break
             if not other.checked_at and not other.failures:
                 self._asked(other, None)

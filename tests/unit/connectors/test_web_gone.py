@@ -227,6 +227,13 @@ def test_duplicates_fold_into_the_canonical_page(world: World) -> None:
     assert "self" not in documents.texts()
 
 
+def test_a_page_is_back_once_the_one_that_stood_for_it_is_excluded(world: World) -> None:
+    world.site.page("/a", "text")
+    world.site.page("/b", "text", "<link rel=canonical href='/a'>")
+    assert list(listed(world.source())) == ["a"]
+    assert list(listed(world.source(exclude=["/a"]))) == ["b"]
+
+
 def test_canonical_chains_are_bounded(world: World) -> None:
     for number in range(20):
         world.site.page(f"/{number:02}", f"{number}", f"<link rel=canonical href='/{number + 1:02}'>")
