@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +34,20 @@ def test_a_page_that_answers_404_stays_for_the_time_of_grace(world: World) -> No
     assert source.fetch("a") is None
     world.site.page("/a", "back", lastmod="new")
     assert list(listed(source)) == ["a"]
+
+
+def test_a_lost_cache_takes_the_time_of_grace_from_no_page(world: World, tmp_path: Path) -> None:
+    """Given a document that no listing names any more, a cache that is lost and a page that answers 404."""
+    world.site.page("/a", "a")
+    scanned(world.source(), world.documents)
+    world.folder = tmp_path / "another machine"
+    world.site.remove("/a")
+    source = world.source()
+    scanned(source, world.documents)
+    assert world.documents.texts() == {"a": "a\n"}
+    world.now += DAY + 1
+    scanned(world.source(), world.documents)
+    assert world.documents.texts() == {}
 
 
 @pytest.mark.parametrize(
