@@ -189,6 +189,7 @@ def test_patterns_and_limits_choose_pages(world: World, caplog: pytest.LogCaptur
     world.folder /= "fresh"
     assert len(listed(world.source(pages_limit=2))) == 2
     assert "pages_limit" in caplog.text
+    assert len(listed(world.source())) == 5, "with more room, of the same sitemap, which did not change"
 
 
 def test_other_content_is_extracted_skipped_or_published_without_its_text(world: World) -> None:
