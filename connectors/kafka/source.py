@@ -103,8 +103,15 @@ class KafkaSource:
             starts = {at: start for at, start in following.starts().items() if not self._keeps(at.topic)}
             index.prune(starts, {at: self._published[at] for at in until if at in self._published})
             following.tell_left_out()
+            era = following.era
         for path, place in index.documents(until):
+            if following.era != era:
+                break
             yield Listed(path, following.revision(place.at, place.offset))
+        if following.era != era:
+            raise SourceUnavailable(
+                "the topics are read again from their beginning: what was listed is no list any more"
+            )
 
     def fetch(self, path: str) -> Fetched | Expired | None:
         """What the last record of a document says."""

@@ -225,6 +225,20 @@ def test_nothing_that_was_read_ahead_outlives_its_topic(log: Log, opened: KafkaS
     assert opened.hints(0.0) == [Hint(None)], "what was noted before is no position any more"
 
 
+def test_a_list_that_is_begun_anew_is_no_list(log: Log, opened: KafkaSource) -> None:
+    """Given a topic that is made again while a scan lists it, as hints notice, then the scan does not seem complete."""
+    log.put("a", "b", "c")
+    opened.resume(None)
+    scan = opened.scan()
+    assert next(scan) is not None
+    log.id, log.records = "another", []
+    opened._following._next_topics = 0.0
+    assert opened.hints(0.0) == [Hint(None)]
+    with pytest.raises(SourceUnavailable, match="no list any more"):
+        list(scan)
+    assert list(opened.scan()) == []
+
+
 def test_close_waits_for_whoever_reads(log: Log, opened: KafkaSource) -> None:
     opened.resume(None)
     list(opened.scan())
