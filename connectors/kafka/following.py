@@ -42,10 +42,15 @@ _TOMBSTONES_SECONDS: Final = 60.0
 
 
 class StillReading(SourceUnavailable, Backpressure):
-    """The topics are being read for the first time: go on at once."""
+    """The topics are being read for the first time: go on at once.
 
-    def __init__(self, detail: str) -> None:
+    Args:
+        kept: what was read is there after a restart.
+    """
+
+    def __init__(self, detail: str, *, kept: bool) -> None:
         Backpressure.__init__(self, detail, 0.0)
+        self.kept = kept
 
 
 class Following:
@@ -114,8 +119,11 @@ class Following:
             self._index = Index(self._state)
         return self._index
 
-    def complete(self) -> Index:
+    def complete(self, *, pausing: bool = False) -> Index:
         """The index, once it was read to the ends that the topics had when it was begun.
+
+        Args:
+            pausing: the caller goes on after a pause, also with an index that is not kept.
 
         Raises:
             StillReading: that takes a while; call again.
@@ -130,7 +138,7 @@ class Following:
                 index.refresh(dict.fromkeys(self.read, self._clock()))
             elif not self.take(POLL_SECONDS):
                 self.look()
-            self.pause(portion)
+            self.pause(portion, pausing=pausing)
         return index
 
     def take(self, timeout: float) -> list[tuple[Put | Truncate, Record]]:
@@ -159,7 +167,7 @@ class Following:
         """Offsets up to there, at most."""
         return sum(max(0, end - self.read.get(at, 0)) for at, end in goal.items())
 
-    def pause(self, portion: Deadline) -> None:
+    def pause(self, portion: Deadline, *, pausing: bool) -> None:
         """Between two portions of a long reading.
 
         Raises:
@@ -168,8 +176,9 @@ class Following:
         """
         if self._closed.is_set():
             raise SourceUnavailable("the source is closed")
-        if portion.expired and self.index().kept:
-            raise StillReading(f"the topics are being read: {self.behind(self._goal):,} records are left")
+        kept = self.index().kept
+        if portion.expired and (pausing or kept):
+            raise StillReading(f"the topics are being read: {self.behind(self._goal):,} records are left", kept=kept)
 
     def look(self) -> None:
         """From time to time: where the topics end, and whether they are the same."""

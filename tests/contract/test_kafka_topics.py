@@ -23,7 +23,7 @@ from connectors.kafka.source import KafkaSource
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.cli.main import cli
 from pipeline.errors import ConfigError, Poison, SourceUnavailable, Transient
-from pipeline.ports import Expired, Fetched, Hint, TopicPartition
+from pipeline.ports import Expired, Fetched, Hint, TopicPartition, without_pauses
 from tests.support.kafka import KafkaServer
 from tests.support.topics import Topics
 
@@ -62,7 +62,7 @@ def opened(kafka: KafkaServer, tmp_path: Path) -> Iterator[Opened]:
 def listed(source: KafkaSource) -> dict[str, str]:
     """Every document's text, without its topic; not of those whose records have expired."""
     found = {}
-    for one in source.scan():
+    for one in without_pauses(source.scan()):
         fetched = source.fetch(one.path)
         if isinstance(fetched, Expired):
             continue
@@ -381,7 +381,7 @@ def test_one_bad_record_harms_no_other(
     topics.send(topic, ("good", "text"), ("bad", b"{half"), ("avro", b"\0\0\0\0\x07x"), (None, 1), (None, 2))
     topics.send(topic, ("long", json.dumps("x" * 2000)), ("last", "text"))
     source = opened(topic)
-    paths = [one.path for one in source.scan()]
+    paths = [one.path for one in without_pauses(source.scan())]
     assert paths == [f"{topic}/{name}" for name in ("good", "bad", "avro", "long", "last")]
     for name, why in (("bad", "no JSON"), ("avro", "schema registry")):
         with pytest.raises(Poison, match=why):
