@@ -55,6 +55,7 @@ def test_a_lost_cache_takes_the_time_of_grace_from_no_page(world: World, tmp_pat
     [
         {"status": 410},
         {"headers": {"X-Robots-Tag": "noindex"}},
+        {"headers": {"X-Robots-Tag": "otherbot: nofollow\r\nX-Robots-Tag: noindex"}},
         {"head": "<meta name=robots content='noindex, nofollow'>"},
     ],
 )
