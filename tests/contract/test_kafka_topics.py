@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from confluent_kafka import Producer
 from kafka import KafkaProducer
 from kafka.admin import NewPartitions
 
@@ -394,6 +395,18 @@ def test_one_bad_record_harms_no_other(
         ("record is left out; others of its topic are only counted", None),
         ("records were left out", 2),
     ]
+
+
+def test_a_compression_that_no_library_is_there_for_is_named(
+    kafka: KafkaServer, topics: Topics, fresh: str, opened: Opened
+) -> None:
+    topic = topics.create(fresh)
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "compression.type": "zstd"})
+    for number in range(50):
+        producer.produce(topic, key=str(number), value=json.dumps({"text": "text " * 100}))
+    assert producer.flush(SECONDS) == 0
+    with pytest.raises(SourceUnavailable, match=r"zstd.*pip install .*zstandard"):
+        listed(opened(topic))
 
 
 def test_a_documents_topic_of_vectide_is_no_source(topics: Topics, fresh: str, opened: Opened) -> None:
