@@ -135,6 +135,7 @@ class Following:
         while not index.complete:
             if not self.behind(self._goal):
                 index.finish()
+                self._tell_slow(index)
                 index.refresh(dict.fromkeys(self.read, self._clock()))
             elif not self.take(POLL_SECONDS):
                 self.look()
@@ -328,6 +329,19 @@ class Following:
         self._goal, self.read = {}, {}
         self.anew = True
         self.era += 1
+
+    def _tell_slow(self, index: Index) -> None:
+        """Of a first reading that took too long. It is not begun again: that would take as long."""
+        fresh, clock = index.fresh(), self._clock()
+        for at in self.read:
+            facts, took = self.facts[at.topic], clock - fresh[at]
+            if facts.compacts and took > max(facts.tombstone_seconds, _TOMBSTONES_SECONDS):
+                why = (
+                    f"{at.topic}[{at.partition}] took {took:.0f} s, longer than delete.retention.ms "
+                    f"({facts.tombstone_seconds:.0f} s): deletes may have been compacted away; raise it, "
+                    "delete the state folder, and let it be read again"
+                )
+                log.warning("the first reading took too long", extra={"source": self._id, "why": why})
 
     def _partitions(self) -> list[TopicPartition]:
         return [TopicPartition(topic, one) for topic, facts in self.facts.items() for one in range(facts.partitions)]

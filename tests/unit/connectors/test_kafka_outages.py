@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -177,6 +178,30 @@ def test_a_long_first_reading_is_done_in_portions(
     assert found[:2] == [None, None], "three records a portion"
     assert [one.path for one in without_pauses(found)] == listed
     bare.close()
+
+
+@pytest.mark.parametrize(("days", "told"), [(0.5, False), (2.0, True)])
+def test_a_first_reading_that_outlasts_deletes_is_told(
+    log: Log,
+    opened: KafkaSource,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    days: float,
+    told: bool,
+) -> None:
+    """Given a topic whose nulls can be compacted away after a day, and a first reading of two."""
+    clock = 1e9
+    monkeypatch.setattr(opened._following, "_clock", lambda: clock)
+    monkeypatch.setattr(following, "PORTION_SECONDS", 0.0)
+    log.put("a", "b", "c", "d")
+    opened.resume(None)
+    with pytest.raises(Backpressure):
+        list(opened.scan())
+    clock += days * 86400
+    for _ in range(3):
+        with contextlib.suppress(Backpressure):
+            list(opened.scan())
+    assert ("the first reading took too long" in caplog.text) is told
 
 
 def test_a_first_reading_ends_when_the_source_is_closed(
