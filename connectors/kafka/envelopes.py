@@ -14,6 +14,8 @@ from pipeline.errors import Poison
 #: the latter is the same of a binary column.
 _UNAVAILABLE: Final = ("__debezium_unavailable_value", "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==")
 _MILLISECONDS: Final = 1000
+#: The end of the year 9999: what lies behind is no time, and may be no number that anybody can divide.
+_LAST_MILLISECONDS: Final = 253_402_300_799_999
 _UPSERTS: Final = ("c", "u", "r")
 
 Kind: TypeAlias = Literal["row", "deleted", "truncated", "nothing"]
@@ -116,4 +118,4 @@ def _flattened(value: Mapping[str, Any]) -> Change:
 
 def _seconds(milliseconds: Any) -> float | None:
     whole = isinstance(milliseconds, int) and not isinstance(milliseconds, bool)
-    return milliseconds / _MILLISECONDS if whole and milliseconds > 0 else None
+    return milliseconds / _MILLISECONDS if whole and 0 < milliseconds <= _LAST_MILLISECONDS else None

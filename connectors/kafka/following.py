@@ -42,10 +42,15 @@ _TOMBSTONES_SECONDS: Final = 60.0
 
 
 class StillReading(SourceUnavailable, Backpressure):
-    """The topics are being read for the first time: go on at once."""
+    """The topics are being read for the first time: go on at once.
 
-    def __init__(self, detail: str) -> None:
+    Args:
+        kept: what was read is there after a restart.
+    """
+
+    def __init__(self, detail: str, *, kept: bool) -> None:
         Backpressure.__init__(self, detail, 0.0)
+        self.kept = kept
 
 
 class Following:
@@ -114,8 +119,11 @@ class Following:
             self._index = Index(self._state)
         return self._index
 
-    def complete(self) -> Index:
+    def complete(self, *, pausing: bool = False) -> Index:
         """The index, once it was read to the ends that the topics had when it was begun.
+
+        Args:
+            pausing: the caller goes on after a pause, also with an index that is not kept.
 
         Raises:
             StillReading: that takes a while; call again.
@@ -127,10 +135,11 @@ class Following:
         while not index.complete:
             if not self.behind(self._goal):
                 index.finish()
+                self._tell_slow(index)
                 index.refresh(dict.fromkeys(self.read, self._clock()))
             elif not self.take(POLL_SECONDS):
                 self.look()
-            self.pause(portion)
+            self.pause(portion, pausing=pausing)
         return index
 
     def take(self, timeout: float) -> list[tuple[Put | Truncate, Record]]:
@@ -159,7 +168,7 @@ class Following:
         """Offsets up to there, at most."""
         return sum(max(0, end - self.read.get(at, 0)) for at, end in goal.items())
 
-    def pause(self, portion: Deadline) -> None:
+    def pause(self, portion: Deadline, *, pausing: bool) -> None:
         """Between two portions of a long reading.
 
         Raises:
@@ -168,8 +177,9 @@ class Following:
         """
         if self._closed.is_set():
             raise SourceUnavailable("the source is closed")
-        if portion.expired and self.index().kept:
-            raise StillReading(f"the topics are being read: {self.behind(self._goal):,} records are left")
+        kept = self.index().kept
+        if portion.expired and (pausing or kept):
+            raise StillReading(f"the topics are being read: {self.behind(self._goal):,} records are left", kept=kept)
 
     def look(self) -> None:
         """From time to time: where the topics end, and whether they are the same."""
@@ -319,6 +329,19 @@ class Following:
         self._goal, self.read = {}, {}
         self.anew = True
         self.era += 1
+
+    def _tell_slow(self, index: Index) -> None:
+        """Of a first reading that took too long. It is not begun again: that would take as long."""
+        fresh, clock = index.fresh(), self._clock()
+        for at in self.read:
+            facts, took = self.facts[at.topic], clock - fresh[at]
+            if facts.compacts and took > max(facts.tombstone_seconds, _TOMBSTONES_SECONDS):
+                why = (
+                    f"{at.topic}[{at.partition}] took {took:.0f} s, longer than delete.retention.ms "
+                    f"({facts.tombstone_seconds:.0f} s): deletes may have been compacted away; raise it, "
+                    "delete the state folder, and let it be read again"
+                )
+                log.warning("the first reading took too long", extra={"source": self._id, "why": why})
 
     def _partitions(self) -> list[TopicPartition]:
         return [TopicPartition(topic, one) for topic, facts in self.facts.items() for one in range(facts.partitions)]

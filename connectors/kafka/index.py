@@ -176,8 +176,8 @@ class Index:
         """All documents whose last record lies before an offset, in order of partitions and offsets; the file may be
         written meanwhile.
         """
-        for at, end in until.items():
-            slot, after = self._slots[at], -1
+        for at, slot, end in [(at, self._slots[at], end) for at, end in until.items()]:
+            after = -1
             while True:
                 rows = self._rows(
                     "SELECT path, place FROM records a WHERE slot = ? AND place > ? AND place < ? AND NOT gone "  # noqa: S608 - constants

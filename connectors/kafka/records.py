@@ -81,7 +81,7 @@ class TopicRecords:
         if self._settings.format == "text":
             return Told("delete" if record.value is None else "put", self._path(record, None))
         if not self._debezium and not self._keyed_by_value:
-            gone = record.value is None or record.value.strip() == _NULL
+            gone = record.value is None or _is_null(record.value)
             return Told("delete" if gone else "put", self._path(record, None))
         try:
             change = self._change(record)
@@ -134,7 +134,10 @@ class TopicRecords:
         return Change("deleted" if value is None else "row", {"value": value})
 
     def _path(self, record: Record, row: Mapping[str, Any] | None) -> str:
-        parts = self._chosen(record, row) if self._keys else self._parts(record)
+        try:
+            parts = self._chosen(record, row) if self._keys else self._parts(record)
+        except Poison:
+            raise NoDocument("its key nests too deeply") from None
         path = path_of(self._topic, parts).translate(_BAD_BYTES)
         if len(path.encode()) > LIMIT_BYTES:
             raise NoDocument(f"its key is too long for a path: {len(path.encode())} bytes, {LIMIT_BYTES} at most")
@@ -192,7 +195,7 @@ class TopicRecords:
         elif self._debezium:
             names = tuple(self._texts(record, value))
         else:
-            return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
+            return value if isinstance(value, str) else _dumped(value, indent=1)
         values = {name: _at(value, name) for name in names}
         for name, one in values.items():
             if unavailable(one):
@@ -216,6 +219,16 @@ class TopicRecords:
         for name, value in row.items():
             if isinstance(value, str) and name not in of_key and name not in chosen and not name.startswith("__"):
                 yield name
+
+
+def _is_null(value: bytes) -> bool:
+    """Whether it is JSON's null, with its schema or without."""
+    if b'"payload"' not in value or b'"schema"' not in value:
+        return value.strip() == _NULL
+    try:
+        return unwrapped(msgspec.json.decode(value)) is None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
 
 
 def _decoded_json(value: bytes) -> Any:
@@ -280,7 +293,19 @@ def _written(value: Any) -> str:
             return value
         case list() if not any(isinstance(one, list | Mapping) for one in value):
             return ", ".join(_written(one) for one in value)
-    return json.dumps(value, ensure_ascii=False)
+    return _dumped(value)
+
+
+def _dumped(value: Any, indent: int | None = None) -> str:
+    """As JSON.
+
+    Raises:
+        Poison: what could just be read nests too deeply to be written.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, indent=indent)
+    except RecursionError:
+        raise Poison("not_json", "the value nests too deeply") from None
 
 
 #: Bytes of a key that are not UTF-8, as Python carries them, and as a path has them.

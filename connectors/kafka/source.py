@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from connectors.kafka.following import POLL_SECONDS, PORTION_SECONDS, Following, StillReading
-from connectors.kafka.index import Place
+from connectors.kafka.index import Index, Place
 from connectors.kafka.lookup import Lookup
 from connectors.kafka.records import NoDocument, OwnRecords, TopicRecords
 from connectors.kafka.settings import KafkaSettings
@@ -91,20 +91,27 @@ class KafkaSource:
 
     # ------------------------------------------------------------------------ documents
 
-    def scan(self) -> Iterator[Listed]:
-        """Every document that the topics have."""
+    def scan(self) -> Iterator[Listed | None]:
+        """Every document that the topics have. A long reading into an index that is kept raises
+        :class:`StillReading`, which says how much is left; into another, it pauses.
+        """
         following = self._following
-        with self._working():
-            following.complete()
-            following.look_at_topics()
-            following.complete()
-            self._advance()
-            index, until = following.complete(), dict(following.read)
-            starts = {at: start for at, start in following.starts().items() if not self._keeps(at.topic)}
-            index.prune(starts, {at: self._published[at] for at in until if at in self._published})
-            following.tell_left_out()
+        while True:
+            try:
+                index, until, era = self._read_up()
+                break
+            except StillReading as reading:
+                if reading.kept:
+                    raise
+                yield None
         for path, place in index.documents(until):
+            if following.era != era:
+                break
             yield Listed(path, following.revision(place.at, place.offset))
+        if following.era != era:
+            raise SourceUnavailable(
+                "the topics are read again from their beginning: what was listed is no list any more"
+            )
 
     def fetch(self, path: str) -> Fetched | Expired | None:
         """What the last record of a document says."""
@@ -227,6 +234,20 @@ class KafkaSource:
                     raise
                 raise SourceUnavailable(_reason(error)) from None
 
+    def _read_up(self) -> tuple[Index, dict[TopicPartition, int], int]:
+        """The index, up to where it can be listed, and its era."""
+        following = self._following
+        with self._working():
+            following.complete(pausing=True)
+            following.look_at_topics()
+            following.complete(pausing=True)
+            self._advance()
+            index, until = following.complete(pausing=True), dict(following.read)
+            starts = {at: start for at, start in following.starts().items() if not self._keeps(at.topic)}
+            index.prune(starts, {at: self._published[at] for at in until if at in self._published})
+            following.tell_left_out()
+            return index, until, following.era
+
     def _record(self, place: Place) -> Record | None:
         """The record there; None: it is gone."""
         if self._era != self._following.era:
@@ -242,8 +263,8 @@ class KafkaSource:
         while following.behind(goal) and len(self._pending) < _PENDING:
             if not self._take(POLL_SECONDS):
                 following.look()
-            following.complete()
-            following.pause(portion)
+            following.complete(pausing=True)
+            following.pause(portion, pausing=True)
 
     def _read_on(self, deadline: Deadline) -> list[Hint]:
         """Hints of the next records; waits for a moment."""

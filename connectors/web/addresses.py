@@ -58,7 +58,10 @@ class Address:
         query = "&".join(one for one in parts.query.split("&") if one and not _TRACKING.fullmatch(one))
         path = _without_dots(_normal(parts.path or "/", _OF_A_PATH))
         target = path + (f"?{_normal(query, _OF_A_QUERY)}" if query else "")
-        return cls(scheme, _host(parts.hostname or ""), parts.port or _PORTS[scheme], target)
+        found = cls(scheme, _host(parts.hostname or ""), parts.port or _PORTS[scheme], target)
+        if len(found.url) > _LENGTH:  # as it is kept, and parsed again: escapes make it longer
+            raise ValueError(f"it has more than {_LENGTH} characters")
+        return found
 
     @property
     def authority(self) -> str:

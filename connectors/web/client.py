@@ -69,7 +69,7 @@ class Answer:
     """Where it was sent to for good: after the permanent redirects that came first."""
     status: int
     headers: Mapping[str, str]
-    """By name in lower case; the values of one name are joined."""
+    """By name in lower case; the values of one name are joined by commas, those of ``x-robots-tag`` by line ends."""
     parts: Callable[[int], Iterator[bytes]]
     """The body, unpacked, piece by piece: no more than so many bytes, and one byte more if there are more."""
 
@@ -357,14 +357,16 @@ def _headers(response: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in response.headers:
         key, text = name.decode("ascii", "replace").lower(), value.decode("latin-1")[:_HEADER_BYTES]
-        found[key] = f"{found[key]}, {text}" if key in found else text
+        # Of X-Robots-Tag a reader's name counts to the end of its own header only.
+        separator = "\n" if key == "x-robots-tag" else ", "
+        found[key] = f"{found[key]}{separator}{text}" if key in found else text
     return found
 
 
 def _retry_after(value: str) -> float:
     """Seconds, from a number or a date; a minute if it says nothing."""
     least, most = _RETRY_AFTER_SECONDS
-    if value.strip().isdigit():
+    if value.strip().isascii() and value.strip().isdigit():  # a superscript is a digit, too
         return min(float(value.strip()[:9]), most)
     try:
         return min(max(0.0, parsedate_to_datetime(value).timestamp() - time.time()), most)

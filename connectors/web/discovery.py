@@ -145,7 +145,7 @@ class Discovery:
 
     def _read(self, one: _Named) -> list[_Named]:
         url = one.address.url
-        known = self._known(one.address)
+        known, whole = self._known(one.address), True
         headers = {"accept": "application/xml,application/rss+xml,application/atom+xml,text/xml,text/plain,*/*;q=0.5"}
         if known is not None and known.etag:
             headers["if-none-match"] = known.etag
@@ -159,16 +159,20 @@ class Discovery:
                     remedy = "; check the credentials" if answer.status in (401, 403) else ""
                     raise SourceUnavailable(f"{url} answers {answer.status}{remedy}")
                 else:
-                    names = json.dumps(self._taken(answer))
+                    found, whole = self._taken(answer)
+                    names = json.dumps(found)
                 etag, modified = answer.headers.get("etag", ""), answer.headers.get("last-modified", "")
         except (Broken, Paused, Forbidden, Garbled, OSError) as error:  # the last: no room for it on the disk
             raise SourceUnavailable(f"{url}: {error}") from None
+        if not whole:  # to be read again, as it is, once there is room
+            etag, modified = "", ""
         self._ledger.put_listing(Listing(self._key(one.address), etag, modified, one.hint, self._clock(), names))
         return self._named(json.loads(names), one)
 
-    def _taken(self, answer: Answer) -> list[list[str]]:
-        """All pages that it names are noted; the listings that it names."""
+    def _taken(self, answer: Answer) -> tuple[list[list[str]], bool]:
+        """The listings that it names, and whether all pages that it names are noted."""
         names: list[list[str]] = []
+        whole = True
         batch: list[tuple[str, str, str]] = []
         # Kept first: what becomes of 50,000 entries is not to count as the server's time.
         with tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES) as file:
@@ -182,10 +186,9 @@ class Discovery:
                 elif len(names) < _LISTINGS:
                     names.append([entry.kind, self._absolute(entry.url, answer.address), entry.hint])
                 if len(batch) >= _BATCH:
-                    self._ledger.note(batch)
+                    whole = self._ledger.note(batch) and whole
                     batch = []
-        self._ledger.note(batch)
-        return names
+        return names, self._ledger.note(batch) and whole
 
     def _row(self, entry: Entry, base: Address) -> tuple[str, str, str] | None:
         try:

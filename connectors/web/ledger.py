@@ -156,8 +156,12 @@ class Ledger:
         self.note([(path, url, "")])
         return self.page(path)
 
-    def note(self, named: Sequence[tuple[str, str, str]]) -> None:
-        """Pages that a listing names, at once: path, URL and when it says that each changed, a few hundred at most."""
+    def note(self, named: Sequence[tuple[str, str, str]]) -> bool:
+        """Pages that a listing names, at once: path, URL and when it says that each changed, a few hundred at most.
+
+        Returns:
+            False if there was no room for some of them.
+        """
         with self._open() as file:
             marks = ", ".join("?" * len(named))
             known = {
@@ -191,6 +195,7 @@ class Ledger:
             except BaseException:
                 file.execute("ROLLBACK")
                 raise
+            return room == len(new)
 
     def _room(self, file: sqlite3.Connection, wanted: int) -> int:
         """For how many further pages there is room, of so many."""

@@ -105,14 +105,13 @@ class Pages:
         page = self._ledger.page(path)
         if page is not None and page.failures and page.retry_at > self._clock():
             raise Transient(page.why)
-        known = page is not None
         page = page or Page(0, path, address.url)
         outcome = self._asked(page, None)
         self._just_read = None
         if isinstance(outcome, Failed):
             self._probe()
             raise Transient(f"{address.url}: {outcome.why}")
-        if isinstance(outcome, Missing) and not known:
+        if isinstance(outcome, Missing) and not page.id:
             return None
         match self.verdict(page):
             case "there" if isinstance(outcome, Read):
@@ -121,6 +120,9 @@ class Pages:
                 raise Transient(f"{address.url}: {page.why}; it stays for now")
             case "not there" if page.missing_since and not page.final and not self._waited(page):
                 raise Transient(f"{address.url}: {page.why}; it stays for now")
+        if page.id and page.state == "new":  # only noted for its time of grace
+            page.state = "gone"
+            self._ledger.put(page)
         return None
 
     def _waited(self, page: Page) -> bool:
@@ -209,8 +211,10 @@ class Pages:
     def _put(self, page: Page) -> None:
         if page.id:
             self._ledger.put(page)
-        elif page.state in ("live", "moved"):
-            # Named by no listing: it was known before this cache was.
+        elif page.state in ("live", "moved") or (
+            page.missing_since and not page.final and self._settings.grace_seconds
+        ):
+            # Named by no listing: it was known before this cache was. One that is missing has its time of grace, too.
             known = self._ledger.found(page.path, page.url)
             if known is not None:
                 page.id = known.id
@@ -223,7 +227,7 @@ class Pages:
         while path and path not in seen and len(seen) <= _CHAIN:
             seen.add(path)
             other = self._ledger.page(path)
-            if other is None:
+            if other is None or self._admitted(Address.parse(other.url)) is None:  # under other rules than then
                 break
             if not other.checked_at and not other.failures:
                 self._asked(other, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from pathlib import PurePosixPath
@@ -311,9 +312,13 @@ def _address(url: str, base: Address) -> Address | None:
 
 
 def _directives(header: str, name: str) -> tuple[str, ...]:
-    """Of ``X-Robots-Tag``: those for everybody, and those for this reader."""
-    found, reader = [], ""
-    for one in header.lower().split(","):
+    """Of ``X-Robots-Tag``, one a line: those for everybody, and those for this reader."""
+    return tuple(directive for line in header.lower().split("\n") for directive in _of_line(line, name))
+
+
+def _of_line(header: str, name: str) -> Iterator[str]:
+    reader = ""
+    for one in header.split(","):
         agent, colon, directive = one.partition(":")
         if colon and agent.strip() not in (
             "unavailable_after",
@@ -323,8 +328,7 @@ def _directives(header: str, name: str) -> tuple[str, ...]:
         ):
             reader, one = agent.strip(), directive
         if reader in ("", name.lower()):
-            found.append(one.strip())
-    return tuple(found)
+            yield one.strip()
 
 
 def _when(answer: Answer) -> dict[str, MetadataValue]:

@@ -133,7 +133,10 @@ class WebSettings(BaseModel):
             ValueError: a file cannot be read.
         """
         if self.token_file is not None:
-            return f"Bearer {_read('token_file', self.token_file)}"
+            token = _read("token_file", self.token_file)
+            if not (token.isascii() and token.isprintable()):  # the error of who sends it would show it
+                raise ValueError("token_file: it holds a character that no token has, such as a zero byte")
+            return f"Bearer {token}"
         if not self.username:
             return ""
         password = "" if self.password is None else self.password.get_secret_value()
@@ -168,4 +171,6 @@ def _read(name: str, file: Path) -> str:
         raise ValueError(f"{name}: {error}") from None
     if "\n" in text or "\r" in text:
         raise ValueError(f"{name}: it holds a line break")
+    if not text:
+        raise ValueError(f"{name}: it is empty")
     return text

@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 
 #: So many may be gone at once, however few pages there are.
 _FEW: Final = 10
-#: A loop counts as stuck after a minute (pipeline.observe.health); one page takes 35 s at most, its turn included.
-_SILENT_SECONDS: Final = 15.0
+#: Where listings take long, the pages that are known have their turn so often, and for so long.
+_TURN_SECONDS: Final = 15.0
 #: What is gone is remembered for so long: a sitemap may still name it.
 _GONE_SECONDS: Final = 7 * 86400.0
 
@@ -46,8 +46,6 @@ class _Tally:
 
     before: int
     """Pages that were there when it began."""
-    said_at: float
-    """When something was listed last, or it began, on the monotonic clock."""
     cursor: int = 0
     gone: list[str] = field(default_factory=list)
     folded: dict[str, str] = field(default_factory=dict)
@@ -55,17 +53,6 @@ class _Tally:
     left_out: int = 0
     """Pages that are named and were never there."""
     first_left_out: str = ""
-    last: Listed | None = None
-
-    @property
-    def silent(self) -> bool:
-        """True if it is time to show that the scan lives."""
-        return time.monotonic() > self.said_at + _SILENT_SECONDS
-
-    def say(self, listed: Listed) -> Listed:
-        """What is yielded."""
-        self.last, self.said_at = listed, time.monotonic()
-        return listed
 
 
 class WebSource:
@@ -105,18 +92,22 @@ class WebSource:
         self._told = False
         self._closed = threading.Event()
 
-    def scan(self) -> Iterator[Listed]:
-        """Every page that there is; those that are due are asked for.
+    def scan(self) -> Iterator[Listed | None]:
+        """Every page that there is; those that are due are asked for. Pauses with each listing, and with each page that
+        is not listed.
 
         Raises:
             SourceUnavailable: a listing or the site cannot be read, or far too much of it is gone at once.
         """
         self._next_poll = time.monotonic() + self._settings.poll_seconds
         self._ledger.forget_gone(self._clock() - _GONE_SECONDS)
-        tally = _Tally(self._ledger.count(), time.monotonic())
+        tally = _Tally(self._ledger.count())
+        turn = time.monotonic() + _TURN_SECONDS
         for _ in self._discovery.steps():
-            if tally.silent:
-                yield from self._listed(tally, time.monotonic() + _SILENT_SECONDS)
+            yield None
+            if time.monotonic() > turn:
+                yield from self._listed(tally, time.monotonic() + _TURN_SECONDS)
+                turn = time.monotonic() + _TURN_SECONDS
         yield from self._listed(tally)
         self._remove(tally)
         if tally.left_out and not self._told:
@@ -153,10 +144,11 @@ class WebSource:
 
     # ---------------------------------------------------------------------------- listing
 
-    def _listed(self, tally: _Tally, until: float = math.inf) -> Iterator[Listed]:
+    def _listed(self, tally: _Tally, until: float = math.inf) -> Iterator[Listed | None]:
         """The next pages that there are, up to a time on the monotonic clock."""
         while time.monotonic() < until and (page := self._ledger.after(tally.cursor)) is not None:
             tally.cursor = page.id
+            listed = None
             address = self._paths.address_of(page.path)
             if address is not None and self._admitted(address) is not None:
                 page = self._pages.checked(page)
@@ -166,7 +158,7 @@ class WebSource:
                             page.listed = 1
                             self._ledger.put(page)
                         # What cannot be read now is said to the runner, which counts it and keeps what it has.
-                        yield tally.say(Listed(page.path, page.revision + "!" * (page.failures > 0)))
+                        listed = Listed(page.path, page.revision + "!" * (page.failures > 0))
                     case "gone" if page.state != "gone":
                         tally.gone.append(page.path)
                     case "not there" if page.target and page.listed:
@@ -176,20 +168,7 @@ class WebSource:
                         tally.first_left_out = tally.first_left_out or f"{page.path}: {page.why}"
             if self._closed.is_set():
                 raise SourceUnavailable("the source is closed")
-            if tally.silent:
-                yield self._sign(tally)
-        if tally.silent:
-            yield self._sign(tally)
-
-    def _sign(self, tally: _Tally) -> Listed:
-        """A sign of life: what was listed last, once more, which does nothing.
-
-        Raises:
-            SourceUnavailable: nothing was listed yet; what was found out meanwhile is kept.
-        """
-        if tally.last is None:
-            raise SourceUnavailable("no page could be read yet; the next attempt goes on with the others")
-        return tally.say(tally.last)
+            yield listed
 
     def _remove(self, tally: _Tally) -> None:
         """What is gone is gone, unless it is too much to believe.

@@ -13,7 +13,7 @@ from connectors.kafka.source import KafkaSource
 from connectors.postgres.keys import key_of, path_of
 from connectors.registry import open_source
 from pipeline.config import SourceConfig
-from pipeline.ports import Backlog, Expired, Fetched, Hint, Listed
+from pipeline.ports import Backlog, Expired, Fetched, Hint, Listed, without_pauses
 from tests.support.absence import absent
 from tests.support.kafka import KafkaServer, Missing, shared
 from tests.support.socks import SocksProxy
@@ -97,7 +97,7 @@ class _Paths:
         self._topic = topic
 
     def scan(self) -> Iterator[Listed]:
-        for one in self._source.scan():
+        for one in without_pauses(self._source.scan()):
             yield Listed(_outside(one.path), one.revision)
 
     def fetch(self, path: str) -> Fetched | Expired | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from confluent_kafka import Producer
 from kafka import KafkaProducer
 from kafka.admin import NewPartitions
 
@@ -23,7 +24,7 @@ from connectors.kafka.source import KafkaSource
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.cli.main import cli
 from pipeline.errors import ConfigError, Poison, SourceUnavailable, Transient
-from pipeline.ports import Expired, Fetched, Hint, TopicPartition
+from pipeline.ports import Expired, Fetched, Hint, TopicPartition, without_pauses
 from tests.support.kafka import KafkaServer
 from tests.support.topics import Topics
 
@@ -62,7 +63,7 @@ def opened(kafka: KafkaServer, tmp_path: Path) -> Iterator[Opened]:
 def listed(source: KafkaSource) -> dict[str, str]:
     """Every document's text, without its topic; not of those whose records have expired."""
     found = {}
-    for one in source.scan():
+    for one in without_pauses(source.scan()):
         fetched = source.fetch(one.path)
         if isinstance(fetched, Expired):
             continue
@@ -381,7 +382,7 @@ def test_one_bad_record_harms_no_other(
     topics.send(topic, ("good", "text"), ("bad", b"{half"), ("avro", b"\0\0\0\0\x07x"), (None, 1), (None, 2))
     topics.send(topic, ("long", json.dumps("x" * 2000)), ("last", "text"))
     source = opened(topic)
-    paths = [one.path for one in source.scan()]
+    paths = [one.path for one in without_pauses(source.scan())]
     assert paths == [f"{topic}/{name}" for name in ("good", "bad", "avro", "long", "last")]
     for name, why in (("bad", "no JSON"), ("avro", "schema registry")):
         with pytest.raises(Poison, match=why):
@@ -394,6 +395,18 @@ def test_one_bad_record_harms_no_other(
         ("record is left out; others of its topic are only counted", None),
         ("records were left out", 2),
     ]
+
+
+def test_a_compression_that_no_library_is_there_for_is_named(
+    kafka: KafkaServer, topics: Topics, fresh: str, opened: Opened
+) -> None:
+    topic = topics.create(fresh)
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "compression.type": "zstd"})
+    for number in range(50):
+        producer.produce(topic, key=str(number), value=json.dumps({"text": "text " * 100}))
+    assert producer.flush(SECONDS) == 0
+    with pytest.raises(SourceUnavailable, match=r"zstd.*pip install .*zstandard"):
+        listed(opened(topic))
 
 
 def test_a_documents_topic_of_vectide_is_no_source(topics: Topics, fresh: str, opened: Opened) -> None:

@@ -103,6 +103,14 @@ def test_a_page_ends_where_the_listing_was_begun(index: Index) -> None:
     assert "t/2400" not in found
 
 
+def test_a_listing_outlives_an_index_that_is_begun_anew(index: Index) -> None:
+    index.apply([put("t/a", A, 0, 1.0), put("t/b", B, 0, 1.0)], {A: 1, B: 1})
+    documents = index.documents({A: 1, B: 1})
+    assert next(documents)[0] == "t/a"
+    index.begin("made of others")
+    assert list(documents) == []
+
+
 def test_what_was_read_is_there_after_a_restart(tmp_path: Path) -> None:
     first = begun(tmp_path)
     first.apply([put("t/a", A, 5, 1.0), Truncate("u", OTHER, 3, 9.0)], {A: 6, OTHER: 4})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.source import KafkaSource
 from pipeline.broker.kafka_topics import TopicFacts
 from pipeline.errors import Backpressure, BrokerUnavailable, ConfigError, Fatal, NotAllowed, SourceUnavailable
-from pipeline.ports import Fetched, Hint, OffsetRange, Record, TopicPartition
+from pipeline.ports import Fetched, Hint, OffsetRange, Record, TopicPartition, without_pauses
 
 AT = TopicPartition("t", 0)
 
@@ -122,7 +123,7 @@ def test_what_does_not_answer_or_refuses_is_waited_for(
         opened.resume(None)
     log.failure = None
     assert not opened.resume(None)
-    assert [one.path for one in opened.scan()] == ["t/a"]
+    assert [one.path for one in without_pauses(opened.scan())] == ["t/a"]
     log.put("b")
     log.failure = failure
     before = log.opened
@@ -154,8 +155,8 @@ def test_a_wrong_setting_ends_the_start_and_is_waited_out_later(log: Log, opened
 def test_a_long_first_reading_is_done_in_portions(
     log: Log, opened: KafkaSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given more than can be read at once, then its caller is told how much is left, and each call goes on; what was
-    read of a source without a folder would be lost, so there it is read in one go.
+    """Given more than can be read at once, then its caller is told how much is left, and each call goes on; a scan of a
+    source without a folder pauses, for another process would begin again.
     """
     monkeypatch.setattr(following, "PORTION_SECONDS", 0.0)
     log.put(*(str(number) for number in range(8)))
@@ -164,7 +165,7 @@ def test_a_long_first_reading_is_done_in_portions(
     listed: list[str] = []
     while not listed:
         try:
-            listed = [one.path for one in opened.scan()]
+            listed = [one.path for one in without_pauses(opened.scan())]
         except Backpressure as error:  # for the runner: go on after so many seconds
             left += [str(error)] * (error.retry_after == 0.0)
     assert left[:2] == [
@@ -173,8 +174,34 @@ def test_a_long_first_reading_is_done_in_portions(
     ]
     assert listed == [f"t/{number}" for number in range(8)]
     bare = KafkaSource("shop", opened._settings, 1000, None)
-    assert len(list(bare.scan())) == 8
+    found = list(bare.scan())
+    assert found[:2] == [None, None], "three records a portion"
+    assert [one.path for one in without_pauses(found)] == listed
     bare.close()
+
+
+@pytest.mark.parametrize(("days", "told"), [(0.5, False), (2.0, True)])
+def test_a_first_reading_that_outlasts_deletes_is_told(
+    log: Log,
+    opened: KafkaSource,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    days: float,
+    told: bool,
+) -> None:
+    """Given a topic whose nulls can be compacted away after a day, and a first reading of two."""
+    clock = 1e9
+    monkeypatch.setattr(opened._following, "_clock", lambda: clock)
+    monkeypatch.setattr(following, "PORTION_SECONDS", 0.0)
+    log.put("a", "b", "c", "d")
+    opened.resume(None)
+    with pytest.raises(Backpressure):
+        list(opened.scan())
+    clock += days * 86400
+    for _ in range(3):
+        with contextlib.suppress(Backpressure):
+            list(opened.scan())
+    assert ("the first reading took too long" in caplog.text) is told
 
 
 def test_a_first_reading_ends_when_the_source_is_closed(
@@ -217,12 +244,26 @@ def test_nothing_that_was_read_ahead_outlives_its_topic(log: Log, opened: KafkaS
     """
     log.put("a", "b")
     opened.resume(None)
-    assert [opened.fetch(one.path) for one in opened.scan()]
+    assert [opened.fetch(one.path) for one in without_pauses(opened.scan())]
     log.id, log.records = "another", []
     log.put("a", "b", text="new")
-    found = [opened.fetch(one.path) for one in opened.scan()]
+    found = [opened.fetch(one.path) for one in without_pauses(opened.scan())]
     assert [one.text for one in found if isinstance(one, Fetched)] == ["new", "new"]
     assert opened.hints(0.0) == [Hint(None)], "what was noted before is no position any more"
+
+
+def test_a_list_that_is_begun_anew_is_no_list(log: Log, opened: KafkaSource) -> None:
+    """Given a topic that is made again while a scan lists it, as hints notice, then the scan does not seem complete."""
+    log.put("a", "b", "c")
+    opened.resume(None)
+    scan = opened.scan()
+    assert next(scan) is not None
+    log.id, log.records = "another", []
+    opened._following._next_topics = 0.0
+    assert opened.hints(0.0) == [Hint(None)]
+    with pytest.raises(SourceUnavailable, match="no list any more"):
+        list(scan)
+    assert list(opened.scan()) == []
 
 
 def test_close_waits_for_whoever_reads(log: Log, opened: KafkaSource) -> None:

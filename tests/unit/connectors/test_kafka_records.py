@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
+import contextlib
 import json
+import sys
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -162,6 +166,32 @@ def test_what_nobody_can_read_is_poison_of_its_document(value: Any, why: str) ->
         one.content(sent)
 
 
+def test_what_is_just_not_too_deep_to_be_read_may_be_too_deep_to_be_written() -> None:
+    """Writing takes a little more of the stack than reading: at any depth it is a text or the document's poison."""
+    one, depths = records(), range(1, sys.getrecursionlimit() + 1)
+    deepest = bisect.bisect_left(depths, True, key=lambda depth: not _readable(b"[" * depth + b"]" * depth))
+    for depth in range(deepest - 8, deepest + 2):
+        with contextlib.suppress(Poison):
+            one.content(record(b"k", b"[" * depth + b"]" * depth))
+    for depth in range(deepest - 8, deepest + 2):
+        with contextlib.suppress(NoDocument):
+            one.told(record(b'{"a":' + b"[" * depth + b"]" * depth + b"}", 1))
+
+
+def _readable(value: bytes) -> bool:
+    try:
+        msgspec.json.decode(value)
+    except RecursionError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("milliseconds", [10**400, 2**63, -1, 0, True, "soon"])
+def test_a_time_that_is_none_is_left_to_the_record(milliseconds: Any) -> None:
+    sent = record({"id": "1"}, envelope("c", after={"x": "y"}, source={"ts_ms": milliseconds}, ts_ms=milliseconds))
+    assert records("debezium").content(sent).at == sent.timestamp
+
+
 # --------------------------------------------------------------------------- JSON and texts
 
 
@@ -181,7 +211,7 @@ def test_what_carries_its_schema_is_its_payload() -> None:
     assert records().content(sent).text == '{\n "title": "T"\n}'
 
 
-@pytest.mark.parametrize("value", [None, b"null", b" null\n"])
+@pytest.mark.parametrize("value", [None, b"null", b" null\n", json.dumps(wrapped(None)).encode()])
 def test_null_is_a_delete(value: bytes | None) -> None:
     assert records().told(record(b"k", value)) == Told("delete", f"{TOPIC}/k")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from connectors.web.source import WebSource
-from pipeline.ports import Fetched, Listed, Skipped
+from pipeline.ports import Fetched, Listed, Skipped, without_pauses
 from tests.support import files
 from tests.support.sources import scanned
 from tests.unit.connectors.web_world import DAY, LIMIT, World, listed
@@ -189,6 +189,7 @@ def test_patterns_and_limits_choose_pages(world: World, caplog: pytest.LogCaptur
     world.folder /= "fresh"
     assert len(listed(world.source(pages_limit=2))) == 2
     assert "pages_limit" in caplog.text
+    assert len(listed(world.source())) == 5, "with more room, of the same sitemap, which did not change"
 
 
 def test_other_content_is_extracted_skipped_or_published_without_its_text(world: World) -> None:
@@ -248,6 +249,6 @@ def test_what_a_page_says_of_itself(world: World) -> None:
 def test_a_skipped_page_is_told_as_such(world: World) -> None:
     world.site.put("/photo", b"\x89PNG" + bytes(9), type="image/png")
     source = world.source()
-    found = list(source.scan())
+    found = list(without_pauses(source.scan()))
     assert isinstance(found[0], Listed)
     assert isinstance(source.fetch("photo"), Skipped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,11 +36,26 @@ def test_a_page_that_answers_404_stays_for_the_time_of_grace(world: World) -> No
     assert list(listed(source)) == ["a"]
 
 
+def test_a_lost_cache_takes_the_time_of_grace_from_no_page(world: World, tmp_path: Path) -> None:
+    """Given a document that no listing names any more, a cache that is lost and a page that answers 404."""
+    world.site.page("/a", "a")
+    scanned(world.source(), world.documents)
+    world.folder = tmp_path / "another machine"
+    world.site.remove("/a")
+    source = world.source()
+    scanned(source, world.documents)
+    assert world.documents.texts() == {"a": "a\n"}
+    world.now += DAY + 1
+    scanned(world.source(), world.documents)
+    assert world.documents.texts() == {}
+
+
 @pytest.mark.parametrize(
     "answer",
     [
         {"status": 410},
         {"headers": {"X-Robots-Tag": "noindex"}},
+        {"headers": {"X-Robots-Tag": "otherbot: nofollow\r\nX-Robots-Tag: noindex"}},
         {"head": "<meta name=robots content='noindex, nofollow'>"},
     ],
 )
@@ -225,6 +241,13 @@ def test_duplicates_fold_into_the_canonical_page(world: World) -> None:
     world.site.page("/self", "self", canonical.format("/a"))
     scanned(world.source(recheck_seconds=0), documents)
     assert "self" not in documents.texts()
+
+
+def test_a_page_is_back_once_the_one_that_stood_for_it_is_excluded(world: World) -> None:
+    world.site.page("/a", "text")
+    world.site.page("/b", "text", "<link rel=canonical href='/a'>")
+    assert list(listed(world.source())) == ["a"]
+    assert list(listed(world.source(exclude=["/a"]))) == ["b"]
 
 
 def test_canonical_chains_are_bounded(world: World) -> None:

@@ -24,7 +24,7 @@ from connectors.web.robots import Robots
 from connectors.web.settings import WebSettings
 from connectors.web.source import WebSource
 from pipeline.errors import SourceUnavailable
-from pipeline.ports import Fetched
+from pipeline.ports import Fetched, without_pauses
 from tests.support.website import Website
 
 _REAL = socket.getaddrinfo
@@ -246,7 +246,7 @@ def test_a_pause_is_bounded() -> None:
     assert _retry_after("9" * 30) == 3600
     assert _retry_after("Wed, 21 Oct 2099 07:28:00 GMT") == 3600
     assert _retry_after("Wed, 21 Oct 1999 07:28:00 GMT") == 0
-    assert _retry_after("soon") == 60
+    assert _retry_after("soon") == _retry_after("\xb2") == 60
 
 
 def test_each_host_has_its_turn_and_robots_txt_may_ask_for_more_time(
@@ -318,14 +318,14 @@ def test_a_cache_that_is_broken_is_built_again(site: Website, tmp_path: Path) ->
         return WebSource("w", WebSettings.model_validate(table), 10_000, tmp_path / "state")
 
     one = made()
-    first = [(row.path, row.revision) for row in one.scan()]
+    first = [(row.path, row.revision) for row in without_pauses(one.scan())]
     one.close()
     for damage in (b"this is no database" * 1000, b""):
         (tmp_path / "state" / "pages.db").write_bytes(damage)
         one = made()
         for attempt in range(2):
             try:
-                assert [(row.path, row.revision) for row in one.scan()] == first
+                assert [(row.path, row.revision) for row in without_pauses(one.scan())] == first
                 break
             except SourceUnavailable:
                 assert attempt == 0
@@ -342,7 +342,7 @@ def test_two_processes_may_share_the_cache(site: Website, tmp_path: Path) -> Non
         site.page(f"/{number:02}", f"{number}")
     table = WebSettings.model_validate({"sitemaps": [f"{site.url}/sitemap.xml"], "pages_per_second": 1000})
     one, other = (WebSource("w", table, 10_000, tmp_path / "state") for _ in range(2))
-    scans = [one.scan(), other.scan()]
+    scans = [without_pauses(one.scan()), without_pauses(other.scan())]
     found: list[list[str]] = [[], []]
     for _ in range(30):
         for number, scan in enumerate(scans):

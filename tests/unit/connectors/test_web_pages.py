@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from connectors.web.settings import WebSettings
 from connectors.web.source import WebSource
 from pipeline.errors import SourceUnavailable
 from pipeline.identity import content_hash
-from pipeline.ports import Fetched
+from pipeline.ports import Fetched, without_pauses
 from tests.support.website import Website
 
 
@@ -41,7 +42,7 @@ def test_a_site_that_goes_away_amid_a_scan_is_noticed_after_a_few_pages(
     for number in range(40):
         site.page(f"/{number:02}", "x")
     source = opened(site, tmp_path)
-    scan = source.scan()
+    scan = without_pauses(source.scan())
     for _ in range(3):
         next(scan)
     site.fault = "down"
@@ -50,38 +51,44 @@ def test_a_site_that_goes_away_amid_a_scan_is_noticed_after_a_few_pages(
     assert site.asked("/03") > 0
     assert site.asked("/10") == 0, "nor are all the others tried"
     site.fault = None
-    assert len(list(source.scan())) == 40, "what failed is listed, for the runner to count"
+    assert len(list(without_pauses(source.scan()))) == 40, "what failed is listed, for the runner to count"
     source.close()
 
 
-def test_a_scan_shows_that_it_lives_while_it_finds_nothing(
-    site: Website, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Given 30 dead links before the only page, and a second for each answer, then each attempt gets further, and what
-    is listed more than once is listed as the same.
+def test_a_scan_pauses_with_every_listing_and_page(site: Website, tmp_path: Path) -> None:
+    """Given 30 dead links before the only page, then no two requests are without a pause between, and nothing is listed
+    twice.
     """
     for number in range(30):
         site.put(f"/dead/{number:02}", b"", status=404)
     site.page("/live", "x")
-    for number in range(30, 50):
-        site.put(f"/dead/{number:02}", b"", status=404)
+    source = opened(site, tmp_path)
+    asked, found = [site.requests.total()], []
+    for one in source.scan():
+        asked.append(site.requests.total())
+        if one is not None:
+            found.append(one.path)
+    source.close()
+    assert found == ["live"]
+    assert max(after - before for before, after in itertools.pairwise(asked)) <= 2, "robots.txt comes with the first"
+    assert asked[-1] >= 32
+
+
+def test_known_pages_have_their_turn_where_listings_take_long(
+    site: Website, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.page("/known", "x")
+    source = opened(site, tmp_path)
+    assert len(list(without_pauses(source.scan()))) == 1
+    names = "".join(f"<sitemap><loc>{site.url}/{number}.xml</loc></sitemap>" for number in range(40))
+    site.put("/sitemap.xml", f"<sitemapindex>{names}</sitemapindex>", listed=False)
+    for number in range(40):
+        site.put(f"/{number}.xml", "<urlset></urlset>", listed=False)
     clock = SimpleNamespace(monotonic=lambda: float(site.requests.total()), time=time.time)
     monkeypatch.setattr(module, "time", clock)
-    source = opened(site, tmp_path)
-    with pytest.raises(SourceUnavailable, match="goes on with the others"):
-        list(source.scan())
-    assert site.asked("/dead/10") == 1
-    assert site.asked("/live") == 0
-    for _ in range(5):
-        try:
-            found = list(source.scan())
-            break
-        except SourceUnavailable:
-            pass
-    assert {one.path for one in found} == {"live"}
-    assert len({one.revision for one in found}) == 1
-    assert len(found) > 1, "a sign of life"
-    assert max(site.asked(f"/dead/{number:02}") for number in range(50)) == 1, "nothing was asked twice"
+    first = next(without_pauses(source.scan()))
+    assert first.path == "known"
+    assert site.asked("/39.xml") == 0, "before the last listing"
     source.close()
 
 

@@ -53,7 +53,18 @@ def test_an_address_has_one_form(url: str, normal: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["ftp://a/", "mailto:a@b", "/a", "", "https://", "https://u:p@h/", "https://h:99999/", "https://a..b/", "x" * 5000],
+    [
+        "https://h/" + "ü" * 1000,
+        "ftp://a/",
+        "mailto:a@b",
+        "/a",
+        "",
+        "https://",
+        "https://u:p@h/",
+        "https://h:99999/",
+        "https://a..b/",
+        "x" * 5000,
+    ],
 )
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ValueError):
@@ -354,3 +365,15 @@ def test_a_secret_comes_out_of_its_file(tmp_path: Path) -> None:
         WebSettings.model_validate({"site": "https://h", "token_file": str(file)}).authorization() == "Bearer hunter2"
     )
     assert "hunter2" not in repr(basic)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("hunter2\0", "a zero byte"), (" \n", "it is empty"), ("a\nb", "line break")]
+)
+def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(tmp_path: Path, text: str, why: str) -> None:
+    """The HTTP library repeats a header's value in its error, which goes to the log and to the health."""
+    file = tmp_path / "token"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=why) as error:
+        WebSettings.model_validate({"site": "https://h", "token_file": str(file)}).authorization()
+    assert "hunter2" not in str(error.value)

@@ -9,6 +9,7 @@ from typing import Any
 from connectors.web.settings import WebSettings
 from connectors.web.source import WebSource
 from pipeline.broker.embedded import EmbeddedBroker
+from pipeline.ports import without_pauses
 from tests.support.sources import Documents
 from tests.support.website import Website
 
@@ -43,4 +44,4 @@ class World:
 
 
 def listed(source: WebSource) -> dict[str, str]:
-    return {one.path: one.revision for one in source.scan()}
+    return {one.path: one.revision for one in without_pauses(source.scan())}
