@@ -72,9 +72,9 @@ audit: install
 		{ echo "vectide: pip-audit is missing, so nothing was audited: pipx install pip-audit (docs/security.md)" >&2; exit 1; }; \
 	"$$audit" --requirement requirements.lock --no-deps --disable-pip
 
-# Three at a time, for half of what they do is waiting; a file to each: its tests share what they start.
+# Four at a time, for half of what they do is waiting; a file to each: its tests share what they start.
 test: install kafka promtool postgres deploy-tools lint
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 bench: install kafka
 	$(BIN)/python -m tests.bench
