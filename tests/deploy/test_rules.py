@@ -22,7 +22,7 @@ TESTS = sorted((ROOT / "tests" / "deploy" / "rules").glob("*.yaml"))
 BASE = "https://github.com/vectide/vectide/blob/main/docs/runbooks/"
 ROUNDS = max(len(mutants) for mutants in MUTANTS.values())
 #: `make test` has time for the first ones of each alert; `make simulate` runs all.
-RUN = ROUNDS if os.environ.get("VECTIDE_SIM_SCHEDULES") else min(3, ROUNDS)
+RUN = ROUNDS if os.environ.get("VECTIDE_SIM_SCHEDULES") else min(2, ROUNDS)
 
 
 def page(alert: str) -> str:

@@ -77,7 +77,7 @@ class Asker:
     """In the order in which they answered, each once in a row."""
 
     def run(self, stop: threading.Event) -> None:
-        while not stop.wait(0.05):  # often enough to meet every switch; more takes the machine from what it watches
+        while not stop.wait(0.1):  # often enough to meet every switch; more takes the machine from what it watches
             try:
                 answer = self.ask(self.question)
             except OSError as error:
@@ -175,7 +175,7 @@ def test_a_new_model_then_another_chunking_and_back_under_edits_and_searches(sta
         three = made.quiet(15)
         time.sleep(1)
     assert asker.wrong == []
-    assert asker.answers > 200
+    assert asker.answers > 100
     assert [one["state"] for one in (first, second, third)] == ["live"] * 3
     assert asker.generations[1:] == [first["id"], second["id"], third["id"]]
     assert third["id"] == f"{first['id']}-2", "a life of its own: the first one's names are never used again"
