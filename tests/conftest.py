@@ -27,9 +27,24 @@ hypothesis.settings.register_profile("vectide", deadline=None)
 hypothesis.settings.load_profile("vectide")
 
 
+#: Files of many tests that wait; a file goes to one worker.
+_LONG = (
+    "tests/integration/test_soak.py",
+    "tests/integration/test_kafka_migration.py",
+    "tests/integration/test_migration.py",
+    "tests/contract/test_source.py",
+    "tests/wire/",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes minutes comes first: at the end, one worker would be alone with it."""
-    items.sort(key=lambda item: (item.get_closest_marker("processes") is None, "soak" not in item.nodeid))
+
+    def rank(item: pytest.Item) -> tuple[bool, bool]:
+        processes = item.get_closest_marker("processes") is not None
+        return not processes, not item.nodeid.startswith(_LONG)
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")
