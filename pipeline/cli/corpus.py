@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, cast
 
 #: A shorter description is a one-liner; a longer one would be most of a demo's minute.
-_SIZES: Final = range(800, 18_000)
+_SIZES: Final = range(800, 10_000)
 _SUFFIXES: Final = {"text/markdown": ".md", "text/x-rst": ".rst", "text/plain": ".txt"}
 
 

@@ -33,14 +33,14 @@ from pipeline.points import Head
 from pipeline.ports import Embedder
 
 _QUESTIONS: Final = (
-    "How do I show a progress bar in the terminal?",
+    "How do I run tests on several cores at once?",
     "How can tests find edge cases by generating their own inputs?",
     "How do I watch a folder for changed files?",
 )
 _SENTENCE: Final = "The lighthouse keeper of Skerryvore records the tide in a blue notebook every morning."
 _BURST: Final = 20
 #: Whose words are not those of the answer: what a static model is bad at.
-_HARD: Final = "make my loops show how far along they are"
+_HARD: Final = "split my test suite over all processors"
 _KNOWN_ITEMS: Final = 100
 #: Nothing in the demo takes longer, on two busy cores.
 _WAIT_SECONDS: Final = 60.0
@@ -148,10 +148,12 @@ class _Demo:
             path.write_text("\n\n".join(lines))
 
         self._measure(index, f"one sentence added to {path.name}", change, lambda: self._newer(index, path, before))
-        hit = index.search.search("lighthouse keeper with a blue notebook", 1).hits[0]
-        if _SENTENCE not in " ".join(hit.text.split()):
+        # A short section shares its chunk with the next one, whatever that is about.
+        hits = index.search.search("a lighthouse keeper who records the tide in a blue notebook", 3).hits
+        found = next((hit for hit in hits if _SENTENCE in " ".join(hit.text.split())), None)
+        if found is None:
             raise Fatal("the new sentence is in step but was not found", "this is a bug of vectide: please report it")
-        self._say(f"  found: {hit.score:.3f} {hit.key}")
+        self._say(f"  found: {found.score:.3f} {found.key}")
 
     def _rename(self, index: Index, old: Path, new: Path) -> None:
         self._measure(
