@@ -35,8 +35,8 @@ from tests.support.secure_kafka import SecureKafka
 
 pytestmark = pytest.mark.kafka
 
-#: TLS is tried for so long before a command gives up; a second is many attempts.
-QUICK = {"options": {"bootstrap_timeout_ms": 1000}}
+#: TLS is tried for so long before a command gives up: many attempts, and one at least where brokers are being started.
+QUICK = {"options": {"bootstrap_timeout_ms": 4000}}
 
 
 @contextmanager
