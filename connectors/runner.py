@@ -26,19 +26,19 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from connectors.batches import Batch, Pending, changed, deleted, known_of, smaller, traceparent, unreadable
-from connectors.duties import FORGOTTEN, Duties
+from connectors.duties import FORGOTTEN
 from connectors.following import POSITION, Following
 from connectors.hearing import Hearing, Unheard
 from connectors.looks import Look, Looks
 from connectors.state import Known, State
-from pipeline.deadline import Deadline
+from connectors.writing import ALL, FIRST, Writer
 from pipeline.errors import Backpressure, Poison, SourceUnavailable, Transient
 from pipeline.identity import DocumentKey
 from pipeline.naming import Names
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import SKIPPED, Metrics, bounded, printable_label
 from pipeline.patience import Patience
-from pipeline.ports import Broker, Expired, Fetched, Hint, LogSource, Skipped, Source, TransactionalPublisher
+from pipeline.ports import Broker, Expired, Fetched, Hint, LogSource, Skipped, Source
 from pipeline.records import Provenance, Request
 
 T = TypeVar("T")
@@ -61,9 +61,6 @@ _SCAN_REST: Final = 4.0
 _SCAN_REST_SECONDS: Final = 60.0
 #: How often a long scan stops for what happens meanwhile.
 _BREATH_SECONDS: Final = 0.02
-_CLOSE_SECONDS: Final = 5.0
-#: What must be done before anything is published; old deletes can wait.
-_FIRST: Final = ("forget", "lift")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +112,7 @@ class Runner:
         self._broker = broker
         self._loop = f"connect.{source.id}"
         self._part = f"source.{source.id}"
-        self._id = names.connector(source.id)
-        self._topic = names.documents(epoch)
-        self._duties = Duties(source.id, broker, self._topic, requests)
+        self._writer = Writer(source.id, broker, names, epoch, requests, limits.publish_seconds, self._refresh)
         self._state_topic = names.connector_state
         self._directory = state_directory
         self._patience = patience
@@ -125,7 +120,6 @@ class Runner:
         self._metrics = metrics
         self._label = printable_label(source.id)
         self._limits = limits
-        self._publisher: TransactionalPublisher | None = None
         self._batch = Batch()
         self._looks = Looks()
         self._hearing = Hearing(source, self._scan_is_due)
@@ -158,8 +152,8 @@ class Runner:
         self._patience.give_up_with(stop)
         self._state = State(self._broker, self._state_topic, self._source.id, self._directory)
         try:
-            self._until_done("broker", self._take_over)
-            while not stop.is_set() and self._attend(_FIRST, sure=True):
+            self._until_done("broker", self._writer.take_over)
+            while not stop.is_set() and self._attend(FIRST, sure=True):
                 pass
             self._resume()
             while not stop.is_set():
@@ -172,7 +166,7 @@ class Runner:
             self._health.end(self._loop)
             self._health.set_ready(self._part, True, "")
             self._source.close()
-            self._leave()
+            self._writer.leave()
             self._state.close()
 
     def _until_done(self, dependency: str, operation: Callable[[], T], part: str = "") -> T:
@@ -364,7 +358,7 @@ class Runner:
             return
         self._unfit(fetched)
         provenance = Provenance(look.event_time(fetched.event_time, self._scanned_at), traceparent(), look.backfill)
-        self._add(changed(self._topic, self._state, self._key(look.path), fetched, provenance), look)
+        self._add(changed(self._writer.topic, self._state, self._key(look.path), fetched, provenance), look)
 
     def _unfit(self, fetched: Fetched) -> None:
         """Metadata that is left out of what is published is counted; the first document of each name is told."""
@@ -412,7 +406,7 @@ class Runner:
             self._until_done("state", lambda: self._state.put({path: None}))
             return
         provenance = Provenance(look.noticed, traceparent(), look.backfill)
-        self._add(deleted(self._topic, self._state, self._key(path), provenance), look)
+        self._add(deleted(self._writer.topic, self._state, self._key(path), provenance), look)
 
     def _unsettled(self, look: Look) -> bool:
         """True if a live document is empty or broken and may be about to be written: look again."""
@@ -449,7 +443,7 @@ class Runner:
         known = self._state.get(path)
         return (known is not None and bool(known.forgotten)) or self._state.mark(FORGOTTEN) is not None
 
-    def _attend(self, kinds: Collection[str] = ("forget", "lift", "gc"), *, sure: bool = False) -> bool:
+    def _attend(self, kinds: Collection[str] = ALL, *, sure: bool = False) -> bool:
         """Go on with what is asked of this source's writer, by one transaction; True if there was
         something to do.
 
@@ -457,38 +451,19 @@ class Runner:
             kinds: of requests.
             sure: wait until it is known what is asked.
         """
-
-        def look() -> Request | None:
-            return self._duties.next(self._state, kinds)
-
-        try:
-            request = self._until_done("broker", look) if sure else look()
-        except (Transient, Backpressure):
-            if sure:
-                raise
-            return False  # the next look is soon
-        if request is None:
+        if not self._writer.asked(self._state, kinds, self._patiently if sure else None):
             return False
         self._flush()  # what was seen before is published before
         self._until_done("broker", lambda: self._serve(kinds))
         return True
 
+    def _patiently(self, operation: Callable[[], T]) -> T:
+        return self._until_done("broker", operation)
+
     def _serve(self, kinds: Collection[str]) -> None:
-        if self._publisher is None:
-            self._take_over()
-        # Only now: who took over meanwhile may have done it, and more that was asked after it.
-        request = self._duties.next(self._state, kinds)
-        if request is None:
-            self._scan_wanted = True  # and have lifted what was forgotten
-            return
-        assert self._publisher is not None  # just taken over
-        try:
-            self._duties.step(request, self._state, self._publisher, Deadline.after(self._limits.publish_seconds))
-        except Transient:
-            self._leave()
-            raise
-        if request.kind == "lift":
-            self._scan_wanted = True
+        served = self._writer.serve(self._state, kinds)
+        if served is None or served.kind == "lift":
+            self._scan_wanted = True  # what was forgotten may be out no more
 
     # ---------------------------------------------------------------------- publishing
 
@@ -511,21 +486,16 @@ class Runner:
     def _publish(self, batch: Batch) -> None:
         """One transaction. Repeated after a failure, it leaves out what was written after all."""
         self._health.beat(self._loop)
-        if self._publisher is None:
-            self._take_over()
+        if self._writer.hold():
             # Another writer may have had some of them forgotten meanwhile.
             batch = Batch(
                 one for one in batch if self._state.get(one.path) != one.known and not self._forgotten(one.path)
             )
-        assert self._publisher is not None  # just taken over
         try:
-            written = self._publisher.publish(batch.records(), Deadline.after(self._limits.publish_seconds))
-            self._state.put(batch.known(), written[len(batch) :])
-            self._duties.published(one.path for one in batch)
-        except Transient:
-            # Written or not: the next attempt takes over and reads what there is.
-            self._leave()
-            raise
+            with self._writer.transaction() as (publisher, deadline):
+                written = publisher.publish(batch.records(), deadline)
+                self._state.put(batch.known(), written[len(batch) :])
+                self._writer.duties.published(one.path for one in batch)
         except Poison as error:
             self._publish_apart(batch, error)
             return
@@ -539,7 +509,7 @@ class Runner:
                 self._publish(Batch([one]))
             return
         (one,) = batch
-        left = smaller(self._topic, one, error.detail)
+        left = smaller(self._writer.topic, one, error.detail)
         if left is None:
             raise error
         log.warning("document is too large for the log", extra={"document": one.event.key.text, "error": str(error)})
@@ -564,38 +534,15 @@ class Runner:
 
     def _note(self, position: bytes) -> bool:
         """Write down where a restart goes on; nothing while it would have to scan: then False."""
-        if self._publisher is None:
-            self._take_over()
-        assert self._publisher is not None  # just taken over
+        self._writer.hold()
         value = None if self._scan_wanted or self._scan_owed else position
         if value is None and self._state.mark(POSITION) is None:
             return False
-        try:
-            deadline = Deadline.after(self._limits.publish_seconds)
-            written = self._publisher.publish([self._state.mark_record(POSITION, value)], deadline)
-        except Transient:
-            self._leave()
-            raise
+        with self._writer.transaction() as (publisher, deadline):
+            written = publisher.publish([self._state.mark_record(POSITION, value)], deadline)
         self._state.put({}, written, {POSITION: value})
         return value is not None
-
-    def _take_over(self) -> None:
-        """Become the one writer, then read what the last one has published."""
-        self._leave()
-        self._duties.restart()
-        publisher = self._broker.transactional_publisher(self._id)
-        try:
-            self._refresh()
-        except BaseException:
-            publisher.close(Deadline.after(_CLOSE_SECONDS))
-            raise
-        self._publisher = publisher
 
     def _refresh(self) -> None:
         if not self._state.refresh():
             self._scan_wanted = True
-
-    def _leave(self) -> None:
-        publisher, self._publisher = self._publisher, None
-        if publisher is not None:
-            publisher.close(Deadline.after(_CLOSE_SECONDS))

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from connectors.duties import Duties
 from connectors.push.draft import Draft
 from connectors.push.intake import Asked, Intake, Looked, answer, refuse
 from connectors.push.ledger import Ledger
 from connectors.push.operations import Outcome, Place
 from connectors.push.source import PushSource
 from connectors.state import State
+from connectors.writing import ALL, FIRST, Writer
 from pipeline.broker.reading import to_the_end
 from pipeline.codec import decode_event
 from pipeline.deadline import Deadline
@@ -36,23 +36,19 @@ from pipeline.naming import Names
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics, printable_label
 from pipeline.patience import Patience
-from pipeline.ports import Broker, TransactionalPublisher
+from pipeline.ports import Broker
 from pipeline.records import DocumentChanged, Request
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-_CLOSE_SECONDS: Final = 5.0
 _BEHIND_EVERY_SECONDS: Final = 5.0
 #: Marks that have outlived their time are removed with requests, or after so long without any.
 _TIDY_SECONDS: Final = 60.0
 _PAGE: Final = 50
 #: A read of one record, behind an open transaction of another source at the worst.
 _LOOKUP_SECONDS: Final = 15.0
-#: What must be done before anything is written; old deletes can wait.
-_FIRST: Final = ("forget", "lift")
-_ALL: Final = ("forget", "lift", "gc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +97,8 @@ class PushRunner:
         self._source = source
         self._broker = broker
         self._loop = f"connect.{source.id}"
-        self._id = names.connector(source.id)
         self._epoch = epoch
-        self._topic = names.documents(epoch)
-        self._duties = Duties(source.id, broker, self._topic, requests)
+        self._writer = Writer(source.id, broker, names, epoch, requests, limits.publish_seconds, self._read_state)
         self._state_topic = names.connector_state
         self._directory = state_directory
         self._patience = patience
@@ -115,7 +109,6 @@ class PushRunner:
         self._next_behind = 0.0
         self._told: set[str] = set()
         self._next_tidy = 0.0
-        self._publisher: TransactionalPublisher | None = None
         self._label = printable_label(source.id)
         metrics.push_waiting.labels(self._label)
 
@@ -132,8 +125,8 @@ class PushRunner:
         try:
             # First of all: who asks while the log is away is told so.
             self._source.listen(self.intake, self._epoch, self._count)
-            self._until_done(self._take_over)
-            while not stop.is_set() and self._attend(_FIRST, sure=True):
+            self._until_done(self._writer.take_over)
+            while not stop.is_set() and self._attend(FIRST, sure=True):
                 pass
             self.intake.away("")
             self.scanned.set()
@@ -149,7 +142,7 @@ class PushRunner:
             self._health.end(self._loop)
             self._source.drain(Deadline.after(self._limits.drain_seconds))
             self._source.close()
-            self._leave()
+            self._writer.leave()
             self._state.close()
 
     def _count(self, status: int) -> None:
@@ -163,7 +156,7 @@ class PushRunner:
 
     def _turn(self, timeout: float) -> None:
         self._health.beat(self._loop)
-        if self._attend(_ALL):
+        if self._attend(ALL):
             timeout = 0.0
         self._sample()
         taken = self.intake.take(timeout)
@@ -210,9 +203,7 @@ class PushRunner:
 
     def _commit(self, requests: list[Asked], drafts: list[Draft]) -> None:
         """An attempt; ``drafts`` has the one before, of which nobody knows whether it was written."""
-        if self._publisher is None:
-            self._take_over()
-        assert self._publisher is not None  # just taken over
+        self._writer.hold()
         last = drafts.pop() if drafts else None
         if last is not None and self._ledger.commit() == last.token:
             last.placed()
@@ -221,26 +212,22 @@ class PushRunner:
         draft = self._draft(requests)
         if not draft.empty:
             drafts.append(draft)
-            events, deadline = draft.events(), Deadline.after(self._limits.publish_seconds)
-            try:
+            events = draft.events()
+            with self._writer.transaction() as (publisher, deadline):
                 written = (
-                    self._publisher.publish(events, deadline, draft.then)[len(events) :]
+                    publisher.publish(events, deadline, draft.then)[len(events) :]
                     if events
-                    else self._publisher.publish(draft.then(()), deadline)
+                    else publisher.publish(draft.then(()), deadline)
                 )
-            except Transient:
-                # Written or not: the next attempt takes over and reads what there is.
-                self._leave()
-                raise
-            self._state.put(draft.entries, written, draft.marks)
-            self._ledger.noted(draft.marks)
-            self._duties.published(draft.entries)
+                self._state.put(draft.entries, written, draft.marks)
+                self._ledger.noted(draft.marks)
+                self._writer.duties.published(draft.entries)
         self._answer(draft)
 
     def _draft(self, requests: list[Asked]) -> Draft:
         draft = Draft(
             self._source.id,
-            self._topic,
+            self._writer.topic,
             self._state,
             self._ledger,
             self._lookup,
@@ -291,15 +278,15 @@ class PushRunner:
             log.warning(what, extra={"source": self._source.id, "error": str(error)})
 
     def _read(self, key: DocumentKey, place: Place) -> DocumentChanged | None:
-        start = {partition: one.end for partition, one in self._broker.offsets(self._topic).items()}
+        start = {partition: one.end for partition, one in self._broker.offsets(self._writer.topic).items()}
         if place.offset >= start.get(place.partition, 0):
-            written = self._broker.offsets(self._topic, uncommitted=True).get(place.partition)
+            written = self._broker.offsets(self._writer.topic, uncommitted=True).get(place.partition)
             if written is not None and place.offset < written.end:
                 raise Transient("a transaction of another source is open before it")
             return None
         start[place.partition] = place.offset
-        reader = self._broker.reader(self._topic, start)
-        with closing(to_the_end(reader, self._topic, _PAGE, _LOOKUP_SECONDS)) as pages:
+        reader = self._broker.reader(self._writer.topic, start)
+        with closing(to_the_end(reader, self._writer.topic, _PAGE, _LOOKUP_SECONDS)) as pages:
             for records in pages:
                 for record in records:
                     if (record.partition, record.offset) == (place.partition, place.offset):
@@ -314,36 +301,12 @@ class PushRunner:
 
     def _attend(self, kinds: Sequence[str], *, sure: bool = False) -> bool:
         """Go on with what is asked of this source's writer, by one transaction; True if there was something to do."""
-
-        def look() -> Request | None:
-            return self._duties.next(self._state, kinds)
-
-        try:
-            request = self._until_done(look) if sure else look()
-        except (Transient, Backpressure):
-            if sure:
-                raise
-            return False  # the next look is soon
-        if request is None:
+        if not self._writer.asked(self._state, kinds, self._until_done if sure else None):
             return False
-        self._until_done(lambda: self._serve(kinds))
+        self._until_done(lambda: self._writer.serve(self._state, kinds))
         if self.scanned.is_set():
             self.intake.away("")
         return True
-
-    def _serve(self, kinds: Sequence[str]) -> None:
-        if self._publisher is None:
-            self._take_over()
-        # Only now: who took over meanwhile may have done it, and more that was asked after it.
-        request = self._duties.next(self._state, kinds)
-        if request is None:
-            return
-        assert self._publisher is not None  # just taken over
-        try:
-            self._duties.step(request, self._state, self._publisher, Deadline.after(self._limits.publish_seconds))
-        except Transient:
-            self._leave()
-            raise
 
     def _sample(self) -> None:
         """Whether the pipeline is so far behind that senders should wait."""
@@ -361,22 +324,7 @@ class PushRunner:
             return  # a broker that does not answer is another part's news
         self.intake.behind(f"the pipeline is {records} records behind, over {limit}" if records > limit else "")
 
-    # ---------------------------------------------------------------------- the one writer
-
-    def _take_over(self) -> None:
-        """Become the one writer, then read what the last one has published."""
-        self._leave()
-        self._duties.restart()
-        publisher = self._broker.transactional_publisher(self._id)
-        try:
-            self._state.refresh()
-            self._ledger.load()
-        except BaseException:
-            publisher.close(Deadline.after(_CLOSE_SECONDS))
-            raise
-        self._publisher = publisher
-
-    def _leave(self) -> None:
-        publisher, self._publisher = self._publisher, None
-        if publisher is not None:
-            publisher.close(Deadline.after(_CLOSE_SECONDS))
+    def _read_state(self) -> None:
+        """What the last writer has published, and what it remembered."""
+        self._state.refresh()
+        self._ledger.load()

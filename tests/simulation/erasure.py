@@ -500,17 +500,12 @@ def _whatever_was_asked_before(product: Any) -> Any:
     """What is to be done is asked once, and not again after a take-over."""
 
     def serve(self: Any, kinds: Any) -> None:
-        if self._publisher is not None:
-            self._kept = self._duties.next(self._state, kinds)
-        else:
-            self._take_over()
+        if not self._writer.hold():
+            self._kept = self._writer.duties.next(self._state, kinds)
         if self._kept is None:
             return
-        try:
-            self._duties.step(self._kept, self._state, self._publisher, deadline.Deadline.after(10.0))
-        except Transient:
-            self._leave()
-            raise
+        with self._writer.transaction() as (publisher, until):
+            self._writer.duties.step(self._kept, self._state, publisher, until)
         self._scan_wanted = self._scan_wanted or self._kept.kind == "lift"
 
     return serve

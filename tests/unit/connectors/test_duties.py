@@ -456,7 +456,7 @@ def test_a_mutant_is_noticed(
 
 
 def _late(self: Runner) -> bool:
-    request = self._duties.next(self._state) if self.scanned.is_set() else None
+    request = self._writer.duties.next(self._state) if self.scanned.is_set() else None
     if request is not None:
         self._flush()
         self._serve(("forget", "lift", "gc"))

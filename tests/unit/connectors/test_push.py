@@ -391,6 +391,25 @@ def test_a_queue_that_is_full_and_a_pipeline_that_is_behind_ask_to_wait(broker: 
         assert one.done(put("more", "x")).result == "created"
 
 
+def test_what_is_committed_and_cannot_be_noted_is_not_written_again(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents, noted = Documents(broker), State.put
+    full = [True]
+
+    def put_once_full(self: State, entries: Any, *more: Any) -> None:
+        if "a" in entries and full:
+            full.pop()
+            raise Transient("the cache of connector state: the disk is full")
+        noted(self, entries, *more)
+
+    with writing(documents) as one:
+        monkeypatch.setattr(State, "put", put_once_full)
+        assert one.done(put("a", "x")).result == "created"
+        assert full == []
+    assert len(documents.events()) == 1
+
+
 def test_while_the_log_is_away_nothing_is_taken_and_afterwards_it_is(broker: EmbeddedBroker) -> None:
     away = threading.Event()
 
@@ -426,7 +445,7 @@ def test_what_the_log_refuses_is_refused_alone(broker: EmbeddedBroker) -> None:
     with writing(documents) as one:
         first = one.ask(put("a", "x"))
         assert gate.reached.wait(SECONDS)
-        publisher = one.runner._publisher
+        publisher = one.runner._writer.publisher
         assert publisher is not None
         publish = publisher.publish
 

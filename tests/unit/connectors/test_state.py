@@ -224,7 +224,7 @@ def test_a_cache_built_anew_is_scanned_against(documents: Documents, monkeypatch
         listed = MemorySource.scan
         monkeypatch.setattr(MemorySource, "scan", lambda self: (scans.append(1), listed(self))[1])
         monkeypatch.setattr(one.runner._state, "refresh", lambda: False)
-        monkeypatch.setattr(one.runner._publisher, "publish", failing_once(one.runner._publisher.publish))
+        monkeypatch.setattr(one.runner._writer.publisher, "publish", failing_once(one.runner._writer.publisher.publish))
         source.put("a", "y")
         documents.wait_for({"a": "y"})
         wait_until(lambda: scans)
