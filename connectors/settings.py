@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -36,3 +38,29 @@ def parse(model: type[_Settings], source_id: str, settings: Mapping[str, Any]) -
                 # The input is not shown: it may be a secret.
                 lines.append(f"{place}: {problem['msg'].removeprefix('Value error, ')}")
         raise ConfigError("\n".join(lines), "see docs/connectors.md for the settings of each connector") from None
+
+
+@contextmanager
+def secrets_of(source_id: str) -> Iterator[None]:
+    """While secrets are read from the files that settings name.
+
+    Raises:
+        ConfigError: for the ValueError of a file that cannot be read, with the source's place.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"sources.{source_id}.{error}", "mount the secret there") from None
+
+
+def secret_in(name: str, file: Path) -> str:
+    """What a file holds, without the white space around it.
+
+    Raises:
+        ValueError: it cannot be read; begins with the setting's name.
+    """
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not a text"
+        raise ValueError(f"{name}: {file}: {why}") from None

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, mo
 from connectors.extraction import ExtractionLimits
 from connectors.git.commands import Access
 from connectors.ignoring import patterns
+from connectors.settings import secret_in
 from pipeline.config import Seconds
 from pipeline.errors import ConfigError
 
@@ -114,10 +115,7 @@ class GitSettings(BaseModel):
         if self.password is not None:
             password = self.password.get_secret_value()
         if self.password_file is not None:
-            try:
-                password = self.password_file.read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeError) as error:
-                raise ValueError(f"password_file: {error}") from None
+            password = secret_in("password_file", self.password_file)
         if any(char in username + password for char in "\0\r\n"):
             raise ValueError("username: it or the password holds a line break")
         return Access(

@@ -27,9 +27,9 @@ from connectors.git.mirror import File, Mirror
 from connectors.git.places import LocalRefs, Touched
 from connectors.git.settings import GitSettings
 from connectors.ignoring import Rules
-from connectors.settings import parse
+from connectors.settings import parse, secrets_of
 from pipeline.deadline import Deadline
-from pipeline.errors import ConfigError, SourceUnavailable
+from pipeline.errors import SourceUnavailable
 from pipeline.identity import Metadata
 from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
 
@@ -51,10 +51,8 @@ def connector(
         ConfigError: a setting is unknown or wrong.
     """
     found = parse(GitSettings, source_id, settings)
-    try:
+    with secrets_of(source_id):
         found.access()
-    except ValueError as error:
-        raise ConfigError(f"sources.{source_id}.{error}", "mount the secret there") from None
     return GitSource(source_id, found, document_limit_bytes, state)
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from connectors.kafka.settings import KafkaSettings, settings_of
-from connectors.settings import parse
-from pipeline.errors import ConfigError
+from connectors.settings import parse, secrets_of
 from pipeline.ports import Source
 
 __all__ = ["KafkaSettings", "connector", "settings_of"]
@@ -25,10 +24,8 @@ def connector(source_id: str, settings: Mapping[str, Any], document_limit_bytes:
         ConfigError: a setting is unknown or wrong, or a file that it names is.
     """
     checked = parse(KafkaSettings, source_id, settings)
-    try:
+    with secrets_of(source_id):
         checked.cluster()
-    except ValueError as error:
-        raise ConfigError(f"sources.{source_id}.{error}", "mount the secret there") from None
     from connectors.kafka.source import KafkaSource
 
     return KafkaSource(source_id, checked, document_limit_bytes, state)

@@ -17,9 +17,10 @@ from typing import Any, Final
 from connectors.kafka.index import Index, Put, Truncate
 from connectors.kafka.records import NoDocument, TopicRecords
 from connectors.kafka.settings import KafkaSettings
+from connectors.settings import secrets_of
 from pipeline.broker.kafka_topics import Cluster, OutOfLog, PartitionsReader, TopicFacts
 from pipeline.deadline import Deadline
-from pipeline.errors import Backpressure, ConfigError, SourceUnavailable
+from pipeline.errors import Backpressure, SourceUnavailable
 from pipeline.identity import canonical_json
 from pipeline.ports import Record, TopicPartition
 
@@ -256,11 +257,9 @@ class Following:
     # ------------------------------------------------------------------------- private
 
     def _new_cluster(self) -> Cluster:
-        place = f"sources.{self._id}"
-        try:
-            return Cluster(self._settings.cluster(), f"vectide-{self._id}", place)
-        except ValueError as error:
-            raise ConfigError(f"{place}.{error}", "mount the secret there") from None
+        with secrets_of(self._id):
+            settings = self._settings.cluster()
+        return Cluster(settings, f"vectide-{self._id}", f"sources.{self._id}")
 
     def _close_tail(self) -> None:
         tail, self._tail = self._tail, None

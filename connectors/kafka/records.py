@@ -11,9 +11,10 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from connectors.kafka.envelopes import Change, change_of, unavailable, unwrapped
-from connectors.kafka.settings import TopicSettings, fields_of
+from connectors.kafka.settings import TopicSettings
+from connectors.keys import LIMIT_BYTES, escaped, path_of
 from connectors.paths import Path
-from connectors.postgres.keys import LIMIT_BYTES, escaped, path_of
+from connectors.templates import fields_of
 from pipeline.codec import KIND, SCHEMA
 from pipeline.errors import ConfigError, Poison
 from pipeline.ports import Record

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
@@ -11,6 +10,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from connectors import paths
+from connectors.settings import secret_in
+from connectors.templates import naming
 from pipeline.config import KafkaClusterConfig
 
 Format: TypeAlias = Literal["debezium", "json", "text"]
@@ -23,28 +24,6 @@ _OF_SOURCE: Final = (
 _OF_TOPIC: Final = ("format", "key", "text", "media_type")
 #: Where a path of ``key`` may begin.
 _ROOTS: Final = ("key", "value", "record")
-
-
-def fields_of(template: str) -> tuple[str, ...]:
-    """The fields that a template names, in order.
-
-    Raises:
-        ValueError: a brace is open, or there is more in one than a name.
-    """
-    found: dict[str, None] = {}
-    for _, name, spec, conversion in string.Formatter().parse(template):
-        if name is None:
-            continue
-        if not name or spec or conversion:
-            raise ValueError("a template has fields in braces, {title}, and braces of its own doubled, {{ and }}")
-        found[name] = None
-    return tuple(found)
-
-
-def _template(value: str) -> str:
-    if value and not fields_of(value):
-        raise ValueError("the template names no field; write {field}")
-    return value
 
 
 def _path(value: str) -> str:
@@ -63,7 +42,7 @@ class TopicSettings(BaseModel):
     key: tuple[Annotated[str, AfterValidator(_path)], ...] = Field(
         (), description="what names a document: paths as `$.key.id`, `$.value.id`; the record's key if not given"
     )
-    text: Annotated[str, AfterValidator(_template)] = Field(
+    text: Annotated[str, AfterValidator(naming("field"))] = Field(
         "",
         description="template over the value's fields, `# {title}\\n\\n{author.name}`; "
         "if not given, the whole value, and of Debezium all fields that are texts but the key",
@@ -178,11 +157,7 @@ def _with_ports(servers: str) -> str:
 
 
 def _read(name: str, file: Path) -> SecretStr:
-    try:
-        secret = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not a text"
-        raise ValueError(f"{name}: {file}: {why}") from None
+    secret = secret_in(name, file)
     if not secret:
         raise ValueError(f"{name}: {file} is empty")
     return SecretStr(secret)

@@ -25,7 +25,7 @@ from connectors.kafka.index import Index, Place
 from connectors.kafka.lookup import Lookup
 from connectors.kafka.records import NoDocument, OwnRecords, TopicRecords
 from connectors.kafka.settings import KafkaSettings
-from connectors.postgres.keys import escaped
+from connectors.keys import escaped
 from pipeline.deadline import Deadline
 from pipeline.errors import (
     BrokerUnavailable,

@@ -10,8 +10,9 @@ from typing import Final
 import psycopg2
 
 from connectors.postgres.server import Server
-from connectors.postgres.settings import PostgresSettings, TableSettings, fields_of
+from connectors.postgres.settings import PostgresSettings, TableSettings
 from connectors.postgres.tables import Column, Table
+from connectors.templates import fields_of
 from pipeline.errors import ConfigError, Fatal, SourceUnavailable
 from pipeline.identity import canonical_json
 

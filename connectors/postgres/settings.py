@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -11,34 +10,13 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from connectors.templates import naming
 from pipeline.errors import ConfigError
 
 SCHEMES: Final = ("postgres", "postgresql")
 #: Of a table in a URI; everything else there is libpq's.
 _OF_TABLE: Final = ("key", "text", "media_type", "metadata", "event_time", "deleted", "where")
 _OF_SOURCE: Final = ("slot", "publication")
-
-
-def fields_of(template: str) -> tuple[str, ...]:
-    """The columns that a template names, in order.
-
-    Raises:
-        ValueError: a brace is open, or there is more in one than a name.
-    """
-    found: dict[str, None] = {}
-    for _, name, spec, conversion in string.Formatter().parse(template):
-        if name is None:
-            continue
-        if not name or spec or conversion:
-            raise ValueError("a template has columns in braces, {title}, and braces of its own doubled, {{ and }}")
-        found[name] = None
-    return tuple(found)
-
-
-def _template(value: str) -> str:
-    if value and not fields_of(value):
-        raise ValueError("the template names no column; write {column}")
-    return value
 
 
 def _identifier(value: str) -> str:
@@ -57,7 +35,7 @@ class TableSettings(BaseModel):
         (),
         description="columns that name a document, of a unique index, all `NOT NULL`; the primary key if not given",
     )
-    text: Annotated[str, AfterValidator(_template)] = Field(
+    text: Annotated[str, AfterValidator(naming("column"))] = Field(
         "", description="template, `# {title}\\n\\n{body}`; all columns of a text type but the key if not given"
     )
     media_type: str = Field("text/plain", min_length=1, description="of the text: `text/markdown`, `text/html` ...")

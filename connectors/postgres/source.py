@@ -19,8 +19,8 @@ from typing import Final
 
 import psycopg2
 
+from connectors.keys import escaped, key_of, path_of
 from connectors.postgres.catalog import identity, resolve
-from connectors.postgres.keys import escaped, key_of, path_of
 from connectors.postgres.pgoutput import Begin, Changed, Commit, Message, Truncated
 from connectors.postgres.server import Server
 from connectors.postgres.settings import PostgresSettings

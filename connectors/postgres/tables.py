@@ -11,7 +11,7 @@ from typing import Any, Final
 import psycopg2
 from psycopg2.sql import SQL, Composable, Identifier
 
-from connectors.postgres.keys import LIMIT_BYTES, path_of
+from connectors.keys import LIMIT_BYTES, path_of
 from connectors.postgres.server import Server, TooSlow
 from connectors.postgres.settings import TableSettings
 from pipeline.errors import Poison, Transient

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, mo
 
 from connectors.extraction import ExtractionLimits
 from connectors.ignoring import patterns
+from connectors.settings import secret_in
 from pipeline.config import Seconds
 
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}|arn:[\w:/.-]+")
@@ -103,8 +104,8 @@ class S3Settings(BaseModel):
             return None
         secret = "" if self.secret_access_key is None else self.secret_access_key.get_secret_value()
         if self.secret_access_key_file is not None:
-            secret = _read("secret_access_key_file", self.secret_access_key_file)
-        token = "" if self.session_token_file is None else _read("session_token_file", self.session_token_file)
+            secret = secret_in("secret_access_key_file", self.secret_access_key_file)
+        token = "" if self.session_token_file is None else secret_in("session_token_file", self.session_token_file)
         return Keys(self.access_key_id, secret, token)
 
 
@@ -136,10 +137,3 @@ def settings_of(uri: str) -> dict[str, Any]:
             raise ValueError(f"{name!r} after the # is not known; there are {', '.join(_OF_A_URI)}")
         table[name] = value
     return table
-
-
-def _read(name: str, file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeError) as error:
-        raise ValueError(f"{name}: {error}") from None

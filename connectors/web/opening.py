@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from connectors.settings import parse
+from connectors.settings import parse, secrets_of
 from connectors.web.settings import WebSettings
 from pipeline.errors import ConfigError
 from pipeline.ports import Source
@@ -27,10 +27,8 @@ def connector(
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"sources.{source_id}: {', '.join(missing)} is not installed", "pip install 'vectide[web]'")
-    try:
+    with secrets_of(source_id):
         found.authorization()
-    except ValueError as error:
-        raise ConfigError(f"sources.{source_id}.{error}", "mount the secret there") from None
     from connectors.web.source import WebSource
 
     return WebSource(source_id, found, document_limit_bytes, state)

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, mo
 
 from connectors.extraction import ExtractionLimits
 from connectors.ignoring import patterns
+from connectors.settings import secret_in
 from connectors.web.addresses import Address, Paths
 from pipeline.config import Seconds
 
@@ -165,10 +166,7 @@ def settings_of(uri: str) -> dict[str, Any]:
 
 
 def _read(name: str, file: Path) -> str:
-    try:
-        text = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeError) as error:
-        raise ValueError(f"{name}: {error}") from None
+    text = secret_in(name, file)
     if "\n" in text or "\r" in text:
         raise ValueError(f"{name}: it holds a line break")
     if not text:

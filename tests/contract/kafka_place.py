@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 
 from connectors.certification import Fault
 from connectors.kafka.source import KafkaSource
-from connectors.postgres.keys import key_of, path_of
 from connectors.registry import open_source
 from pipeline.config import SourceConfig
-from pipeline.ports import Backlog, Expired, Fetched, Hint, Listed, without_pauses
+from tests.contract.by_key import ByKey
 from tests.support.absence import absent
 from tests.support.kafka import KafkaServer, Missing, shared
 from tests.support.socks import SocksProxy
@@ -67,7 +65,7 @@ class KafkaPlace:
     def mend(self) -> None:
         self._proxy.mend()
 
-    def source(self) -> _Paths:
+    def source(self) -> ByKey:
         config = SourceConfig.model_validate(
             {
                 "connector": "kafka",
@@ -79,54 +77,10 @@ class KafkaPlace:
         )
         found = open_source("place", config, self._limit, self._state)
         assert isinstance(found, KafkaSource)
-        return _Paths(found, self._topic)
+        return ByKey(found, self._topic)
 
     def close(self) -> None:
         self._proxy.close()
         self._topics.delete(self._topic)
         self._topics.close()
         self._library.setLevel(self._level)
-
-
-class _Paths:
-    """The source, with keys as paths: without the topic before them, and any slash in them."""
-
-    def __init__(self, source: KafkaSource, topic: str) -> None:
-        self.id = source.id
-        self._source = source
-        self._topic = topic
-
-    def scan(self) -> Iterator[Listed]:
-        for one in without_pauses(self._source.scan()):
-            yield Listed(_outside(one.path), one.revision)
-
-    def fetch(self, path: str) -> Fetched | Expired | None:
-        found = self._source.fetch(path_of(self._topic, [path]))
-        return found if found is None else replace(found, path=path)
-
-    def hints(self, timeout: float) -> list[Hint]:
-        return [Hint(None if one.path is None else _outside(one.path), one.at) for one in self._source.hints(timeout)]
-
-    def resume(self, position: str | None) -> bool:
-        return self._source.resume(position)
-
-    def caught_up(self) -> bool:
-        return self._source.caught_up()
-
-    def position(self) -> str:
-        return self._source.position()
-
-    def acknowledge(self, position: str) -> None:
-        self._source.acknowledge(position)
-
-    def backlog(self) -> Backlog | None:
-        return self._source.backlog()
-
-    def close(self) -> None:
-        self._source.close()
-
-
-def _outside(path: str) -> str:
-    found = key_of(path)
-    assert found is not None
-    return found[1][0]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from connectors.postgres.keys import escaped, key_of
 from connectors.postgres.source import PostgresSource
 from connectors.registry import open_source
 from pipeline.config import SourceConfig
-from pipeline.ports import Backlog, Fetched, Hint, Listed, without_pauses
+from tests.contract.by_key import ByKey
 from tests.support.absence import absent
 from tests.support.postgres import Missing, PostgresServer, shared
 
@@ -73,7 +72,7 @@ class PostgresPlace:
     def mend(self) -> None:
         self._server.execute("postgres", f"ALTER ROLE {self._database} CONNECTION LIMIT -1")
 
-    def source(self) -> _Paths:
+    def source(self) -> ByKey:
         config = SourceConfig.model_validate(
             {
                 "connector": "postgres",
@@ -84,7 +83,7 @@ class PostgresPlace:
         )
         found = open_source("place", config, self._limit)
         assert isinstance(found, PostgresSource)
-        return _Paths(found)
+        return ByKey(found, "docs")
 
     def close(self) -> None:
         self._server.drop_database(self._database)
@@ -94,48 +93,3 @@ class PostgresPlace:
         # The place works while it is down for its source.
         with self._server.connected(self._database) as connection, connection.cursor() as cursor:
             cursor.execute(statement, values)
-
-
-class _Paths:
-    """The source, with keys as paths: without the table before them, and any slash in them."""
-
-    def __init__(self, source: PostgresSource) -> None:
-        self.id = source.id
-        self._source = source
-
-    def scan(self) -> Iterator[Listed]:
-        for one in without_pauses(self._source.scan()):
-            yield Listed(_outside(one.path), one.revision)
-
-    def fetch(self, path: str) -> Fetched | None:
-        found = self._source.fetch(f"docs/{escaped(path)}")
-        if found is None:
-            return None
-        return Fetched(**{**{name: getattr(found, name) for name in Fetched.__slots__}, "path": path})
-
-    def hints(self, timeout: float) -> list[Hint]:
-        return [Hint(None if one.path is None else _outside(one.path), one.at) for one in self._source.hints(timeout)]
-
-    def resume(self, position: str | None) -> bool:
-        return self._source.resume(position)
-
-    def caught_up(self) -> bool:
-        return self._source.caught_up()
-
-    def position(self) -> str:
-        return self._source.position()
-
-    def acknowledge(self, position: str) -> None:
-        self._source.acknowledge(position)
-
-    def backlog(self) -> Backlog | None:
-        return self._source.backlog()
-
-    def close(self) -> None:
-        self._source.close()
-
-
-def _outside(path: str) -> str:
-    found = key_of(path)
-    assert found is not None
-    return found[1][0]

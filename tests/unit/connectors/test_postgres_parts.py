@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connectors.keys import escaped, key_of, path_of
 from connectors.postgres import connector, settings_of
-from connectors.postgres.keys import escaped, key_of, path_of
 from connectors.postgres.pgoutput import Begin, Changed, Commit, Decoder, Malformed, Truncated
 from connectors.postgres.settings import PostgresSettings
 from connectors.postgres.slot import Snapshot, lsn_of, lsn_text

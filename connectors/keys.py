@@ -1,4 +1,4 @@
-"""Rows as paths of documents: ``table/key``, and ``table/first/second`` for a key of several columns."""
+"""Rows and records as paths of documents: ``table/key``, and ``table/first/second`` for a key of several columns."""
 
 from __future__ import annotations
 
