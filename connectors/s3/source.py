@@ -8,10 +8,8 @@ a copy and a delete there; a listing has the copy, and what is missing is delete
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import threading
-import time
 import zlib
 from collections.abc import Iterator, Mapping
 from email.errors import HeaderParseError
@@ -22,11 +20,12 @@ from typing import Any, Final
 from connectors.extraction import SAMPLE_BYTES, Extractor, binary, is_text, revision_of
 from connectors.fetching import FETCH_SECONDS, fetched
 from connectors.ignoring import Rules
+from connectors.polling import Polling
 from connectors.s3.bucket import Bucket, Object, Opened
 from connectors.s3.client import Client, installed
 from connectors.s3.queue import Queue
 from connectors.s3.settings import S3Settings
-from connectors.settings import parse
+from connectors.settings import parse, secrets_of
 from pipeline.deadline import Deadline
 from pipeline.errors import ConfigError, Poison, SourceUnavailable
 from pipeline.identity import Metadata, MetadataValue
@@ -60,10 +59,8 @@ def connector(source_id: str, settings: Mapping[str, Any], document_limit_bytes:
     found = parse(S3Settings, source_id, settings)
     if not installed():
         raise ConfigError(f"sources.{source_id}: botocore is not installed", "pip install 'vectide[s3]'")
-    try:
+    with secrets_of(source_id):
         found.keys()
-    except ValueError as error:
-        raise ConfigError(f"sources.{source_id}.{error}", "mount the secret there") from None
     return S3Source(source_id, found, document_limit_bytes)
 
 
@@ -87,8 +84,8 @@ class S3Source:
         )
         self._rules = Rules(_NO_FOLDER, settings.include, settings.exclude, gitignore=False, hidden=settings.hidden)
         self._queue = Queue(settings) if settings.queue_url else None
-        self._next_poll = 0.0
         self._closed = threading.Event()
+        self._polling = Polling(settings.poll_seconds, self._closed)
 
     def scan(self) -> Iterator[Listed | None]:
         """Every admitted object, in the order of their keys, with a pause for every page.
@@ -96,8 +93,7 @@ class S3Source:
         The queue is not read for it: it keeps what is told meanwhile, and whoever only lists (``vectide verify``) must
         not take that from the connector.
         """
-        self._next_poll = math.inf  # one that takes longer than that asks for no other
-        try:
+        with self._polling.listing():
             for object_ in self._bucket.objects():
                 if object_ is None:
                     yield None
@@ -105,20 +101,12 @@ class S3Source:
                     yield Listed(path, self._revision(path, object_))
                 if self._closed.is_set():
                     raise SourceUnavailable("the source is closed")
-        finally:
-            self._next_poll = time.monotonic() + self._settings.poll_seconds
 
     def hints(self, timeout: float) -> list[Hint]:
         """What the queue tells of; without one, a scan whenever it is time for one."""
         if self._queue is not None:
             return [hint for one in self._queue.taken(timeout) if (hint := self._of_a_path(one)) is not None]
-        now = time.monotonic()
-        if self._closed.wait(max(0.0, min(timeout, self._next_poll - now))):
-            return []
-        if time.monotonic() < self._next_poll:
-            return []
-        self._next_poll = time.monotonic() + self._settings.poll_seconds
-        return [Hint(None)]
+        return self._polling.hints(timeout)
 
     def fetch(self, path: str) -> Fetched | Skipped | None:
         """The object now."""

@@ -51,10 +51,7 @@ class Robots:
             Broken: the file cannot be read now, so that nothing of the host may be.
             Paused: the host is to be left alone.
         """
-        found = self._of(address)
-        if found.unreadable:
-            raise Broken(f"robots.txt of {address.authority} cannot be read: {found.unreadable}")
-        return not found.rules.can_fetch(address.url, self.name)
+        return not self._readable(address).can_fetch(address.url, self.name)
 
     def sitemaps(self, address: Address) -> list[str]:
         """The URLs that it names.
@@ -62,10 +59,13 @@ class Robots:
         Raises:
             Broken, Paused: as above.
         """
+        return [str(url) for url in self._readable(address).sitemaps]
+
+    def _readable(self, address: Address) -> Protego:
         found = self._of(address)
         if found.unreadable:
             raise Broken(f"robots.txt of {address.authority} cannot be read: {found.unreadable}")
-        return [str(url) for url in found.rules.sitemaps]
+        return found.rules
 
     def _of(self, address: Address) -> _Rules:
         host = f"{address.scheme}://{address.authority}"

@@ -19,6 +19,7 @@ from typing import Final
 from pathspec import GitIgnoreSpec
 
 from connectors.extraction import Extractor
+from connectors.polling import Polling
 from connectors.web.addresses import Address, Paths
 from connectors.web.client import Client, Hosts
 from connectors.web.discovery import Discovery
@@ -88,9 +89,9 @@ class WebSource:
         self._exclude = GitIgnoreSpec.from_lines(settings.exclude) if settings.exclude else None
         self._discovery = Discovery(settings, self._client, robots, self._hosts, self._ledger, self._admitted, clock)
         self._pages = Pages(settings, reader, self._ledger, self._paths, self._admitted, self._discovery.probe, clock)
-        self._next_poll = 0.0
         self._told = False
         self._closed = threading.Event()
+        self._polling = Polling(settings.poll_seconds, self._closed)
 
     def scan(self) -> Iterator[Listed | None]:
         """Every page that there is; those that are due are asked for. Pauses with each listing, and with each page that
@@ -99,32 +100,12 @@ class WebSource:
         Raises:
             SourceUnavailable: a listing or the site cannot be read, or far too much of it is gone at once.
         """
-        self._next_poll = time.monotonic() + self._settings.poll_seconds
-        self._ledger.forget_gone(self._clock() - _GONE_SECONDS)
-        tally = _Tally(self._ledger.count())
-        turn = time.monotonic() + _TURN_SECONDS
-        for _ in self._discovery.steps():
-            yield None
-            if time.monotonic() > turn:
-                yield from self._listed(tally, time.monotonic() + _TURN_SECONDS)
-                turn = time.monotonic() + _TURN_SECONDS
-        yield from self._listed(tally)
-        self._remove(tally)
-        if tally.left_out and not self._told:
-            self._told = True
-            extra = {"source": self.id, "pages": tally.left_out, "first": tally.first_left_out}
-            log.warning("pages that listings name are left out", extra=extra)
-        self._next_poll = time.monotonic() + self._settings.poll_seconds
+        with self._polling.listing():
+            yield from self._scanned()
 
     def hints(self, timeout: float) -> list[Hint]:
         """A scan whenever it is time for one."""
-        now = time.monotonic()
-        if self._closed.wait(max(0.0, min(timeout, self._next_poll - now))):
-            return []
-        if time.monotonic() < self._next_poll:
-            return []
-        self._next_poll = time.monotonic() + self._settings.poll_seconds
-        return [Hint(None)]
+        return self._polling.hints(timeout)
 
     def fetch(self, path: str) -> Fetched | Skipped | None:
         """The page now."""
@@ -143,6 +124,22 @@ class WebSource:
         self._ledger.close()
 
     # ---------------------------------------------------------------------------- listing
+
+    def _scanned(self) -> Iterator[Listed | None]:
+        self._ledger.forget_gone(self._clock() - _GONE_SECONDS)
+        tally = _Tally(self._ledger.count())
+        turn = time.monotonic() + _TURN_SECONDS
+        for _ in self._discovery.steps():
+            yield None
+            if time.monotonic() > turn:
+                yield from self._listed(tally, time.monotonic() + _TURN_SECONDS)
+                turn = time.monotonic() + _TURN_SECONDS
+        yield from self._listed(tally)
+        self._remove(tally)
+        if tally.left_out and not self._told:
+            self._told = True
+            extra = {"source": self.id, "pages": tally.left_out, "first": tally.first_left_out}
+            log.warning("pages that listings name are left out", extra=extra)
 
     def _listed(self, tally: _Tally, until: float = math.inf) -> Iterator[Listed | None]:
         """The next pages that there are, up to a time on the monotonic clock."""
