@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import os
-import socket
 import ssl
 import threading
 from typing import Final
@@ -18,6 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from connectors.http.settings import HttpSettings
 from pipeline.deadline import Deadline
 from pipeline.errors import ConfigError
+from pipeline.observe.listening import listening
 
 _BACKLOG: Final = 256
 _HEADER_BYTES: Final = 32 * 1024
@@ -66,7 +64,7 @@ class Server:
                 raise ConfigError(
                     f"tls_certificate_file {certificate}, tls_key_file {key}: {error}", "give a certificate and its key"
                 ) from None
-        self._socket = _listening(settings.host, settings.port)
+        self._socket = listening(settings.host, settings.port, _BACKLOG)
         self.port = int(self._socket.getsockname()[1])
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="http source", daemon=True)
@@ -128,17 +126,3 @@ def _timed(seconds: float) -> type[H11Protocol]:
                 self.transport.close()
 
     return Timed
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    try:
-        # One family: a name with two addresses would give two listeners, on different ports if any will do.
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        if error.errno in (errno.EADDRINUSE, errno.EACCES):
-            raise ConfigError(
-                f"port: cannot listen on {host}:{port}: {os.strerror(error.errno)}",
-                "another process has that port: give this source a free one, or 0 for any",
-            ) from None
-        raise ConfigError(f"host = {host!r} is no address of this machine", "use 127.0.0.1") from None

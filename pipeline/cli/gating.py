@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,21 @@ from pipeline.search.searcher import Searcher
 from pipeline.specs import GenerationSpec
 
 _SEED: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Examined:
+    """What is held against what."""
+
+    target: Generation
+    live: Generation
+    collection: Collection
+    """The target's."""
+    served: Collection
+    """The live one's."""
+    given: Mapping[str, Any]
+    """Files of ``queries`` and ``qrels``, or neither."""
+    task: Task
 
 
 class Gating:
@@ -51,7 +67,7 @@ class Gating:
             collection, served = (parts.store.open(parts.names.collection(one.id)) for one in (target, live))
         except CollectionMissing:
             raise Transient(f"no worker has begun to build generation {target.id}") from None
-        report = self._report(target, live, collection, served, given, task)
+        report = self._report(_Examined(target, live, collection, served, given, task))
         found, kept = report.as_json(), report.as_json(drawn=False)
         if report.ok:
             self._decide(lambda now: transitions.pass_gate(now, target.id, target.transitions, time.time(), kept))
@@ -68,35 +84,20 @@ class Gating:
     def _decide(self, decide: operator.Decision) -> None:
         operator.operate(self._parts.broker, self._parts.names, decide)
 
-    def _report(
-        self,
-        target: Generation,
-        live: Generation,
-        collection: Collection,
-        served: Collection,
-        given: Mapping[str, Any],
-        task: Task,
-    ) -> gate.Report:
+    def _report(self, examined: _Examined) -> gate.Report:
         try:
-            return self._examine(target, live, collection, served, given, task)
+            return self._examine(examined)
         except ConfigError:
             raise
         except Fatal as error:
+            target = examined.target
             now = self._control.again().generations.get(target.id)
             if now is None or now.transitions != target.transitions:
                 raise Transient(f"generation {target.id} was changed while it was examined") from error
             raise
 
-    def _examine(
-        self,
-        target: Generation,
-        live: Generation,
-        collection: Collection,
-        served: Collection,
-        given: Mapping[str, Any],
-        task: Task,
-    ) -> gate.Report:
-        parts = self._parts
+    def _examine(self, examined: _Examined) -> gate.Report:
+        parts, target, task = self._parts, examined.target, examined.task
         same_log(parts)
         return gate.examine(
             parts.broker,
@@ -104,11 +105,11 @@ class Gating:
             parts.config.pipeline.epoch,
             target.spec,
             target.transitions,
-            collection,
-            served,
+            examined.collection,
+            examined.served,
             self._chunker(target.spec),
-            lambda: parts.store.build_index(collection.spec.name),
-            lambda on_phase: self._quality(target, live, collection, served, given, on_phase),
+            lambda: parts.store.build_index(examined.collection.spec.name),
+            lambda on_phase: self._quality(examined, on_phase),
             parts.config.migrate.lag_seconds,
             task.at,
             task.stopped,
@@ -117,18 +118,11 @@ class Gating:
     def _chunker(self, spec: GenerationSpec) -> Chunk:
         return chunker(spec, tokenizer_of(located(spec, self._parts.config)))
 
-    def _quality(
-        self,
-        target: Generation,
-        live: Generation,
-        collection: Collection,
-        served: Collection,
-        given: Mapping[str, Any],
-        on_phase: gate.OnPhase,
-    ) -> Comparison:
-        config = self._parts.config.migrate
+    def _quality(self, examined: _Examined, on_phase: gate.OnPhase) -> Comparison:
+        config, given, served = self._parts.config.migrate, examined.given, examined.served
         old, new = (
-            _asking(Searcher(place, self._models.of(one.spec))) for place, one in ((served, live), (collection, target))
+            _asking(Searcher(place, self._models.of(one.spec)))
+            for place, one in ((served, examined.live), (examined.collection, examined.target))
         )
 
         def progress(done: int, whole: int) -> None:

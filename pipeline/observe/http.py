@@ -11,13 +11,10 @@ there: a request whose ``Host`` is no loopback name (a page that had its own nam
 
 from __future__ import annotations
 
-import errno
 import hmac
 import ipaddress
 import json
 import logging
-import os
-import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -25,6 +22,7 @@ from typing import Any, Final
 from pipeline.errors import UNAVAILABLE, ConfigError, VectideError, exit_code
 from pipeline.masking import without_passwords
 from pipeline.observe.health import Health, Verdict
+from pipeline.observe.listening import listening
 from pipeline.observe.metrics import READINESS, Metrics
 
 _BACKLOG: Final = 64
@@ -83,7 +81,7 @@ class HttpServer:
         for (method, path), route in (routes or {}).items():
             self.mount(method, path, route)
         # A socket of our own: the server's constructor leaves descriptors behind where it cannot listen.
-        bound = _listening(host, port)
+        bound = listening(host, port, _BACKLOG, "http.")
         self.port = int(bound.getsockname()[1])
         self._listener = Listener(self._application, bound, _PROBES)
 
@@ -163,20 +161,6 @@ def _arguments(environ: Mapping[str, Any]) -> Mapping[str, Any]:
         raise ValueError("the body is not a JSON object")
     _ = repr(arguments)  # routes show and compare it: where it nests too deep for that, it is the caller's mistake
     return arguments
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    try:
-        # One family: a name with two addresses would give two listeners, on different ports if any will do.
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        if error.errno in (errno.EADDRINUSE, errno.EACCES):
-            raise ConfigError(
-                f"http: cannot listen on {host}:{port}: {os.strerror(error.errno)}",
-                "another process has that port: set http.port to a free one, or to 0 for any",
-            ) from None
-        raise ConfigError(f"http.host = {host!r} is no address of this machine", "use 127.0.0.1") from None
 
 
 def _probe(verdict: Verdict) -> _Answer:

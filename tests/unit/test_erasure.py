@@ -337,7 +337,8 @@ def test_the_history_of_a_gate_keeps_no_text_that_was_drawn_from_a_document(
         operator.operate(broker, names, lambda state: transitions.start(state, spec, time.time()))
         place.until(lambda: names.collection(spec.id) in place.parts.store.names(names.root))
 
-        def examine(self: Gating, target: Generation, *given: object) -> Report:
+        def examine(self: Gating, examined: Any) -> Report:
+            target: Generation = examined.target
             quality = unlabelled(items, lambda q, n: [one.key for one in items if one.query == q], lambda q, n: [])
             return Report(target.id, target.transitions, ("worse",), quality=quality)
 
