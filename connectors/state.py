@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from connectors.cache import Tables, opened
 from pipeline.broker.reading import to_the_end
 from pipeline.codec import UNREADABLE
 from pipeline.deadline import Deadline
@@ -36,8 +37,6 @@ _SCHEMA: Final = 2
 _PUBLISHED_SCHEMA: Final = 1
 #: Before the key of a mark: no source id is so long, so it is no document's key.
 _MARK: Final = b"\xff\xff\xff\xff"
-#: Of the cache file; another one is built again.
-_LAYOUT: Final = 2
 _UPGRADE_POLL_SECONDS: Final = 10.0
 #: Nothing read for so long, although there is more: the broker does not answer.
 _STALL_SECONDS: Final = 30.0
@@ -49,16 +48,20 @@ _CACHE_SECONDS: Final = 12 * 3600.0
 _SETTLE_SECONDS: Final = 25.0
 _SETTLE_POLL_SECONDS: Final = 0.1
 _PAGE: Final = 500
+_BUSY_SECONDS: Final = 5.0
 
-_NAMES: Final = ("origin", "positions", "documents", "marks")
-_TABLES: Final = """
+_TABLES: Final = Tables(
+    2,
+    ("origin", "positions", "documents", "marks"),
+    """
 CREATE TABLE origin (topic TEXT NOT NULL, id TEXT NOT NULL, source TEXT NOT NULL, at REAL NOT NULL);
 CREATE TABLE positions (partition INTEGER PRIMARY KEY, next INTEGER NOT NULL);
 CREATE TABLE documents (
     path BLOB PRIMARY KEY, revision TEXT NOT NULL, digest TEXT NOT NULL, facts TEXT NOT NULL,
     scan INTEGER NOT NULL DEFAULT 0, forgotten TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
 CREATE TABLE marks (name BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-"""
+""",
+)
 #: Forgotten documents are looked at by nobody.
 _KEPT: Final = "forgotten = ''"
 _FORGOTTEN: Final = "SELECT 1 FROM documents WHERE path = ? AND forgotten <> ''"
@@ -353,7 +356,7 @@ class State:
         if fits:
             return stored
         with self._transaction() as file:
-            for table in _NAMES:
+            for table in _TABLES.names:
                 file.execute(f"DELETE FROM {table}")  # noqa: S608 - constants
             # Not yet true, so marked as too old until everything has been read.
             file.execute("INSERT INTO origin VALUES (?, ?, ?, 0)", (info.name, info.id, self._source))
@@ -413,40 +416,17 @@ def _decode(record: Record) -> _Entry:
 
 
 def _open(path: Path | None) -> sqlite3.Connection:
+    def broken(error: sqlite3.DatabaseError) -> None:
+        log.warning("connector state cache is broken, it is built again", extra={"file": str(path)})
+
     try:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            return _connect(path)
-        except sqlite3.DatabaseError as error:
-            if path is None or isinstance(error, sqlite3.OperationalError):
-                raise
-            log.warning("connector state cache is broken, it is built again", extra={"file": str(path)})
-            for suffix in ("", "-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-            return _connect(path)
+        return opened(path, _TABLES, _BUSY_SECONDS, broken, any_thread=False)
     except (OSError, sqlite3.OperationalError) as error:
         raise Fatal(
             f"the cache of connector state cannot be opened at {path}: {error}", "give a writable folder with --state"
         ) from None
-
-
-def _connect(path: Path | None) -> sqlite3.Connection:
-    file = sqlite3.connect(":memory:" if path is None else str(path), timeout=5, isolation_level=None)
-    try:
-        file.execute("PRAGMA journal_mode = WAL")
-        # A power cut may lose the newest commits, positions included: they are read again.
-        file.execute("PRAGMA synchronous = NORMAL")
-        file.execute("PRAGMA secure_delete = ON")  # a digest of a text that was forgotten is gone, too
-        (layout,) = file.execute("PRAGMA user_version").fetchone()
-        if layout != _LAYOUT:
-            dropped = "".join(f"DROP TABLE IF EXISTS {table};" for table in _NAMES)
-            file.executescript(f"BEGIN IMMEDIATE; {dropped} {_TABLES} PRAGMA user_version = {_LAYOUT}; COMMIT")
-        file.execute("SELECT count(*) FROM origin").fetchone()
-    except BaseException:
-        file.close()
-        raise
-    return file
 
 
 def _put_mark(file: sqlite3.Connection, name: bytes, value: bytes | None) -> None:

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from connectors.cache import Tables, opened, transaction
 from connectors.git.commands import Git
-from connectors.git.database import opened, transaction
 from pipeline.errors import SourceUnavailable
 
 _REF: Final = "refs/vectide/tip"
@@ -41,6 +41,15 @@ _MANY: Final = 5_000
 #: What SQLite holds; a commit can say any number.
 _MOST_SECONDS: Final = 2**63 - 1
 
+_TABLES: Final = Tables(
+    1,
+    ("origin", "files", "commits"),
+    """
+CREATE TABLE origin (repository TEXT, branch TEXT, folder TEXT, history INTEGER, tip TEXT, at INTEGER);
+CREATE TABLE files (path BLOB PRIMARY KEY, blob TEXT NOT NULL, commit_ INTEGER) WITHOUT ROWID;
+CREATE TABLE commits (number INTEGER PRIMARY KEY, id TEXT UNIQUE, at INTEGER, author TEXT);
+""",
+)
 _SELECT: Final = (
     "SELECT path, blob, commits.id, coalesce(commits.at, (SELECT at FROM origin)), author "
     "FROM files LEFT JOIN commits ON number = commit_"
@@ -398,7 +407,7 @@ class Mirror:
     def _file(self) -> sqlite3.Connection:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return opened(self._folder / _LIST)
+            return opened(self._folder / _LIST, _TABLES)
         except (OSError, sqlite3.Error) as error:
             raise SourceUnavailable(f"the list of the repository's files in {self._folder}: {error}") from None
 

@@ -11,7 +11,6 @@ counts; within a partition, the last one.
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 import sqlite3
 import tempfile
@@ -21,12 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TextIO
 
+from connectors.cache import Tables, opened, transaction
 from pipeline.errors import SourceUnavailable
 from pipeline.ports import TopicPartition
 
-_LAYOUT: Final = 1
 _PAGE: Final = 1000
-_TABLES: Final = """
+_TABLES: Final = Tables(
+    1,
+    ("meta", "partitions", "records"),
+    """
 CREATE TABLE meta (fingerprint TEXT NOT NULL, complete INTEGER NOT NULL);
 INSERT INTO meta VALUES ('', 0);
 CREATE TABLE partitions (
@@ -36,7 +38,8 @@ CREATE TABLE records (
     path TEXT NOT NULL, slot INTEGER NOT NULL, place INTEGER NOT NULL, at REAL NOT NULL, gone INTEGER NOT NULL,
     PRIMARY KEY (path, slot)) WITHOUT ROWID;
 CREATE INDEX by_place ON records (slot, place);
-"""
+""",
+)
 #: Another row of the same document that counts before one.
 _LATER: Final = (
     "(SELECT 1 FROM records b WHERE b.path = a.path AND b.slot != a.slot "
@@ -97,7 +100,7 @@ class Index:
                 self._lock = _locked(folder / "index.lock")
             if folder is None or self._lock is None:
                 self._temporary = folder = Path(tempfile.mkdtemp(prefix="vectide-topics-"))
-            self._file = _opened(folder / "index.sqlite")
+            self._file = opened(folder / "index.sqlite", _TABLES)
             self._read_partitions()
 
     @property
@@ -262,14 +265,8 @@ class Index:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._room():
-            self._file.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._file.execute("ROLLBACK")
-                raise
-            self._file.execute("COMMIT")
+        with self._room(), transaction(self._file):
+            yield
 
     @contextmanager
     def _room(self) -> Iterator[None]:
@@ -288,28 +285,3 @@ def _locked(path: Path) -> TextIO | None:
         file.close()
         return None
     return file
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    """The file, made if it is not there, of another layout or broken."""
-    file = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-    try:
-        file.execute("PRAGMA journal_mode = WAL")
-        file.execute("PRAGMA synchronous = NORMAL")
-        (layout,) = file.execute("PRAGMA user_version").fetchone()
-        if layout == _LAYOUT:
-            return file
-        if not layout and not file.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-            file.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {_LAYOUT}; COMMIT")
-            return file
-    except sqlite3.OperationalError:
-        file.close()
-        raise
-    except sqlite3.DatabaseError:
-        pass
-    file.close()
-    for suffix in ("", "-wal", "-shm"):
-        with_suffix = path.with_name(path.name + suffix)
-        if with_suffix.exists():
-            os.unlink(with_suffix)
-    return _opened(path)

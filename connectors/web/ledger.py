@@ -15,12 +15,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final, Literal, NoReturn
 
+from connectors.cache import Tables, connected, removed
 from pipeline.errors import SourceUnavailable
 
 log = logging.getLogger(__name__)
 
-_LAYOUT: Final = 1
-_TABLES: Final = """
+_TABLES: Final = Tables(
+    1,
+    ("pages", "listings"),
+    """
 CREATE TABLE pages (
   id INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT NOT NULL UNIQUE, url TEXT NOT NULL, hints TEXT NOT NULL DEFAULT '',
   fresh INTEGER NOT NULL DEFAULT 0, state TEXT NOT NULL DEFAULT 'new', revision TEXT NOT NULL DEFAULT '',
@@ -33,8 +36,9 @@ CREATE TABLE pages (
 CREATE TABLE listings (
   key TEXT PRIMARY KEY, etag TEXT NOT NULL, modified TEXT NOT NULL, hint TEXT NOT NULL, read_at REAL NOT NULL,
   names TEXT NOT NULL);
-"""
-_BUSY_SECONDS: Final = 5
+""",
+)
+_BUSY_SECONDS: Final = 5.0
 #: Of one page: sitemaps and feeds that name it seldom agree on when it changed.
 _HINTS: Final = 8
 
@@ -248,37 +252,15 @@ class Ledger:
         if file is not None:
             file.close()
         if self._path is not None:
-            _removed(self._path)
+            removed(self._path)
         raise SourceUnavailable(f"the cache of pages is broken and is built again: {error}") from None
 
 
 def _opened(path: Path | None) -> sqlite3.Connection:
     if path is None:
-        return _connected(":memory:")
+        return connected(None, _TABLES, _BUSY_SECONDS)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SourceUnavailable(f"the cache of pages cannot be made at {path}: {error}") from None
-    return _connected(str(path))
-
-
-def _removed(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
-def _connected(path: str) -> sqlite3.Connection:
-    file = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    try:
-        file.execute("PRAGMA journal_mode = WAL")
-        file.execute("PRAGMA synchronous = NORMAL")
-        file.execute("PRAGMA secure_delete = ON")
-        (layout,) = file.execute("PRAGMA user_version").fetchone()
-        if layout != _LAYOUT:
-            dropped = "DROP TABLE IF EXISTS pages; DROP TABLE IF EXISTS listings;"
-            file.executescript(f"BEGIN IMMEDIATE; {dropped} {_TABLES} PRAGMA user_version = {_LAYOUT}; COMMIT")
-        file.execute("SELECT count(*) FROM pages").fetchone()
-    except BaseException:
-        file.close()
-        raise
-    return file
+    return connected(path, _TABLES, _BUSY_SECONDS)
