@@ -67,10 +67,11 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+# Strict: where the index says nothing of a package, that would be `none known` otherwise.
 audit: install
 	@audit=$$(command -v $(BIN)/pip-audit || command -v pip-audit) || \
 		{ echo "vectide: pip-audit is missing, so nothing was audited: pipx install pip-audit (docs/security.md)" >&2; exit 1; }; \
-	"$$audit" --requirement requirements.lock --no-deps --disable-pip
+	"$$audit" --strict --requirement requirements.lock --no-deps --disable-pip
 
 # Four at a time, for half of what they do is waiting; a file to each: its tests share what they start.
 test: install kafka promtool postgres deploy-tools lint

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 import hypothesis
 import pytest
 
+from tests.support import shared_kafka
 from tests.support.absence import absent
 from tests.support.certificates import Missing as MissingOpenssl
-from tests.support.kafka import KafkaServer, Missing
-from tests.support.kafka import shared as shared_kafka
+from tests.support.kafka import Missing
 from tests.support.postgres import Missing as MissingPostgres
 from tests.support.postgres import PostgresServer, shared
 from tests.support.promtool import Missing as MissingPromtool
@@ -37,6 +37,18 @@ _LONG = (
 )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The run's own folder is made once, by who starts the workers."""
+    if not hasattr(config, "workerinput"):
+        shared_kafka.begin()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Likewise."""
+    if not hasattr(config, "workerinput"):
+        shared_kafka.end()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes minutes comes first: at the end, one worker would be alone with it."""
 
@@ -48,10 +60,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def kafka() -> KafkaServer:
+def kafka() -> shared_kafka.SharedKafka:
     """A running broker. Missing parts skip on a laptop and fail in CI."""
     try:
-        return shared_kafka()
+        return shared_kafka.shared()
     except Missing as missing:
         absent(missing)
 

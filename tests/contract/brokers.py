@@ -12,12 +12,13 @@ from pipeline.config import KafkaConfig
 from pipeline.deadline import Deadline
 from pipeline.ports import Broker, Consumer, NewRecord, Polled, Record, TopicPartition, TopicSpec
 from tests.support.kafka import KafkaServer
+from tests.support.shared_kafka import SharedKafka
 
 SECONDS = 30.0
 MEGABYTE = 1024 * 1024
 
 
-def kafka_broker(server: KafkaServer, **settings: object) -> Broker:
+def kafka_broker(server: KafkaServer | SharedKafka, **settings: object) -> Broker:
     from pipeline.broker.kafka import KafkaBroker
 
     config = {"bootstrap_servers": server.bootstrap, "session_timeout_seconds": 6.0, "request_timeout_seconds": 10.0}

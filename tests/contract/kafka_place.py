@@ -13,12 +13,13 @@ from connectors.registry import open_source
 from pipeline.config import SourceConfig
 from tests.contract.by_key import ByKey
 from tests.support.absence import absent
-from tests.support.kafka import KafkaServer, Missing, shared
+from tests.support.kafka import Missing
+from tests.support.shared_kafka import SharedKafka, shared
 from tests.support.socks import SocksProxy
 from tests.support.topics import Topics
 
 
-def server() -> KafkaServer:
+def server() -> SharedKafka:
     """The one of this run. Where Kafka is missing it skips on a laptop and fails in CI."""
     try:
         return shared()

@@ -12,12 +12,13 @@ from pipeline.errors import BrokerUnavailable, TopicMismatch
 from pipeline.ports import Consumer, TopicSpec
 from tests.contract.brokers import MEGABYTE, at, kafka_broker, read, record, soon, topic, until, values
 from tests.support.kafka import KafkaServer
+from tests.support.shared_kafka import SharedKafka
 
 pytestmark = pytest.mark.kafka
 
 
 @pytest.fixture
-def own_kafka(kafka: KafkaServer, tmp_path: Path) -> Iterator[KafkaServer]:
+def own_kafka(kafka: SharedKafka, tmp_path: Path) -> Iterator[KafkaServer]:
     """A broker that this test may hurt."""
     server = KafkaServer(tmp_path)
     server.start()
@@ -25,7 +26,7 @@ def own_kafka(kafka: KafkaServer, tmp_path: Path) -> Iterator[KafkaServer]:
     server.stop()
 
 
-def test_a_broker_that_is_down_at_the_start_is_unavailable(kafka: KafkaServer, tmp_path: Path) -> None:
+def test_a_broker_that_is_down_at_the_start_is_unavailable(kafka: SharedKafka, tmp_path: Path) -> None:
     with pytest.raises(BrokerUnavailable):
         kafka_broker(KafkaServer(tmp_path))
 
@@ -111,7 +112,7 @@ def overdue(consumer: Consumer) -> bool:
     return bool(consumer._consumer._coordinator.time_to_next_heartbeat() == 0)  # type: ignore[attr-defined]
 
 
-def test_a_topic_with_settings_that_lose_data_is_refused(kafka: KafkaServer, fresh: str) -> None:
+def test_a_topic_with_settings_that_lose_data_is_refused(kafka: SharedKafka, fresh: str) -> None:
     from kafka import KafkaAdminClient
 
     admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)

@@ -25,7 +25,7 @@ from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.cli.main import cli
 from pipeline.errors import ConfigError, Poison, SourceUnavailable, Transient
 from pipeline.ports import Expired, Fetched, Hint, TopicPartition, without_pauses
-from tests.support.kafka import KafkaServer
+from tests.support.shared_kafka import SharedKafka
 from tests.support.topics import Topics
 
 pytestmark = pytest.mark.kafka
@@ -33,7 +33,7 @@ SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")
-def topics(kafka: KafkaServer) -> Iterator[Topics]:
+def topics(kafka: SharedKafka) -> Iterator[Topics]:
     with closing(Topics(kafka.bootstrap)) as found:
         yield found
 
@@ -42,7 +42,7 @@ Opened = Callable[..., KafkaSource]
 
 
 @pytest.fixture
-def opened(kafka: KafkaServer, tmp_path: Path) -> Iterator[Opened]:
+def opened(kafka: SharedKafka, tmp_path: Path) -> Iterator[Opened]:
     """Makes sources, as a restart does: what is in their folder stays."""
     made: list[KafkaSource] = []
 
@@ -186,7 +186,7 @@ def test_a_record_of_another_document_is_not_taken_for_one(topics: Topics, fresh
 
 
 def test_partitions_that_are_added_are_read_from_their_start(
-    kafka: KafkaServer, topics: Topics, fresh: str, opened: Opened, monkeypatch: pytest.MonkeyPatch
+    kafka: SharedKafka, topics: Topics, fresh: str, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given a key whose records go to a new partition, then the later record counts, also after a restart."""
     monkeypatch.setattr(following, "_TOPICS_SECONDS", 0.1)
@@ -352,7 +352,7 @@ def test_deletes_that_may_have_been_compacted_away_lead_to_another_reading(
     assert source.hints(0.3) == []
 
 
-def test_only_what_is_committed_is_read(kafka: KafkaServer, topics: Topics, fresh: str, opened: Opened) -> None:
+def test_only_what_is_committed_is_read(kafka: SharedKafka, topics: Topics, fresh: str, opened: Opened) -> None:
     topic = topics.create(fresh)
     producer = KafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=f"{fresh}.writer")
     producer.init_transactions()
@@ -398,7 +398,7 @@ def test_one_bad_record_harms_no_other(
 
 
 def test_a_compression_that_no_library_is_there_for_is_named(
-    kafka: KafkaServer, topics: Topics, fresh: str, opened: Opened
+    kafka: SharedKafka, topics: Topics, fresh: str, opened: Opened
 ) -> None:
     topic = topics.create(fresh)
     producer = Producer({"bootstrap.servers": kafka.bootstrap, "compression.type": "zstd"})
@@ -439,7 +439,7 @@ def test_what_retention_removed_stays_published(topics: Topics, fresh: str, open
 
 
 def test_a_dry_run_says_what_would_be_published(
-    kafka: KafkaServer, topics: Topics, fresh: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kafka: SharedKafka, topics: Topics, fresh: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     topic = topics.create(fresh)
     topics.send(topic, ({"id": 1}, {"title": "One", "team": "ops"}), ({"id": 2}, b"{half"), ({"id": 3}, None))

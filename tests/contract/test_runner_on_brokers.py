@@ -17,6 +17,7 @@ from pipeline.errors import Fenced
 from tests.contract.brokers import embedded_broker, kafka_broker
 from tests.support.kafka import KafkaServer
 from tests.support.pushed import pushing
+from tests.support.shared_kafka import SharedKafka
 from tests.support.sources import Documents, running, scanned, wait_until
 
 
@@ -62,7 +63,7 @@ def test_a_second_runner_fences_the_first(documents: Documents) -> None:
 
 
 @pytest.mark.kafka
-def test_what_lies_behind_the_open_transaction_of_another_source_is_waited_for(kafka: KafkaServer, fresh: str) -> None:
+def test_what_lies_behind_the_open_transaction_of_another_source_is_waited_for(kafka: SharedKafka, fresh: str) -> None:
     broker = kafka_broker(kafka)
     documents = Documents(broker, partitions=1, pipeline=fresh)
     topic = documents.names.connector_state
@@ -86,7 +87,7 @@ def test_what_lies_behind_the_open_transaction_of_another_source_is_waited_for(k
 
 
 @pytest.mark.kafka
-def test_a_broker_killed_in_the_middle_of_a_scan(kafka: KafkaServer, tmp_path: Path, fresh: str) -> None:
+def test_a_broker_killed_in_the_middle_of_a_scan(kafka: SharedKafka, tmp_path: Path, fresh: str) -> None:
     """Given a Kafka that is killed while transactions are under way and started again, then the runner
     waits, goes on by itself, and every document is in the log.
     """

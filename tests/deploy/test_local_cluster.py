@@ -25,7 +25,7 @@ import pytest
 
 from tests.deploy.charts import Rendered, render
 from tests.support.deployment import loopback_qdrant
-from tests.support.kafka import KafkaServer
+from tests.support.shared_kafka import SharedKafka
 
 pytestmark = [pytest.mark.kafka, pytest.mark.processes, pytest.mark.timeout(400)]
 
@@ -216,7 +216,7 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def cluster(kafka: KafkaServer, chart: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(kafka: SharedKafka, chart: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     try:
         with socket.socket() as one:
             one.bind(("127.0.0.2", 0))

@@ -20,8 +20,8 @@ from pipeline.naming import Names
 from tests.integration.test_kafka_workers import CONFIGURATION
 from tests.support.commands import run
 from tests.support.deployment import Deployment, loopback_qdrant
-from tests.support.kafka import KafkaServer
 from tests.support.probing import Probed, members, until
+from tests.support.shared_kafka import SharedKafka
 
 pytestmark = [pytest.mark.kafka, pytest.mark.processes, pytest.mark.timeout(900)]
 
@@ -39,7 +39,7 @@ def qdrant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 class Pipeline:
     """A deployment, and what its log and its groups say."""
 
-    def __init__(self, made: Deployment, kafka: KafkaServer, prefix: str) -> None:
+    def __init__(self, made: Deployment, kafka: SharedKafka, prefix: str) -> None:
         self.made, self.kafka = made, kafka
         self.config = load(made.folder / "vectide.toml", {})
         self.names = Names(prefix, "it")
@@ -69,7 +69,7 @@ class Pipeline:
 
 
 @pytest.fixture
-def pipeline(kafka: KafkaServer, qdrant: str, fresh: str, tmp_path: Path) -> Iterator[Pipeline]:
+def pipeline(kafka: SharedKafka, qdrant: str, fresh: str, tmp_path: Path) -> Iterator[Pipeline]:
     configuration = CONFIGURATION.format(prefix=fresh, kafka=kafka.bootstrap, qdrant=qdrant)
     configuration = configuration.replace("session_timeout_seconds = 6", SESSION)
     # Small batches: a worker cannot finish everything that it has read before it must end.

@@ -13,7 +13,8 @@ import pytest
 from pipeline.store.qdrant import QdrantStore
 from tests.integration.test_kafka_workers import collection, deployment, write
 from tests.support.deployment import Deployment
-from tests.support.kafka import KafkaServer, clean_soon
+from tests.support.kafka import clean_soon
+from tests.support.shared_kafka import SharedKafka
 
 __all__ = ["deployment"]
 
@@ -33,7 +34,7 @@ def seconds(moment: str) -> float:
 
 
 def test_a_document_is_forgotten_with_and_without_its_connector_and_the_cleaner_does_the_rest(
-    deployment: tuple[Deployment, QdrantStore], kafka: KafkaServer, fresh: str
+    deployment: tuple[Deployment, QdrantStore], kafka: SharedKafka, fresh: str
 ) -> None:
     made, store = deployment
     random_ = random.Random(1)

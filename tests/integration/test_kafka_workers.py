@@ -15,6 +15,7 @@ from pipeline.ports import Collection
 from pipeline.store.qdrant import QdrantSettings, QdrantStore
 from tests.support.deployment import Deployment, loopback_qdrant
 from tests.support.kafka import KafkaServer
+from tests.support.shared_kafka import SharedKafka
 
 pytestmark = [pytest.mark.kafka, pytest.mark.processes, pytest.mark.timeout(400)]
 
@@ -42,7 +43,7 @@ path = "docs"
 
 
 @pytest.fixture
-def deployment(kafka: KafkaServer, fresh: str, tmp_path: Path) -> Iterator[tuple[Deployment, QdrantStore]]:
+def deployment(kafka: SharedKafka, fresh: str, tmp_path: Path) -> Iterator[tuple[Deployment, QdrantStore]]:
     with loopback_qdrant(tmp_path / "qdrant") as url:
         made = Deployment(tmp_path, CONFIGURATION.format(prefix=fresh, kafka=kafka.bootstrap, qdrant=url))
         store = QdrantStore(QdrantSettings(url))
@@ -125,7 +126,7 @@ def test_workers_come_go_hang_and_die_and_the_store_equals_the_log(
         assert command.stop() == 0, command.errors()
 
 
-def test_a_worker_that_starts_before_kafka_waits_for_it(kafka: KafkaServer, fresh: str, tmp_path: Path) -> None:
+def test_a_worker_that_starts_before_kafka_waits_for_it(kafka: SharedKafka, fresh: str, tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     own = KafkaServer(tmp_path / "own")
     with loopback_qdrant(tmp_path / "qdrant") as url:

@@ -11,9 +11,10 @@ import psutil
 import pytest
 
 from tests.integration import test_kafka_workers, test_up
+from tests.support.absence import absent
 from tests.support.commands import run
 from tests.support.deployment import Deployment, loopback_qdrant
-from tests.support.kafka import KafkaServer
+from tests.support.kafka import KafkaServer, Missing
 from tests.support.probing import Probed, until
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
@@ -37,12 +38,24 @@ def hanging(process: psutil.Process) -> Iterator[None]:
         process.send_signal(signal.SIGCONT)
 
 
+@pytest.fixture(scope="module")
+def own_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """A broker that these tests may hurt."""
+    try:
+        server = KafkaServer(tmp_path_factory.mktemp("kafka"))
+    except Missing as missing:
+        absent(missing)
+    server.start()
+    yield server
+    server.stop()
+
+
 @pytest.fixture
-def made(kafka: KafkaServer, fresh: str, tmp_path: Path) -> Iterator[tuple[Deployment, psutil.Process]]:
+def made(own_kafka: KafkaServer, fresh: str, tmp_path: Path) -> Iterator[tuple[Deployment, psutil.Process]]:
     """A deployment with its topics, and the process of its store."""
     with loopback_qdrant(tmp_path / "qdrant") as url:
         (store,) = [one for one in psutil.Process().children() if str(tmp_path) in one.cmdline()[-1]]
-        configuration = test_kafka_workers.CONFIGURATION.format(prefix=fresh, kafka=kafka.bootstrap, qdrant=url)
+        configuration = test_kafka_workers.CONFIGURATION.format(prefix=fresh, kafka=own_kafka.bootstrap, qdrant=url)
         quick = configuration.replace("[kafka]", "[kafka]\nrequest_timeout_seconds = 7").replace(
             "[qdrant]", "[qdrant]\ntimeout_seconds = 2"
         )
@@ -56,7 +69,7 @@ def made(kafka: KafkaServer, fresh: str, tmp_path: Path) -> Iterator[tuple[Deplo
 
 @pytest.mark.kafka
 def test_an_outage_is_not_ready_and_alive_and_ends_by_itself(
-    made: tuple[Deployment, psutil.Process], kafka: KafkaServer
+    made: tuple[Deployment, psutil.Process], own_kafka: KafkaServer
 ) -> None:
     """Given a worker, when first the store hangs and then Kafka, then it is not ready, alive, and ready again
     without a restart; and a worker that starts or is told to stop in an outage does what it should.
@@ -71,18 +84,18 @@ def test_an_outage_is_not_ready_and_alive_and_ends_by_itself(
         late.until_not_ready('"store')
         assert late.command.stop() == 0, late.command.errors()
     worker.until_probes(200, 200, 200)
-    kafka.pause()
+    own_kafka.pause()
     try:
         worker.until_not_ready('"broker')
     finally:
-        kafka.resume()
+        own_kafka.resume()
     worker.until_probes(200, 200, 200)
-    kafka.pause()
+    own_kafka.pause()
     try:
         worker.until_not_ready('"broker')
         assert worker.command.stop() == 0, worker.command.errors()
     finally:
-        kafka.resume()
+        own_kafka.resume()
 
 
 @pytest.mark.kafka

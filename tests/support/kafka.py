@@ -7,8 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import atexit
-import functools
 import os
 import shutil
 import signal
@@ -173,6 +171,12 @@ class KafkaServer:
             self._process = None
 
     @property
+    def pid(self) -> int:
+        """Of the process; it must have been started."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def ended(self) -> int | None:
         """Its exit code, if it has ended although nobody has asked this object for it."""
         return None if self._process is None else self._process.poll()
@@ -211,17 +215,6 @@ class KafkaServer:
             return False
         admin.close()
         return True
-
-
-@functools.cache
-def shared() -> KafkaServer:
-    """The one broker of a test process, running; it is stopped when that ends. Raises Missing."""
-    directory = Path(tempfile.mkdtemp(prefix="vectide-kafka-"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    server = KafkaServer(directory)
-    atexit.register(server.stop)
-    server.start()
-    return server
 
 
 def clean_soon(bootstrap: str, topics: Sequence[str]) -> None:
