@@ -218,6 +218,7 @@ class QdrantStore:
         try:
             with _translated("server"):
                 version = self._client.info().version
+                self._client.get_collections()  # the version is told without a key, this is not
         except _Untrusted as error:
             # Later it is waited out: a certificate may be about to be changed.
             raise ConfigError(

@@ -165,7 +165,8 @@ class Handler(BaseHTTPRequestHandler):
                 for name, value in body.items():
                     setattr(self.faults, name, value)
                 return self._answer(200, {"result": True})
-            if self.api_key is not None and self.headers.get("api-key") != self.api_key:
+            # The version is told to everybody, as by the real one.
+            if path != "/" and self.api_key is not None and self.headers.get("api-key") != self.api_key:
                 raise Refused(401, "Must provide an API key or an Authorization bearer token")
             if self.faults.delay:
                 time.sleep(self.faults.delay)

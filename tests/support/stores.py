@@ -18,6 +18,10 @@ from tests.support.certificates import Signed
 from tests.support.qdrant_server import serve
 
 REAL = os.environ.get("VECTIDE_TEST_QDRANT_URL")
+#: Of that server, with every right; only with one are its rights tested.
+REAL_KEY = os.environ.get("VECTIDE_TEST_QDRANT_KEY")
+#: Also of that server.
+REAL_GRPC_PORT = int(os.environ.get("VECTIDE_TEST_QDRANT_GRPC_PORT", "6334"))
 KINDS = ("memory", "edge", "loopback", *(("rest", "grpc") if REAL else ()))
 
 
@@ -46,7 +50,8 @@ def opened(kind: str, folder: Path) -> Iterator[Store]:
     """A store of a kind, empty but for what others left on a real server."""
     if kind in ("rest", "grpc"):
         assert REAL is not None
-        store: Store = QdrantStore(QdrantSettings(url=REAL, grpc=kind == "grpc"))
+        settings = QdrantSettings(url=REAL, api_key=REAL_KEY, grpc=kind == "grpc", grpc_port=REAL_GRPC_PORT)
+        store: Store = QdrantStore(settings)
         yield store
         store.close()
     elif kind == "loopback":
