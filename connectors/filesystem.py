@@ -39,6 +39,8 @@ from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
 #: A folder that has just appeared is listed at once and once more: files can be made in it before
 #: its watch is.
 _SETTLE_SECONDS: Final = 0.1
+#: More files than this in folders that have just appeared: a scan has pauses, and its memory is bounded.
+_LISTED: Final = 10_000
 #: Of a file that is not read, its two ends tell whether it changed.
 _END_BYTES: Final = 64 * 1024
 
@@ -116,12 +118,13 @@ class FilesystemSource:
             self._fresh.clear()
             return [Hint(None, everything)]
         found: dict[str, Hint] = {}
+        if due:
+            watch.check(os.path.join(self._tree.root, due[-1]))
         try:
             for folder in due:
                 del self._fresh[folder]
-                self._list(folder, time.time(), found)
-            if due:
-                watch.check(os.path.join(self._tree.root, due[-1]))
+                if not self._list(folder, time.time(), found):
+                    return [Hint(None, time.time())]
             for path, at in paths.items():
                 if not self._resolve(path, at, found):
                     return [Hint(None, at)]
@@ -273,19 +276,22 @@ class FilesystemSource:
             if path in self._tree.unreadable:
                 self._stale = True  # it can be read now, perhaps; its watch is still missing
                 return False
-            self._list(path, at, found)
             self._fresh[path] = time.monotonic() + _SETTLE_SECONDS
+            return self._list(path, at, found)
         elif self._rules.admits(path) or self._rules.admits_folder(path):
             found.setdefault(path, Hint(path, at))
         return True
 
-    def _list(self, folder: str, at: float, found: dict[str, Hint]) -> None:
+    def _list(self, folder: str, at: float, found: dict[str, Hint]) -> bool:
+        """Hints for what is in a folder; False if that is for a scan."""
         with suppress(OSError):  # gone again: its own hint follows
-            for entry in self._tree.walk(folder):
-                if entry is None:
-                    continue
-                found.setdefault(entry.path, Hint(entry.path, at))
+            for seen, entry in enumerate(self._tree.walk(folder), 1):
+                if seen > _LISTED or len(found) > _LISTED:
+                    return False
+                if entry is not None:
+                    found.setdefault(entry.path, Hint(entry.path, at))
         found.setdefault(folder, Hint(folder, at))
+        return True
 
 
 def _bytes_of(descriptor: int, limit: int) -> bytes:

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 #: A file by that name is not there (any more); a name that is too long or holds a NUL never was.
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 _DEPTH: Final = 128
+#: Entries of a folder that are listed between two pauses: a few milliseconds.
+_PAUSE_ENTRIES: Final = 1000
 #: Only to go through it: that needs no right to list it, where the system can tell the two apart.
 _FOLDER: Final = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -167,29 +169,45 @@ class Tree:
             return False
 
     def _entries(self, folder: str) -> Iterator[tuple[str, bool, os.stat_result] | None]:
+        # Names alone, and a pause now and then: a folder can hold a million.
+        names: list[str] = []
+        links: set[str] = set()
+        folders: set[str] = set()
+        place = os.path.join(self.root, folder)
         try:
-            with os.scandir(os.path.join(self.root, folder)) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+            with os.scandir(place) as found:
+                for entry in found:
+                    names.append(entry.name)
+                    if entry.is_symlink():
+                        links.add(entry.name)
+                    elif entry.is_dir():
+                        folders.add(entry.name)
+                    if not len(names) % _PAUSE_ENTRIES:
+                        yield None
         except OSError as error:
             self._pass_over(folder, error)
             return
         self.unreadable.discard(folder)
-        for entry in entries:
+        names.sort()
+        for name in names:
+            inner = os.path.join(place, name)
+            linked = name in links
+            if linked and (not self._follow or self._leads_out(inner)):
+                continue
             try:
-                linked = entry.is_symlink()
-                if linked and (not self._follow or self._leads_out(entry.path)):
-                    continue
-                is_folder = entry.is_dir()
-                if not self._rules.admits_entry(folder, entry.name, folder=is_folder):
+                # Of a link that is followed, what it leads to decides which rules count.
+                status = os.stat(inner) if linked else None
+                is_folder = name in folders if status is None else stat.S_ISDIR(status.st_mode)
+                if not self._rules.admits_entry(folder, name, folder=is_folder):
                     yield None
                     continue
-                status = entry.stat()
+                status = status or os.stat(inner, follow_symlinks=False)
             except OSError:
                 continue  # gone between listing and looking, or a link that leads nowhere
             if linked:
-                path = f"{folder}/{entry.name}" if folder else entry.name
-                self.links[path] = os.path.realpath(entry.path)
-            yield entry.name, is_folder, status
+                path = f"{folder}/{name}" if folder else name
+                self.links[path] = os.path.realpath(inner)
+            yield name, is_folder, status
 
     def _pass_over(self, folder: str, error: OSError) -> None:
         if error.errno not in _ABSENT and folder not in self.unreadable:

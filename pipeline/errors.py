@@ -192,6 +192,12 @@ class GateRefused(Refused):
 UNAVAILABLE = 7
 
 
+def kind_of(error: Exception) -> str:
+    """The name of the class above that an error is of: the adapters have finer ones, and metrics must not."""
+    names = [one.__name__ for one in type(error).__mro__ if one.__module__ == __name__]
+    return names[0] if names else "other"
+
+
 def exit_code(error: VectideError) -> int:
     """The exit code of an error; docs/commands.md lists them."""
     if isinstance(error, Fatal):

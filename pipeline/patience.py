@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from pipeline.errors import kind_of
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
 from pipeline.retry import RetryPolicy, retry
@@ -56,7 +57,7 @@ class Patience:
         def waiting(error: Exception) -> None:
             nonlocal failed
             if not failed:  # one error, however often it is tried again
-                self._metrics.errors.labels(type(error).__name__, dependency).inc()
+                self._metrics.errors.labels(kind_of(error), dependency).inc()
                 log.warning("waiting", extra={"for": part or dependency, "error": str(error)})
             failed = True
             self._health.set_ready(part or dependency, False, str(error))

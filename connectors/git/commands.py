@@ -74,6 +74,7 @@ class Access:
     known_hosts_file: Path | None = None
     ca_file: Path | None = None
     trust_owner: bool = False
+    transports: tuple[str, ...] = ("file", "git", "http", "https", "ssh")
 
 
 class Git:
@@ -85,6 +86,8 @@ class Git:
     """
 
     def __init__(self, folder: Path, access: Access) -> None:
+        self.repository = access.repository
+        """What is fetched from."""
         self.directory = folder / "repository.git"
         self._folder = folder
         self._access = access
@@ -237,7 +240,7 @@ class Git:
             "GIT_CONFIG_GLOBAL": str(self._folder / "trust.gitconfig") if access.trust_owner else os.devnull,
             "GIT_ATTR_NOSYSTEM": "1",
             "GIT_TERMINAL_PROMPT": "0",
-            "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh",
+            "GIT_ALLOW_PROTOCOL": ":".join(access.transports),
             "GIT_NO_REPLACE_OBJECTS": "1",
             "GIT_LITERAL_PATHSPECS": "1",
             "GIT_NO_LAZY_FETCH": "1",

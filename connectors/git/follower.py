@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from connectors.git.commands import check_version
-from connectors.git.mirror import Changes, Mirror
+from connectors.git.commits import Changes
 from connectors.git.places import Watched
+from connectors.git.superproject import Superproject
 from pipeline.deadline import Deadline
 from pipeline.errors import SourceUnavailable, Transient, VectideError
 from pipeline.ports import Hint
@@ -31,25 +32,22 @@ class Follower:
     """Follows a branch from the first call on.
 
     Args:
-        mirror: used by this thread only, but for its files.
+        project: used by this thread only, but for its files.
         poll_seconds: between two fetches without a sign.
         watched: what tells of a change.
-        stop: ends a git that runs.
         fresh_seconds: a scan waits so long for a fetch; then it says that it is under way.
     """
 
     def __init__(
         self,
-        mirror: Mirror,
+        project: Superproject,
         poll_seconds: float,
         watched: Sequence[Watched],
-        stop: Callable[[], None],
         fresh_seconds: float,
     ) -> None:
-        self._mirror = mirror
+        self._project = project
         self._poll_seconds = poll_seconds
         self._watched = watched
-        self._stop_git = stop
         self._fresh_seconds = fresh_seconds
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -57,6 +55,7 @@ class Follower:
         self._asked = 0
         self._done = 0
         self._error: VectideError | None = None
+        self._trouble = ""
         self._tip = ""
         self._paths: dict[str, float] = {}
         self._everything: float | None = None
@@ -97,12 +96,15 @@ class Follower:
         """What changed since the last call.
 
         Raises:
-            SourceUnavailable: the repository does not answer now.
+            SourceUnavailable: the repository does not answer now; or a submodule does not, and nothing
+                else has changed.
         """
         deadline = Deadline.after(timeout)
         with self._changed:
             self._start()
             while not (self._paths or self._everything or self._error or self._closed or deadline.expired):
+                if self._trouble:
+                    raise SourceUnavailable(self._trouble)
                 self._changed.wait(deadline.remaining())
             if self._error is not None and not self._closed:
                 raise self._error
@@ -118,7 +120,7 @@ class Follower:
             self._closed = True
             self._changed.notify_all()
             thread = self._thread
-        self._stop_git()
+        self._project.stop()
         if thread is not None and thread is not threading.current_thread():
             thread.join(_CLOSE_SECONDS)
 
@@ -131,7 +133,7 @@ class Follower:
             self._thread.start()
 
     def _run(self) -> None:
-        checked, pause = False, _RETRY_SECONDS[0]
+        checked, trouble, pause = False, "", _RETRY_SECONDS[0]
         while True:
             with self._changed:
                 if self._closed:
@@ -143,9 +145,10 @@ class Follower:
                 if not checked:
                     check_version()
                     checked = True
-                self._note(self._mirror.update())
+                self._note(self._project.update())
                 error: VectideError | None = None
-                pause = _RETRY_SECONDS[0]
+                trouble = self._project.trouble()
+                pause = pause if trouble else _RETRY_SECONDS[0]
             except VectideError as failure:
                 error = failure
             except Exception as failure:  # a bug must not end the following without a word
@@ -153,11 +156,12 @@ class Follower:
             if isinstance(error, Transient) and not isinstance(error, SourceUnavailable):
                 error = SourceUnavailable(str(error))
             with self._changed:
-                self._error = error
+                self._error, self._trouble = error, trouble
                 self._done = max(self._done, number)
                 self._changed.notify_all()
-            self._wait(signs, self._poll_seconds if error is None else min(pause, self._poll_seconds))
-            pause = min(pause if error is None else 2 * pause, _RETRY_SECONDS[1])
+            failed = error is not None or bool(trouble)
+            self._wait(signs, min(pause, self._poll_seconds) if failed else self._poll_seconds)
+            pause = min(2 * pause if failed else pause, _RETRY_SECONDS[1])
 
     def _wait(self, signs: list[tuple[object, ...]], seconds: float) -> None:
         """Until it is time for another fetch."""
@@ -174,7 +178,7 @@ class Follower:
         old = self._tip
         if old == tip:
             return
-        changes = self._mirror.changes(old, tip) if old else Changes(())
+        changes = self._project.changes(old, tip) if old else Changes(())
         now = time.time()
         with self._changed:
             self._tip = tip

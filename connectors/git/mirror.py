@@ -17,14 +17,14 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from connectors.cache import Tables, opened, transaction
 from connectors.git.commands import Git
+from connectors.git.commits import FORMAT, Changes, Commit, File, commit_of
 from pipeline.errors import SourceUnavailable
 
 _REF: Final = "refs/vectide/tip"
@@ -38,8 +38,6 @@ _PAGE: Final = 500
 _FILE_MODE: Final = b"100"
 #: More changed paths than this at once: a scan is cheaper.
 _MANY: Final = 5_000
-#: What SQLite holds; a commit can say any number.
-_MOST_SECONDS: Final = 2**63 - 1
 
 _TABLES: Final = Tables(
     1,
@@ -55,35 +53,6 @@ _SELECT: Final = (
     "FROM files LEFT JOIN commits ON number = commit_"
 )
 _RAW: Final = ("-z", "--raw", "--no-renames", "--no-abbrev")
-_FORMAT: Final = "--format=commit %H %at %an"
-
-
-class File(NamedTuple):
-    """One file of the newest commit."""
-
-    path: str
-    blob: str
-    commit: str
-    """That has last changed it; empty if that is not asked for."""
-    at: int
-    """When that was made by its author, or without it the newest one; in seconds since 1970."""
-    author: str
-
-
-class _Commit(NamedTuple):
-    id: str
-    at: int
-    author: str
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """From one commit of the branch to another."""
-
-    paths: tuple[str, ...]
-    """Those that changed, in the order in which they are to be looked at: what is there before what is gone."""
-    everything: bool = False
-    """Anything may have changed."""
 
 
 class Mirror:
@@ -121,19 +90,28 @@ class Mirror:
         self._history = history
         self._seconds = seconds
         self._files_limit = files_limit
+        self.taken = 0
+        """Files of others that count for the limit, too."""
         self._reading = threading.Lock()
         self._reader: tuple[int, sqlite3.Connection] | None = None
 
-    def update(self) -> str:
+    def update(self, wanted: str = "", fetched: Callable[[str], object] = str) -> str:
         """Fetch, and bring the list up to date; the newest commit.
+
+        Args:
+            wanted: a commit, instead of the branch's newest.
+            fetched: is told the commit before the list is of it.
 
         Raises:
             SourceUnavailable: the repository does not answer, refuses, has no such branch or folder, or too many files.
         """
         with self._locked() as descriptor, closing(self._file()) as file:
-            self._fetch(descriptor)
-            tip = self._git.output("rev-parse", "--verify", f"{_REF}^{{commit}}", seconds=_LOCAL_SECONDS)
-            commit = tip.decode().strip()
+            if wanted:
+                self._fetch_commit(descriptor, wanted)
+            else:
+                self._fetch(descriptor, f"refs/heads/{self._branch}" if self._branch else "HEAD")
+            commit = self._tip()
+            fetched(commit)
             (known,) = file.execute("SELECT tip FROM origin").fetchone()
             if known != commit:
                 self._list(file, known, commit)
@@ -195,6 +173,15 @@ class Mirror:
         with self._read() as file:
             return _file_at(file, path)
 
+    def listed(self) -> tuple[str, int]:
+        """The commit that the list is of, and how many files it has; empty if there is none."""
+        try:
+            with self._read() as file:
+                tip, count = file.execute("SELECT tip, (SELECT count(*) FROM files) FROM origin").fetchone()
+        except SourceUnavailable:
+            return "", 0
+        return str(tip), int(count)
+
     def close(self) -> None:
         """Let go of the list."""
         with self._reading:
@@ -241,13 +228,30 @@ class Mirror:
             with contextlib.suppress(OSError):
                 lock.unlink()
 
-    def _fetch(self, descriptor: int) -> None:
-        wanted = f"refs/heads/{self._branch}" if self._branch else "HEAD"
-        shallow = [] if self._history else ["--depth=1"]
+    def _fetch(self, descriptor: int, wanted: str, ref: str = _REF) -> None:
+        shallow = [] if self._history or ref != _REF else ["--depth=1"]
         self._git.output(
             "fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head", *shallow, "--force",
-            "--", self._repository, f"+{wanted}:{_REF}", seconds=self._seconds, keep_open=[descriptor],
+            "--", self._repository, f"+{wanted}:{ref}", seconds=self._seconds, keep_open=[descriptor],
         )  # fmt: skip
+
+    def _fetch_commit(self, descriptor: int, wanted: str) -> None:
+        with contextlib.suppress(SourceUnavailable):
+            if self._tip() == wanted:
+                return
+        try:
+            self._fetch(descriptor, wanted)
+        except SourceUnavailable:
+            # Servers may refuse what no branch names by itself.
+            self._fetch(descriptor, "refs/heads/*", "refs/vectide/heads/*")
+            try:
+                self._git.output("update-ref", _REF, wanted, seconds=_LOCAL_SECONDS)
+            except SourceUnavailable:
+                raise SourceUnavailable(f"commit {wanted} cannot be fetched, and no branch has it") from None
+
+    def _tip(self) -> str:
+        found = self._git.output("rev-parse", "--verify", f"{_REF}^{{commit}}", seconds=_LOCAL_SECONDS)
+        return found.decode().strip()
 
     # ---------------------------------------------------------------------- the list
 
@@ -320,7 +324,7 @@ class Mirror:
 
     def _check_count(self, count: int) -> None:
         """A tree that names another many times, and so on, is a handful of objects and any number of files."""
-        if count > self._files_limit:
+        if count + self.taken > self._files_limit:
             raise SourceUnavailable(
                 f"the newest commit holds more than {self._files_limit} files: set folder, or raise files_limit"
             )
@@ -336,10 +340,10 @@ class Mirror:
             else:
                 described = token
 
-    def _log(self, range_: str) -> Generator[tuple[_Commit, bytes]]:
+    def _log(self, range_: str) -> Generator[tuple[Commit, bytes]]:
         """Every path that a commit has changed, newest commit first; of a merge, what it changed by itself."""
-        commit, follows = _Commit("", 0, ""), False
-        arguments = ("log", "-c", "-r", *_RAW, _FORMAT, range_, *self._within())
+        commit, follows = Commit("", 0, ""), False
+        arguments = ("log", "-c", "-r", *_RAW, FORMAT, range_, *self._within())
         with closing(self._git.tokens(*arguments, seconds=_LOCAL_SECONDS)) as tokens:
             for token in tokens:
                 line = token.lstrip(b"\n")
@@ -349,7 +353,7 @@ class Mirror:
                 elif line.startswith(b":"):
                     follows = True
                 elif line.startswith(b"commit "):
-                    commit = _commit_of(line)
+                    commit = commit_of(line)
 
     def _within(self) -> list[str]:
         return ["--", self._below] if self._below else ["--"]
@@ -358,8 +362,8 @@ class Mirror:
         """The path below our folder: `--relative` leaves those of merges as they are."""
         return path[len(_bytes(self._below)) + 1 :] if self._below else path
 
-    def _commit(self, id: str) -> _Commit:
-        return _commit_of(self._git.output("show", "--no-patch", _FORMAT, id, seconds=_LOCAL_SECONDS).strip())
+    def _commit(self, id: str) -> Commit:
+        return commit_of(self._git.output("show", "--no-patch", FORMAT, id, seconds=_LOCAL_SECONDS).strip())
 
     def _is_ancestor(self, old: str, new: str) -> bool:
         try:
@@ -422,18 +426,10 @@ def _of(row: tuple[bytes, str, str | None, int, str | None]) -> File:
     return File(_text(path), blob, commit or "", at, author or "")
 
 
-def _number(file: sqlite3.Connection, commit: _Commit) -> int:
+def _number(file: sqlite3.Connection, commit: Commit) -> int:
     file.execute("INSERT OR IGNORE INTO commits (id, at, author) VALUES (?, ?, ?)", commit)
     (number,) = file.execute("SELECT number FROM commits WHERE id = ?", (commit.id,)).fetchone()
     return int(number)
-
-
-def _commit_of(line: bytes) -> _Commit:
-    """Lenient: what an odd commit says of its author is repeated as it is, and a part may be empty or missing."""
-    _, id, at, author = (line.rstrip(b"\0").split(b" ", 3) + [b""] * 3)[:4]
-    digits = at.lstrip(b"0") if at.isdigit() else b""
-    seconds = int(digits or b"0") if len(digits) <= len(str(_MOST_SECONDS)) else _MOST_SECONDS
-    return _Commit(id.decode(), min(seconds, _MOST_SECONDS), author.decode("utf-8", "replace"))
 
 
 def _bytes(path: str) -> bytes:

@@ -11,30 +11,15 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from connectors.extraction import ExtractionLimits
+from connectors.git.addresses import SCHEMES, SCP, URL, repository_address
 from connectors.git.commands import Access
 from connectors.ignoring import patterns
 from connectors.settings import secret_in
 from pipeline.config import Seconds
 from pipeline.errors import ConfigError
 
-_SCHEMES: Final = ("file", "git", "http", "https", "ssh")
-_URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.+)", re.DOTALL)
-#: ``user@host:path``, as ssh has it.
-_SCP: Final = re.compile(r"(?:[\w.-]+@)?[\w.-]+:(?!:)(?!//).+", re.DOTALL)
-_TRANSPORT: Final = re.compile(r"[\w+.-]+::")
 #: What git refuses in a name of a branch, and what would be more than one.
 _NOT_A_BRANCH: Final = re.compile(r"^[-/.]|[\s~^:?*\[\\\x00-\x1f\x7f]|\.\.|@\{|//|[/.]$|\.lock$")
-
-
-def _repository(value: str) -> str:
-    if not value or "\0" in value or "\n" in value:
-        raise ValueError("it is empty, or holds a line break")
-    if value.startswith("-") or _TRANSPORT.match(value):
-        raise ValueError("it must be a folder, a URL or user@host:path; transports that run commands are refused")
-    url = _URL.fullmatch(value)
-    if url is not None and url.group(1).lower() not in _SCHEMES:
-        raise ValueError(f"it must be a folder, or a URL of {', '.join(_SCHEMES)}")
-    return value
 
 
 def _branch(value: str) -> str:
@@ -55,7 +40,7 @@ class GitSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    repository: Annotated[str, AfterValidator(_repository)] = Field(
+    repository: Annotated[str, AfterValidator(repository_address)] = Field(
         description="a folder, a URL, or `user@host:path`", repr=False
     )
     branch: Annotated[str, AfterValidator(_branch)] = Field("", description="the repository's own default if not given")
@@ -81,6 +66,12 @@ class GitSettings(BaseModel):
         2_000_000,
         description="of the newest commit; beyond it the source is not ready, for a few objects can say billions",
     )
+    submodules: bool = Field(
+        False, description="the documents of submodules, too: each at the commit that the branch names"
+    )
+    submodule_hosts: tuple[str, ...] = Field(
+        (), description="hosts that submodules may be fetched from besides the repository's own: `host`, `host:port`"
+    )
     username: str = Field("", description="for http and https")
     password: SecretStr | None = Field(None, description="or a token; better given as a file")
     password_file: Path | None = Field(None, description="file that holds it")
@@ -104,8 +95,8 @@ class GitSettings(BaseModel):
             ValueError: the file cannot be read.
         """
         repository, username, password = self.repository, self.username, ""
-        url = _URL.fullmatch(repository)
-        if url is None and not _SCP.fullmatch(repository):
+        url = URL.fullmatch(repository)
+        if url is None and not SCP.fullmatch(repository):
             repository = os.path.abspath(os.path.expanduser(repository))
         elif url is not None and url.group(1).lower() in ("http", "https"):
             parts = urlsplit(repository)
@@ -138,7 +129,7 @@ def settings_of(uri: str) -> dict[str, Any]:
     address, _, fragment = uri.partition("#")
     scheme, _, rest = address.partition("://")
     scheme = scheme.lower().removeprefix("git+")
-    if scheme not in _SCHEMES:
+    if scheme not in SCHEMES:
         raise ConfigError(f"git+{scheme}:// is no URI of a repository", "give git+https, git+ssh, git+file or git://")
     table: dict[str, Any] = {"repository": unquote(rest) if scheme == "file" else f"{scheme}://{rest}"}
     for name, value in parse_qsl(fragment, keep_blank_values=True):

@@ -2,8 +2,8 @@
 
 A document is a regular file of the branch's newest commit, under its path in the repository (or below
 ``folder``). What changed between two newest commits is hinted at once; commits in between leave no
-trace, for their documents are not there any more. Symbolic links, submodules and pointers of LFS are no
-documents.
+trace, for their documents are not there any more. Symbolic links and pointers of LFS are no documents; nor are
+submodules, unless they are asked for.
 """
 
 from __future__ import annotations
@@ -20,18 +20,17 @@ from typing import Any, Final
 
 from connectors.extraction import SAMPLE_BYTES, Extractor, binary, is_text, revision_of
 from connectors.fetching import FETCH_SECONDS, fetched
-from connectors.git.blobs import Blobs
-from connectors.git.commands import Git
+from connectors.git.commits import File
 from connectors.git.follower import Follower
-from connectors.git.mirror import File, Mirror
 from connectors.git.places import LocalRefs, Touched
 from connectors.git.settings import GitSettings
+from connectors.git.superproject import Superproject, Unfetched
 from connectors.ignoring import Rules
 from connectors.settings import parse, secrets_of
 from pipeline.deadline import Deadline
 from pipeline.errors import SourceUnavailable
 from pipeline.identity import Metadata
-from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
+from pipeline.ports import Expired, Fetched, Hint, Listed, Skipped, Source
 
 #: Of a source's paths; names on this machine must not be taken for it.
 _NO_FOLDER: Final = os.devnull
@@ -70,34 +69,21 @@ class GitSource:
         self.id = id
         self._limit = limit_bytes
         self._extractor = Extractor(settings.extraction, limit_bytes)
-        access = settings.access()
         # Only a name: to make a source touches nothing.
         self._temporary = None if state is not None else Path(tempfile.gettempdir(), f"vectide-git-{uuid.uuid4().hex}")
         folder = state or self._temporary or Path()
         self._rules = Rules(_NO_FOLDER, settings.include, settings.exclude, gitignore=False, hidden=settings.hidden)
-        git = Git(folder, access)
-        self._git = git
-        self._mirror = Mirror(
-            git,
-            folder,
-            access.repository,
-            settings.branch,
-            settings.folder,
-            settings.fetch_seconds,
-            history=settings.history,
-            files_limit=settings.files_limit,
-        )
-        self._blobs = Blobs(git)
-        watched = [LocalRefs(access.repository, settings.branch)]
+        self._project = Superproject(settings, folder, self._rules.admits_folder)
+        watched = [LocalRefs(self._project.repository, settings.branch)]
         touched = [] if settings.hook_file is None else [Touched(settings.hook_file)]
         # What a copy for once is made for has nothing else to do, and could not go on with it another time.
         fresh_seconds = _FRESH_SECONDS if self._temporary is None else settings.fetch_seconds
-        self._follower = Follower(self._mirror, settings.poll_seconds, [*watched, *touched], git.stop, fresh_seconds)
+        self._follower = Follower(self._project, settings.poll_seconds, [*watched, *touched], fresh_seconds)
 
     def scan(self) -> Iterator[Listed | None]:
         """Every admitted file of the newest commit, once it has been fetched; a pause for each of the others."""
         self._follower.fresh()
-        for file in self._mirror.files():
+        for file in self._project.files():
             yield Listed(file.path, self._revision(file)) if self._rules.admits(file.path) else None
 
     def hints(self, timeout: float) -> list[Hint]:
@@ -105,20 +91,23 @@ class GitSource:
         hints = self._follower.taken(timeout)
         return [hint for hint in hints if hint.path is None or self._rules.admits(hint.path)]
 
-    def fetch(self, path: str) -> Fetched | Skipped | None:
+    def fetch(self, path: str) -> Fetched | Skipped | Expired | None:
         """The file, as of the last fetch from the repository."""
         deadline = Deadline.after(FETCH_SECONDS)
         self._follower.begun()
-        file = self._found(path) if self._rules.admits(path) else None
+        try:
+            file = self._found(path) if self._rules.admits(path) else None
+        except Unfetched:
+            return Expired(path)
         if file is None:
             return None
         revision = self._revision(file)
         if reason := self._extractor.left_out(path):
             return Skipped(path, revision, reason)
-        size, limit = self._blobs.size(file.blob), self._extractor.limit(path)
+        size, limit = self._project.size(file), self._extractor.limit(path)
         if size > limit:
             return self._over_limit(file, revision, size, limit)
-        data = self._blobs.content(file.blob)
+        data = self._project.content(file)
         if size < _LFS_BYTES and data.startswith(_LFS):
             return Skipped(path, revision, "special")
         if is_text(path) and binary(data[:SAMPLE_BYTES]):
@@ -135,14 +124,13 @@ class GitSource:
         """Stop following, and reading."""
         self._extractor.close()
         self._follower.close()
-        self._blobs.close()
-        self._mirror.close()
+        self._project.close()
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _found(self, path: str) -> File | None:
         try:
-            return self._mirror.file(path)
+            return self._project.file(path)
         except SourceUnavailable:
             self._follower.fresh()  # a list that is lost is made again by a fetch: the next attempt finds it
             raise

@@ -76,12 +76,19 @@ class _Table:
         self._database = database
         self._columns: dict[str, Column] = {}
         self._required: set[str] = set()
+        self._generated: set[str] = set()
 
     def resolved(self) -> Table:
         settings = self._settings
         oid, schema, relation, kind = self._relation()
         self._read_columns(oid)
         key = tuple(self._column(name, "key") for name in self._key(oid))
+        for one in key:
+            if one.name in self._generated:
+                raise ConfigError(
+                    f"{self._place}.key: column {one.name} is generated, and PostgreSQL does not replicate such",
+                    "name the columns of another unique index",
+                )
         self._check_identity(oid, kind, [one.name for one in key])
         named = fields_of(settings.text)
         keys = {one.name for one in key}
@@ -145,13 +152,15 @@ class _Table:
 
     def _read_columns(self, oid: int) -> None:
         rows = self._server.rows(
-            "SELECT a.attname, format_type(a.atttypid, a.atttypmod), t.typcategory::text, a.attnotnull "
+            "SELECT a.attname, format_type(a.atttypid, a.atttypmod), t.typcategory::text, a.attnotnull, "
+            "a.attgenerated <> '' "
             "FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid "
             "WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
             [oid],
         )
-        self._columns = {name: Column(name, type_, category) for name, type_, category, _ in rows}
-        self._required = {name for name, _, _, required in rows if required}
+        self._columns = {name: Column(name, type_, category) for name, type_, category, _, _ in rows}
+        self._required = {name for name, _, _, required, _ in rows if required}
+        self._generated = {name for name, _, _, _, generated in rows if generated}
 
     def _column(self, name: str, setting: str) -> Column:
         found = self._columns.get(name)

@@ -1,9 +1,8 @@
 """A queue of a bucket's notifications, read by a thread of its own.
 
-Its messages are deleted as soon as they are noted: what is lost with this process, the scan at the next
-start finds, and what a replaced copy takes before it is fenced, the next scan. To keep them until their
-events are committed would need handles that outlive the queue's visibility timeout, whatever that is set
-to, and bring every change twice after each outage.
+A message is deleted once the events of what it told are in the log. Whoever is killed before, or fenced, leaves it
+to the next reader: the queue shows it again after its visibility timeout. One that comes again meanwhile is told
+once.
 
 S3 says neither in which order nor how often it tells of a change, and neither matters: the object itself is
 looked at.
@@ -17,6 +16,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote_plus, urlsplit
@@ -32,6 +32,12 @@ log = logging.getLogger(__name__)
 #: Most that a service lets one wait is 20; an answer that takes no longer ends a thread soon.
 _WAIT_SECONDS: Final = 10
 _MESSAGES: Final = 10
+#: The same while messages are to be deleted, which the same thread does.
+_HOLDING_SECONDS: Final = 1
+#: Messages that are received and not published: further ones are left in the queue.
+_HELD: Final = 20_000
+#: Of them, at the end; the others are shown again by the queue itself.
+_RELEASED: Final = 100
 #: A rename is a copy and a delete, told of in any order: the new name goes first, and finds the vectors.
 _REMOVED_SECONDS: Final = 2.0
 _RETRY_SECONDS: Final = (0.25, 30.0)
@@ -71,9 +77,17 @@ class Queue:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._error: VectideError | None = None
-        self._keys: dict[str, tuple[float, float]] = {}
-        """By key, when it was told of, in seconds since 1970, and when it is due, on the monotonic clock."""
+        self._keys: dict[str, tuple[float, float, int]] = {}
+        """By key, when it was told of, in seconds since 1970, when it is due, on the monotonic clock, and the number of
+        the first message that told it.
+        """
         self._everything: float | None = None
+        self._held: dict[str, tuple[int, str]] = {}
+        """By the message's id, its number and its newest handle."""
+        self._number = 0
+        self._published = 0
+        self.given = 0
+        """The number up to which :meth:`taken` has returned all that messages told."""
 
     def taken(self, timeout: float) -> list[Hint]:
         """What was told of since the last call, by key; None for the path if anything may have changed.
@@ -91,10 +105,17 @@ class Queue:
                     raise self._error
                 hints = self._due(time.monotonic())
                 if hints or self._closed or deadline.expired:
+                    self.given = min((number - 1 for _, _, number in self._keys.values()), default=self._number)
                     return hints
-                dues = [due for _, due in self._keys.values()]
+                dues = [due for _, due, _ in self._keys.values()]
                 wake = min(dues) - time.monotonic() if dues else deadline.remaining()
                 self._changed.wait(max(0.001, min(wake, deadline.remaining())))
+
+    def publish(self, number: int) -> None:
+        """All that was given up to there is in the log: its messages can go."""
+        with self._changed:
+            self._published = max(self._published, number)
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Wake whoever waits; the thread ends with its present question."""
@@ -108,7 +129,7 @@ class Queue:
         if self._everything is not None:
             at, self._everything = self._everything, None
             return [Hint(None, at)]
-        due = [key for key, (_, due) in self._keys.items() if due <= now]
+        due = [key for key, (_, due, _) in self._keys.items() if due <= now]
         return [Hint(key, self._keys.pop(key)[0]) for key in due]
 
     def _run(self) -> None:
@@ -128,22 +149,55 @@ class Queue:
                 if error is not None and not self._closed:
                     self._changed.wait(pause)
                     pause = min(2 * pause, _RETRY_SECONDS[1])
+        with suppress(VectideError, Refused, Broken):
+            self._forget()
+            self._release()
         self._client.close()
 
     def _receive(self) -> None:
         url = self._settings.queue_url
         try:
+            self._forget()
+            with self._changed:
+                if len(self._held) >= _HELD:
+                    self._changed.wait(_HOLDING_SECONDS)
+                    return
+                wait = _HOLDING_SECONDS if self._held else _WAIT_SECONDS
             answer = self._client.ask(
-                "receive_message", QueueUrl=url, MaxNumberOfMessages=_MESSAGES, WaitTimeSeconds=_WAIT_SECONDS
+                "receive_message", QueueUrl=url, MaxNumberOfMessages=_MESSAGES, WaitTimeSeconds=wait
             )
             messages: Sequence[Mapping[str, Any]] = answer.get("Messages", ())
             for message in messages:
-                self._note(message.get("Body", ""))
-            if messages:
-                entries = [{"Id": str(n), "ReceiptHandle": one["ReceiptHandle"]} for n, one in enumerate(messages)]
-                self._client.ask("delete_message_batch", QueueUrl=url, Entries=entries)
+                self._take(message)
         except (Refused, Broken) as error:
             raise unavailable(url, error) from None
+
+    def _take(self, message: Mapping[str, Any]) -> None:
+        id, handle = str(message["MessageId"]), str(message["ReceiptHandle"])
+        with self._changed:  # its number and what it tells are seen together
+            known = self._held.get(id)
+            if known is not None:
+                self._held[id] = (known[0], handle)  # only the newest one counts
+                return
+            self._number += 1
+            self._held[id] = (self._number, handle)
+            self._note(message.get("Body", ""))
+
+    def _forget(self) -> None:
+        """Delete what is published. One that is not deleted after all comes again."""
+        done = [id for id, (number, _) in self._held.items() if number <= self._published]
+        for ids in (done[at : at + _MESSAGES] for at in range(0, len(done), _MESSAGES)):
+            entries = [{"Id": str(n), "ReceiptHandle": self._held[id][1]} for n, id in enumerate(ids)]
+            self._client.ask("delete_message_batch", QueueUrl=self._settings.queue_url, Entries=entries)
+            for id in ids:
+                del self._held[id]
+
+    def _release(self) -> None:
+        """Show what is not published to the next reader at once."""
+        held = [handle for _, handle in self._held.values()][:_RELEASED]
+        for handles in (held[at : at + _MESSAGES] for at in range(0, len(held), _MESSAGES)):
+            entries = [{"Id": str(n), "ReceiptHandle": one, "VisibilityTimeout": 0} for n, one in enumerate(handles)]
+            self._client.ask("change_message_visibility_batch", QueueUrl=self._settings.queue_url, Entries=entries)
 
     def _note(self, body: str) -> None:
         now, clock = time.time(), time.monotonic()
@@ -158,8 +212,8 @@ class Queue:
                 # An access point has another name than the bucket.
                 if one.bucket != self._settings.bucket and not self._settings.bucket.startswith("arn:"):
                     continue
-                self._keys.pop(one.key, None)
-                self._keys[one.key] = (now, clock + _REMOVED_SECONDS if one.removed else clock)
+                _, _, number = self._keys.pop(one.key, (now, clock, self._number))
+                self._keys[one.key] = (now, clock + _REMOVED_SECONDS if one.removed else clock, number)
             if told is None or len(self._keys) > _KEYS:
                 self._keys.clear()
                 self._everything = self._everything or now

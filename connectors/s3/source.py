@@ -29,7 +29,7 @@ from connectors.settings import parse, secrets_of
 from pipeline.deadline import Deadline
 from pipeline.errors import ConfigError, Poison, SourceUnavailable
 from pipeline.identity import Metadata, MetadataValue
-from pipeline.ports import Fetched, Hint, Listed, Skipped, Source
+from pipeline.ports import Backlog, Fetched, Hint, Listed, Skipped, Source
 
 #: Of a source's paths; names on this machine must not be taken for it.
 _NO_FOLDER: Final = os.devnull
@@ -61,6 +61,8 @@ def connector(source_id: str, settings: Mapping[str, Any], document_limit_bytes:
         raise ConfigError(f"sources.{source_id}: botocore is not installed", "pip install 'vectide[s3]'")
     with secrets_of(source_id):
         found.keys()
+    if found.queue_url:
+        return NotifiedS3Source(source_id, found, document_limit_bytes, Queue(found))
     return S3Source(source_id, found, document_limit_bytes)
 
 
@@ -83,7 +85,6 @@ class S3Source:
             self._client, settings.bucket, settings.prefix, versions=settings.versions, of_aws=not settings.endpoint_url
         )
         self._rules = Rules(_NO_FOLDER, settings.include, settings.exclude, gitignore=False, hidden=settings.hidden)
-        self._queue = Queue(settings) if settings.queue_url else None
         self._closed = threading.Event()
         self._polling = Polling(settings.poll_seconds, self._closed)
 
@@ -103,9 +104,7 @@ class S3Source:
                     raise SourceUnavailable("the source is closed")
 
     def hints(self, timeout: float) -> list[Hint]:
-        """What the queue tells of; without one, a scan whenever it is time for one."""
-        if self._queue is not None:
-            return [hint for one in self._queue.taken(timeout) if (hint := self._of_a_path(one)) is not None]
+        """A scan whenever it is time for one."""
         return self._polling.hints(timeout)
 
     def fetch(self, path: str) -> Fetched | Skipped | None:
@@ -130,17 +129,7 @@ class S3Source:
         """Wake a waiting :meth:`hints`, let connections go, and end reading."""
         self._closed.set()
         self._extractor.close()
-        if self._queue is not None:
-            self._queue.close()
         self._client.close()
-
-    def _of_a_path(self, hint: Hint) -> Hint | None:
-        """A hint of a key as one of a path; None if that is not of this source."""
-        if hint.path is None:
-            return hint
-        path = hint.path.removeprefix(self._settings.prefix)
-        ours = hint.path.startswith(self._settings.prefix) and self._admits(path)
-        return Hint(path, hint.at) if ours else None
 
     # ------------------------------------------------------------------------- content
 
@@ -200,6 +189,57 @@ class S3Source:
         except UnicodeEncodeError:  # no key is like that
             return False
         return self._rules.admits(path)
+
+
+class NotifiedS3Source(S3Source):
+    """With a queue of the bucket's notifications, as a :class:`pipeline.ports.LogSource`: its messages stay until what
+    they told is published. Some are never sent, and nobody knows how long the queue has kept them: each start scans.
+
+    Args:
+        id, settings, limit_bytes: as for :class:`S3Source`.
+        queue: closed with it.
+    """
+
+    def __init__(self, id: str, settings: S3Settings, limit_bytes: int, queue: Queue) -> None:
+        super().__init__(id, settings, limit_bytes)
+        self._queue = queue
+
+    def hints(self, timeout: float) -> list[Hint]:
+        """What the queue tells of."""
+        return [hint for one in self._queue.taken(timeout) if (hint := self._of_a_path(one)) is not None]
+
+    def resume(self, position: str | None) -> bool:
+        """Only a scan tells."""
+        return False
+
+    def caught_up(self) -> bool:
+        """There is no end that could be known."""
+        return True
+
+    def position(self) -> str:
+        """The number of a message of this process."""
+        return str(self._queue.given)
+
+    def acknowledge(self, position: str) -> None:
+        """What was told up to there is published."""
+        self._queue.publish(int(position))
+
+    def backlog(self) -> Backlog | None:
+        """A queue says only about how long it is."""
+        return None
+
+    def close(self) -> None:
+        """As for :class:`S3Source`; what is not published goes back to the queue."""
+        super().close()
+        self._queue.close()
+
+    def _of_a_path(self, hint: Hint) -> Hint | None:
+        """A hint of a key as one of a path; None if that is not of this source."""
+        if hint.path is None:
+            return hint
+        path = hint.path.removeprefix(self._settings.prefix)
+        ours = hint.path.startswith(self._settings.prefix) and self._admits(path)
+        return Hint(path, hint.at) if ours else None
 
 
 def _named(path: str, content_type: str) -> str:

@@ -302,6 +302,8 @@ class KafkaBroker:
                 **_required(spec),
                 "min.insync.replicas": "2" if replicas >= _REPLICAS else "1",
                 "message.timestamp.type": "LogAppendTime",
+                # Whatever a broker's default is: lz4, snappy and zstd are read with packages that are an extra.
+                "compression.type": "producer",
                 "max.message.bytes": str(spec.max_record_bytes + _FRAMING_BYTES),
                 **_lag_limit(spec),
             },

@@ -62,8 +62,9 @@ def translated(what: str, *, writing: bool = False, place: str = "kafka") -> Ite
     except REFUSED as error:
         raise Fatal(f"{what}: Kafka refuses: {error}", f"check {place}.sasl_* and the broker's version") from None
     except errors.UnsupportedCodecError as error:
-        packages = "lz4, python-snappy or zstandard, whichever it is"
-        raise ConfigError(f"{what}: records are compressed: {error}", f"pip install {packages}") from None
+        raise ConfigError(
+            f"{what}: records are compressed: {error}", "pip install 'vectide[kafka-codecs]' reads lz4, snappy and zstd"
+        ) from None
     except errors.KafkaConfigurationError as error:
         raise ConfigError(f"{what}: {error}", f"correct {place}.options") from None
     except (errors.KafkaError, OSError, TimeoutError) as error:

@@ -58,7 +58,7 @@ REASONS: Final = (
 )
 #: Why a connector leaves a document out; what a connector of somebody else calls otherwise is `other`.
 SKIPPED: Final = ("special", "binary", "no_reader", "archived", "unreadable", "other")
-#: Errors that are waited out.
+#: Errors that are waited out, by whatever waits; a source that does not answer is `SourceUnavailable` besides.
 PASSING: Final = ("Transient", "BrokerUnavailable", "StoreUnavailable", "StoreBusy", "NewerSchema")
 TRAFFIC: Final = ("live", "backfill")
 #: What work waits for; ``state`` is the disk under what a connector keeps.
@@ -338,6 +338,8 @@ class Metrics:
             self.retries.labels(dependency)
             for error in PASSING:
                 self.errors.labels(error, dependency)
+            if dependency == "source":
+                self.errors.labels("SourceUnavailable", dependency)
             self.dependency_request_duration_seconds.labels(dependency)
         for kind in ("changed", "deleted"):
             self.documents_published.labels(kind)

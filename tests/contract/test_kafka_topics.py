@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from confluent_kafka import Producer
 from kafka import KafkaProducer
+from kafka import codec as kafka_codec
 from kafka.admin import NewPartitions
 
 from connectors.certification.rig import Documents, running, wait_until
@@ -397,15 +398,44 @@ def test_one_bad_record_harms_no_other(
     ]
 
 
+def test_every_compression_is_read(kafka: SharedKafka, topics: Topics, fresh: str, opened: Opened) -> None:
+    """Batches of a producer in C and, where the topic has a compression of its own, of the broker in Java; each
+    unpacks to more than a mebibyte.
+    """
+    texts = {str(number): f"{number} " * 600 for number in range(500)} | {"last": "the last text"}
+    sizes = {"linger.ms": 1000, "batch.size": 4_000_000, "message.max.bytes": 8_000_000}
+    for codec in ("gzip", "lz4", "snappy", "zstd"):
+        for by in ("producer", codec):
+            topic = topics.create(f"{fresh}-{codec}-{by}", compression_type=by, max_message_bytes=8_000_000)
+            sent = codec if by == "producer" else "none"
+            producer = Producer({"bootstrap.servers": kafka.bootstrap, "compression.type": sent, **sizes})
+            for key, text in texts.items():
+                producer.produce(topic, key=key, value=text)
+            assert producer.flush(SECONDS) == 0
+            source = opened(topic, format="text")
+            assert len(list(without_pauses(source.scan()))) == len(texts)
+            found = source.fetch(f"{topic}/last")
+            assert isinstance(found, Fetched)
+            assert found.text == texts["last"], (codec, by)
+
+
+@pytest.mark.parametrize(("codec", "missing"), [("lz4", "lz4"), ("snappy", "snappy"), ("zstd", "zstd")])
 def test_a_compression_that_no_library_is_there_for_is_named(
-    kafka: SharedKafka, topics: Topics, fresh: str, opened: Opened
+    kafka: SharedKafka,
+    topics: Topics,
+    fresh: str,
+    opened: Opened,
+    monkeypatch: pytest.MonkeyPatch,
+    codec: str,
+    missing: str,
 ) -> None:
     topic = topics.create(fresh)
-    producer = Producer({"bootstrap.servers": kafka.bootstrap, "compression.type": "zstd"})
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "compression.type": codec})
     for number in range(50):
         producer.produce(topic, key=str(number), value=json.dumps({"text": "text " * 100}))
     assert producer.flush(SECONDS) == 0
-    with pytest.raises(SourceUnavailable, match=r"zstd.*pip install .*zstandard"):
+    monkeypatch.setattr(kafka_codec, missing, None)
+    with pytest.raises(SourceUnavailable, match=rf"{codec}.*pip install 'vectide\[kafka-codecs\]'"):
         listed(opened(topic))
 
 
@@ -461,3 +491,7 @@ team = "$.value.team"
     (found,) = json.loads(ran.output)["sources"]
     assert found["events"] == {"created": 2, "changed": 0, "metadata": 0, "deleted": 0}
     assert "no JSON" in found["without_text"]["examples"][0]
+    topics.send(topic, ("a", "x"), headers=[("vectide-kind", b"changed"), ("vectide-schema", b"1")])
+    ran = CliRunner().invoke(cli, ["connect", "kafka", "--dry-run", "--config", str(config)])
+    assert isinstance(ran.exception, ConfigError)
+    assert f"topic {topic} holds records of vectide's own" in str(ran.exception)

@@ -32,6 +32,7 @@ def shop(postgres: PostgresServer) -> Iterator[Tables]:
         "CREATE TABLE slugs (id int PRIMARY KEY, slug text NOT NULL UNIQUE, body text)",
         "CREATE VIEW seen AS SELECT * FROM good",
         "CREATE UNLOGGED TABLE unlogged (id int PRIMARY KEY, body text)",
+        "CREATE TABLE made (id int, code text GENERATED ALWAYS AS ('c' || id::text) STORED PRIMARY KEY, body text)",
         'CREATE TABLE "Odd name" ("The Key" text PRIMARY KEY, "The ""Body""" text)',
     )
     with tables(postgres, "shop", *statements) as one:
@@ -49,6 +50,7 @@ def shop(postgres: PostgresServer) -> Iterator[Tables]:
         ("keyless", {"key": ["other"]}, "no unique index has exactly the columns other, all of them NOT NULL"),
         ("good", {"key": ["body"]}, "no unique index has exactly"),
         ("slugs", {"key": "slug"}, "ALTER TABLE slugs REPLICA IDENTITY USING INDEX"),
+        ("made", {}, "tables.made.key: column code is generated"),
         ("textless", {}, "no column of a text type"),
         ("good", {"text": "{boddy}"}, "tables.good.text: table good has no column 'boddy'; did you mean 'body'?"),
         ("good", {"metadata": ["x"]}, "no column 'x'; there are id, body, at, n"),

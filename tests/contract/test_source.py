@@ -28,6 +28,7 @@ ONLY = {
         "creates-edits",
         "a-rename-is",
         "down-is",
+        "killed-anywhere",
         "secrets",
     ),
 }

@@ -30,14 +30,14 @@ MUTANTS = {
     "another extra": (DOCKERFILE, '".[embed]"', '".[torch]"', "no extra torch"),
     "torch in base": (
         DOCKERFILE,
-        '".[documents,http,language,postgres,s3,web]"',
-        '".[embed,documents,http,language,postgres,s3,web]"',
+        '".[documents,http,kafka-codecs,language,postgres,s3,web]"',
+        '".[embed,documents,http,kafka-codecs,language,postgres,s3,web]"',
         "does not belong into base",
     ),
     "a connector's extra": (
         DOCKERFILE,
-        ".[documents,http,language,postgres,s3,web]",
-        ".[documents,http,language,s3,web]",
+        ".[documents,http,kafka-codecs,language,postgres,s3,web]",
+        ".[documents,http,kafka-codecs,language,s3,web]",
         "does not install postgres",
     ),
     "the project with its dependencies": (

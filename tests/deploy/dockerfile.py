@@ -251,7 +251,7 @@ def _installed(project: Project, stages: dict[str, Stage]) -> Iterator[str]:
         if stages[target].of("COPY") != wanted:
             yield f"{target}: must have what {dependencies} and application made, in this order"
         runs = " ".join(stages[dependencies].of("RUN")) if dependencies in stages else ""
-        extras = {name for names in re.findall(r'"\.\[([\w,]+)\]"', runs) for name in names.split(",")}
+        extras = {name for names in re.findall(r'"\.\[([\w,-]+)\]"', runs) for name in names.split(",")}
         for name in sorted(extras - known):
             yield f"{dependencies}: there is no extra {name}"
         if extra is not None and extra not in extras:

@@ -13,6 +13,7 @@ from pipeline.errors import (
     ConfigError,
     MalformedRecord,
     PartitionsLost,
+    SourceUnavailable,
     StoreBusy,
     StoreUnavailable,
 )
@@ -98,3 +99,18 @@ def test_patience_that_has_given_up_tries_once() -> None:
     with pytest.raises(StoreUnavailable, match="away"):
         patience.until_done("store", operation)
     assert len(left) == 1
+
+
+def test_an_error_is_counted_as_one_that_is_documented_and_from_zero_on() -> None:
+    """Given a connector's own kind of an outage, then its series is the one that was there before it."""
+
+    class Slow(SourceUnavailable):
+        pass
+
+    metrics = Metrics()
+    series = ("vectide_errors_total", {"error_type": "SourceUnavailable", "dependency": "source"})
+    assert metrics.registry.get_sample_value(*series) == 0
+    operation, _ = failing(Slow("later"))
+    Patience(QUICK, Health(), metrics).until_done("source", operation)
+    assert metrics.registry.get_sample_value(*series) == 1
+    assert b"Slow" not in metrics.exposition()

@@ -10,13 +10,15 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
+from connectors import filesystem
 from connectors.filesystem import FilesystemSource, connector
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.errors import ConfigError, SourceUnavailable
-from pipeline.ports import Fetched, Skipped, Source, without_pauses
+from pipeline.ports import Fetched, Hint, Skipped, Source, without_pauses
 from tests.support.sources import Documents, running, scanned, wait_until
 from tests.unit.connectors.faults import Spy
 
@@ -112,6 +114,26 @@ def test_files_made_at_once_in_a_new_folder_are_not_missed(root: Path, documents
             (folder / "x.txt").write_text(str(number))
             expected[f"d{number}/e/f/x.txt"] = str(number)
         documents.wait_for(expected)
+
+
+def test_a_full_folder_that_is_moved_in_is_left_to_a_scan(
+    root: Path, tmp_path: Path, documents: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing for hints has no pauses: a million files would take longer than a loop may stand still."""
+    monkeypatch.setattr(filesystem, "_LISTED", 20)
+    made = tmp_path / "made"
+    made.mkdir()
+    for number in range(30):
+        (made / f"{number}.txt").write_text(f"text {number}")
+    source = opened(root)
+    assert list(without_pauses(source.scan())) == []
+    made.rename(root / "full")
+    wait_until(lambda: source.hints(0.1) == [Hint(None, ANY)])
+    source.close()
+    with running(opened(root), documents) as one:
+        one.wait_scanned()
+        (root / "full").rename(root / "moved")
+        documents.wait_for({f"moved/{number}.txt": f"text {number}" for number in range(30)})
 
 
 def test_a_folder_replaced_by_a_file_and_back(root: Path, documents: Documents) -> None:

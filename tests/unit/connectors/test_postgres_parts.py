@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from connectors.keys import escaped, key_of, path_of
 from connectors.postgres import connector, settings_of
+from connectors.postgres.catalog import identity
 from connectors.postgres.pgoutput import Begin, Changed, Commit, Decoder, Malformed, Truncated
 from connectors.postgres.settings import PostgresSettings
 from connectors.postgres.slot import Snapshot, lsn_of, lsn_text
 from connectors.settings import parse
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Fatal, SourceUnavailable
 
 # ------------------------------------------------------------------------------------ messages
 
@@ -221,3 +222,37 @@ def test_a_uri_that_cannot_be_read_is_not_repeated() -> None:
 def test_a_uri_without_a_table_says_so(uri: str) -> None:
     with pytest.raises(ConfigError, match="table="):
         settings_of(uri)
+
+
+# ---------------------------------------------------------------------------------- the server
+
+
+class Saying:
+    """A server that says what it is."""
+
+    name = "db/shop"
+
+    def __init__(self, version: int, level: str = "logical", *, standby: bool = False) -> None:
+        self._answers = [[(standby, version, level)], [("7", "00000001")]]
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        return self._answers.pop(0)
+
+
+@pytest.mark.parametrize("version", [140000, 150018, 160010, 170006, 180001])
+def test_a_server_is_named_by_its_system_and_timeline(version: int) -> None:
+    assert identity(Saying(version)) == "7-00000001"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("server", "error", "why"),
+    [
+        (Saying(139999), Fatal, "PostgreSQL 13 is too old"),
+        (Saying(90600), Fatal, "PostgreSQL 9 is too old"),
+        (Saying(150000, "replica"), Fatal, "wal_level is replica"),
+        (Saying(150000, standby=True), SourceUnavailable, "is a standby"),
+    ],
+)
+def test_a_server_that_cannot_be_followed_is_refused(server: Any, error: type[Exception], why: str) -> None:
+    with pytest.raises(error, match=why):
+        identity(server)

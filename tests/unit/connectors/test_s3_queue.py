@@ -12,7 +12,7 @@ import pytest
 from connectors.certification.rig import wait_until
 from connectors.s3.queue import Queue, Told, notifications
 from connectors.s3.settings import S3Settings
-from pipeline.ports import Hint, without_pauses
+from pipeline.ports import Hint, LogSource, Source, without_pauses
 from tests.contract.places import S3QueuePlace
 
 
@@ -101,5 +101,74 @@ def test_a_strange_message_asks_for_a_scan_and_is_not_read_again(tmp_path: Path)
     while not hints:
         hints = source.hints(5.0)
     assert [hint.path for hint in hints] == [None]
+    assert isinstance(source, LogSource)
+    source.acknowledge(source.position())
     wait_until(lambda: waiting(place) == (0, 0), lambda: f"the queue holds {waiting(place)}", 20.0)
     source.close()
+
+
+def hinted(source: Source, path: str) -> None:
+    wait_until(lambda: path in [hint.path for hint in source.hints(0.5)])
+
+
+def test_a_message_is_deleted_when_it_is_published_and_not_before(tmp_path: Path) -> None:
+    place = S3QueuePlace(tmp_path)
+    place.put("a.txt", "text")
+    source = place.source()
+    assert isinstance(source, LogSource)
+    assert source.resume(None) is False
+    hinted(source, "a.txt")
+    a_told = source.position()
+    place.put("b.txt", "text")
+    hinted(source, "b.txt")
+    assert waiting(place)[1] == 3, "with S3's own, which tells nothing"
+    source.acknowledge(a_told)
+    wait_until(lambda: waiting(place) == (0, 1), lambda: f"the queue holds {waiting(place)}")
+    # What is not published goes to the next one, at once.
+    source.close()
+    after = place.source()
+    hinted(after, "b.txt")
+    after.close()
+
+
+def test_what_a_copy_takes_and_does_not_publish_comes_to_its_successor(tmp_path: Path) -> None:
+    """Given one that hangs or was killed with a message in hand, then the queue shows that to the next one."""
+    place = S3QueuePlace(tmp_path)
+    place.store.client("sqs").set_queue_attributes(QueueUrl=place.queue_url, Attributes={"VisibilityTimeout": "1"})
+    place.put("a.txt", "text")
+    zombie = place.source()
+    hinted(zombie, "a.txt")
+    after = place.source()
+    hinted(after, "a.txt")
+    zombie.close()
+    after.close()
+
+
+def message(id: str, handle: str, key: str) -> dict[str, str]:
+    body = json.dumps({"Records": [record("ObjectCreated:Put", key, "b-1")]})
+    return {"MessageId": id, "ReceiptHandle": handle, "Body": body}
+
+
+def test_a_message_that_comes_again_is_told_once_and_its_newest_handle_counts() -> None:
+    queue = noted()
+    queue._thread = threading.current_thread()  # nothing is read
+    for handle in ("1", "2"):
+        queue._take(message("m", handle, "doc"))
+    assert [hint.path for hint in queue.taken(0.0)] == ["doc"]
+    queue._take(message("m", "3", "doc"))
+    assert queue.taken(0.0) == []
+    assert queue._held == {"m": (1, "3")}
+
+
+def test_a_position_is_before_the_first_message_that_was_not_given() -> None:
+    queue = noted()
+    queue._thread = threading.current_thread()
+    removed = json.dumps({"Records": [record("ObjectRemoved:Delete", "gone", "b-1")]})
+    queue._take(message("1", "x", "a"))
+    queue._take({"MessageId": "2", "ReceiptHandle": "x", "Body": removed})
+    queue._take(message("3", "x", "b"))
+    queue._take({"MessageId": "4", "ReceiptHandle": "x", "Body": removed})
+    assert [hint.path for hint in queue.taken(0.0)] == ["a", "b"]
+    assert queue.given == 1, "a delete waits"
+    assert [hint.path for hint in queue.taken(10.0)] == ["gone"]
+    assert queue.given == 4

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from connectors import tree
 from connectors.filesystem import connector
 from pipeline.ports import Fetched, without_pauses
 from tests.support.sources import Documents, running
@@ -200,3 +201,13 @@ def test_a_deep_tree(root: Path) -> None:
     path = "/".join(["d"] * 100) + "/x.txt"
     made(root, path)
     assert listed(root) == {path}
+
+
+def test_a_folder_of_many_files_is_listed_with_pauses(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "_PAUSE_ENTRIES", 10)
+    made(root, *(f"{number}.txt" for number in range(95)), "sub/a.txt")
+    source = connector("f", {"path": str(root)}, 1 << 20)
+    found = [None if one is None else one.path for one in source.scan()]
+    source.close()
+    assert found[:10] == [None] * 10  # the folder, and nine times ten names
+    assert found[10:105] == sorted(f"{number}.txt" for number in range(95))
