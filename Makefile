@@ -34,7 +34,7 @@ $(DONE): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock pip setuptools
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock \
-		--editable ".[embed,documents,http,language,postgres,s3,web]" --group dev --group models
+		--editable ".[embed,documents,http,kafka-codecs,language,postgres,s3,web]" --group dev --group models
 	@rm -rf vectide.egg-info  # what building leaves behind is found before what is installed, and grows old
 	@touch $(DONE)
 
