@@ -467,6 +467,17 @@ def test_a_generation_that_is_built_is_left_alone_and_one_that_was_live_costs_no
     assert (last[spec.id].vectors, last[bench.live.id].vectors) == (5, 0)
 
 
+def test_the_patrol_makes_room_after_each_document_that_it_cuts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of the log at once would hold up every edit that comes meanwhile."""
+    for number in range(20):
+        bench.publish(f"d{number}", f"text {number}")
+    bench.turn_until(lambda: bench.collection.count_heads().get("complete", 0) >= 20)
+    pauses: list[int] = []
+    monkeypatch.setattr("pipeline.verification.patrol.Pacer.pause", lambda pacer, done: pauses.append(done))
+    bench.patrol().verify(bench.live.id, threading.Event())
+    assert pauses.count(1) >= 20
+
+
 def test_who_does_not_hold_the_first_partition_verifies_nothing(bench: Bench) -> None:
     assert bench.lines.holds(bench.live.id, 0)
     assert not bench.lines.holds(bench.live.id, 2)
