@@ -32,6 +32,7 @@ import psutil
 from pipeline.cli.assembly import Followed, Models, Parts, apply_topics, founded, opened
 from pipeline.cli.clearing import clear
 from pipeline.cli.crew import Crew
+from pipeline.cli.figures import live_lag
 from pipeline.cli.lines import Lines
 from pipeline.cli.process import Pulse, reporter
 from pipeline.codec import encode_event
@@ -192,10 +193,14 @@ class Migrations:
         """Edits of documents by chance."""
         self.publish([self._rng.randrange(self._documents) for _ in range(count)])
 
+    def settled(self) -> None:
+        """Wait until all edits are applied and committed."""
+        self._until(lambda: live_lag(self._parts, self._live_spec()) == 0)
+
     def cycle(self, spec: GenerationSpec) -> None:
         """One migration, from its start until nothing of the old generation is left."""
         now = time.time
-        before = self._live()
+        before = self._live_spec().id
         self._operate(lambda state: transitions.start(state, spec, now()))
         target = read(self._parts.broker, self._parts.names).target
         assert target is not None
@@ -212,10 +217,10 @@ class Migrations:
     def _operate(self, decide: operator.Decision) -> None:
         operator.operate(self._parts.broker, self._parts.names, decide)
 
-    def _live(self) -> str:
+    def _live_spec(self) -> GenerationSpec:
         live = read(self._parts.broker, self._parts.names).live
         assert live is not None
-        return live.id
+        return live.spec
 
     def _heads(self, id: str) -> int:
         name = self._parts.names.collection(id)
@@ -265,7 +270,14 @@ def _migrations(environment: dict[str, str], documents: int) -> Iterator[tuple[M
 
 
 def measure(
-    cycles: int, every: int, documents: int, edits: int, environment: dict[str, str], *, types: bool
+    cycles: int,
+    every: int,
+    documents: int,
+    edits: int,
+    environment: dict[str, str],
+    *,
+    types: bool,
+    migrating: bool,
 ) -> dict[str, str]:
     """Prints samples; by worker, what a cycle has left behind since the first of them."""
     with _migrations(environment, documents) as (migrations, workers, config):
@@ -290,11 +302,14 @@ def measure(
                     samples[one.name].append(found)
             if cycle < cycles:
                 migrations.edit(edits)
-                migrations.cycle(specs[cycle % 2])
+                if migrating:
+                    migrations.cycle(specs[cycle % 2])
+                else:
+                    migrations.settled()
     # The first cycles fill what is bounded: threads' heaps, connections, caches.
     first, last = every, cycles
     return {
-        f"{name}: a migration, from {first} to {last}": ", ".join(
+        f"{name}: a cycle, from {first} to {last}": ", ".join(
             f"{what} {(some[-1][what] - some[1][what]) / (last - first):+.2f}" for what in some[1]
         )
         for name, some in samples.items()
@@ -308,6 +323,7 @@ def main() -> None:
     options.add_argument("--every", type=int, default=8, help="cycles between two samples")
     options.add_argument("--documents", type=int, default=100)
     options.add_argument("--edits", type=int, default=20, help="before each cycle")
+    options.add_argument("--edits-only", action="store_true", help="no migrations: a cycle is its edits alone")
     options.add_argument("--types", action="store_true", help="and of which types there are more objects")
     options.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="in the workers' environment")
     options.add_argument("--worker", help=argparse.SUPPRESS)
@@ -318,7 +334,15 @@ def main() -> None:
         return
     print(machine(), flush=True)
     environment = dict(one.split("=", 1) for one in chosen.set)
-    found = measure(chosen.cycles, chosen.every, chosen.documents, chosen.edits, environment, types=chosen.types)
+    found = measure(
+        chosen.cycles,
+        chosen.every,
+        chosen.documents,
+        chosen.edits,
+        environment,
+        types=chosen.types,
+        migrating=not chosen.edits_only,
+    )
     for name, value in found.items():
         print(f"{name}: {value}")
 
