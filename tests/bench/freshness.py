@@ -20,12 +20,14 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from pipeline.cli.index import Index
 from pipeline.cli.patrolling import patrol_of
 from pipeline.config import VerifyConfig
 from pipeline.errors import Transient
 from pipeline.identity import DocumentKey
+from pipeline.verification.patrol import Pacer
 from tests.bench.setting import HASHING, MINILM, machine, running, servers, write_documents
 
 _DOCUMENTS = 100
@@ -105,8 +107,16 @@ def measure(count: int, settings: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def verified_at(index: Index, per_second: float) -> Iterator[list[float]]:
-    """The live generation is verified over and over, as the patrol does it; yields the seconds that each took."""
-    stop, took = threading.Event(), list[float]()
+    """The live generation is verified over and over, as the patrol does it; yields, once the first has waited until
+    the log is applied and reads it, the seconds that each took.
+    """
+    stop, reads, took = threading.Event(), threading.Event(), list[float]()
+    pause = Pacer.pause
+
+    def read(pacer: Pacer, done: int) -> None:
+        reads.set()
+        pause(pacer, done)
+
     parts = index.parts
     verify = parts.config.verify.model_copy(update={"documents_per_second": per_second})
     parts = replace(parts, config=parts.config.model_copy(update={"verify": verify}))
@@ -122,12 +132,15 @@ def verified_at(index: Index, per_second: float) -> Iterator[list[float]]:
             took.append(time.monotonic() - started)
 
     thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield took
-    finally:
-        stop.set()
-        thread.join()
+    with mock.patch.object(Pacer, "pause", read):
+        thread.start()
+        try:
+            if not reads.wait(_WAIT_SECONDS):
+                raise TimeoutError(f"no verification read the log within {_WAIT_SECONDS:.0f} s")
+            yield took
+        finally:
+            stop.set()
+            thread.join()
 
 
 def beside_patrol(count: int, documents: int, rounds: int, settings: dict[str, Any]) -> dict[str, Any]:
