@@ -187,6 +187,8 @@ volumes:
 - {name: HOME, value: /tmp}
 - {name: HF_HUB_OFFLINE, value: "1"}
 - {name: TOKENIZERS_PARALLELISM, value: "false"}
+# Threads come and go with generations: docs/reliability.md.
+- {name: MALLOC_ARENA_MAX, value: "2"}
 {{- range .files }}
 - {name: {{ .setting }}, value: /run/secrets/vectide/{{ .file }}}
 {{- end }}

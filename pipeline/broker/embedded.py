@@ -56,8 +56,9 @@ class EmbeddedBroker:
     def consumer(self, group: str, topics: Sequence[str], client: str) -> Consumer:
         """Join a group."""
         with self.log.changed:
-            found = self._groups.setdefault(group, _Group(group, self.log))
-            return found.join(topics, client)
+            if group not in self._groups:
+                self._groups[group] = _Group(group, self.log, lambda: self._groups.pop(group, None))
+            return self._groups[group].join(topics, client)
 
     def reader(self, topic: str, start: Mapping[int, int] | None = None) -> Reader:
         """Read a topic without a group."""
@@ -120,8 +121,8 @@ class EmbeddedBroker:
     def groups(self, prefix: str) -> list[str]:
         """The groups whose names start with ``prefix``."""
         with self.log.changed:
-            joined = {name for name, group in self._groups.items() if group.members}
-        return sorted(name for name in joined | self.log.groups() if name.startswith(prefix))
+            known = self._groups.keys() | self.log.groups()
+        return sorted(name for name in known if name.startswith(prefix))
 
     def delete_group(self, group: str) -> None:
         """Forget a group."""
@@ -155,11 +156,16 @@ class EmbeddedBroker:
 
 
 class _Group:
-    """Who holds which partition. A partition changes hands only when its holder polls or leaves."""
+    """Who holds which partition. A partition changes hands only when its holder polls or leaves.
 
-    def __init__(self, name: str, log_: EmbeddedLog) -> None:
+    Args:
+        emptied: called when the last member has left: generations come and go, and each has groups of its own.
+    """
+
+    def __init__(self, name: str, log_: EmbeddedLog, emptied: Callable[[], object]) -> None:
         self.name = name
         self._log = log_
+        self._emptied = emptied
         self._members: list[_EmbeddedConsumer] = []
         self._holders: dict[TopicPartition, _EmbeddedConsumer] = {}
         self._targets: dict[TopicPartition, _EmbeddedConsumer] = {}
@@ -171,16 +177,14 @@ class _Group:
         return member
 
     def leave(self, member: _EmbeddedConsumer) -> None:
-        if member in self._members:
-            self._members.remove(member)
+        if member not in self._members:
+            return
+        self._members.remove(member)
         for at in [at for at, holder in self._holders.items() if holder is member]:
             del self._holders[at]
         self._rebalance()
-
-    @property
-    def members(self) -> int:
-        """How many there are."""
-        return len(self._members)
+        if not self._members:
+            self._emptied()
 
     def settle(self, member: _EmbeddedConsumer) -> tuple[frozenset[TopicPartition], frozenset[TopicPartition]]:
         """Give up what is another's now, take what is free and ours: (assigned, revoked)."""

@@ -46,6 +46,8 @@ _FRAMING_BYTES: Final = 16 * 1024
 _NEVER_MS: Final = 1 << 62
 #: Replicas and in-sync replicas where there are at least three brokers.
 _REPLICAS: Final = 3
+#: Topics whose limits are known: far more than one process writes to at a time.
+_LIMITS: Final = 64
 
 
 class KafkaBroker:
@@ -279,6 +281,8 @@ class KafkaBroker:
 
     def _limit(self, topic: str) -> int:
         if topic not in self._limits:
+            if len(self._limits) >= _LIMITS:
+                self._limits.clear()  # most are of topics that are gone: generations come and go
             self._limits[topic] = int(self._settings(topic)["max.message.bytes"]) - _FRAMING_BYTES
         return self._limits[topic]
 

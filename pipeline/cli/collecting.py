@@ -137,8 +137,10 @@ class Collecting:
             clearing.clear(self._parts, orphan.id, Deadline.after(_LEAVE_SECONDS))
         if letters:
             publisher = self._parts.broker.publisher("gc")
-            dead_letters.resolve(publisher, self._parts.names, letters)
-            publisher.close(Deadline.after(_CLOSE_SECONDS))
+            try:
+                dead_letters.resolve(publisher, self._parts.names, letters)
+            finally:
+                publisher.close(Deadline.after(_CLOSE_SECONDS))
         needless = requests.needless(state, self._older)
         operator.forget_requests(self._parts.broker, self._parts.names, lambda now: requests.needless(now, self._older))
         return {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 from pipeline.chunking.documents import chunked
@@ -12,11 +13,13 @@ from pipeline.cli.figures import figures
 from pipeline.cli.migrations import Migrations
 from pipeline.cli.verifications import Verifications
 from pipeline.config import SourceConfig
+from pipeline.deadline import Deadline
 from pipeline.embedding.generation import chunker
 from pipeline.embedding.models import located, tokenizer_of
 from pipeline.errors import ConfigError
 from pipeline.observe.http import Route
 from pipeline.observe.metrics import PASSING, bounded
+from pipeline.ports import Publisher
 from pipeline.records import ChunkedDocument, DeadLetter, DocumentEvent
 from pipeline.search.searcher import parse_where
 from pipeline.search.service import SearchService
@@ -26,6 +29,8 @@ from pipeline.stages.dead_letters import describe
 
 #: Shown of a dead letter's record: enough to recognise it.
 _RECORD_CHARACTERS: Final = 20_000
+#: For a publisher to let go of its connections.
+_CLOSE_SECONDS: Final = 2.0
 
 
 class Operations:
@@ -143,8 +148,8 @@ class Operations:
             case "show":
                 return {"dead_letters": [_shown(letter) for letter in chosen]}
             case "drop":
-                publisher = self._parts.broker.publisher("dead-letters")
-                dead_letters.resolve(publisher, self._parts.names, [letter.id for letter in chosen])
+                with self._publisher() as publisher:
+                    dead_letters.resolve(publisher, self._parts.names, [letter.id for letter in chosen])
                 return {"dropped": [letter.id for letter in chosen]}
             case "replay":
                 return self._replay(chosen)
@@ -153,16 +158,24 @@ class Operations:
     def _replay(self, letters: list[DeadLetter]) -> dict[str, Any]:
         from pipeline.errors import Fatal, Poison
 
-        publisher = self._parts.broker.publisher("dead-letters")
         chunkers = self._chunkers() if any(letter.stage == "chunk" for letter in letters) else {}
         replayed, kept = [], []
-        for letter in letters:
-            try:
-                dead_letters.replay(publisher, self._parts.names, letter, chunkers)
-                replayed.append(letter.id)
-            except (Fatal, Poison) as error:
-                kept.append({"id": letter.id, "why": str(error)})
+        with self._publisher() as publisher:
+            for letter in letters:
+                try:
+                    dead_letters.replay(publisher, self._parts.names, letter, chunkers)
+                    replayed.append(letter.id)
+                except (Fatal, Poison) as error:
+                    kept.append({"id": letter.id, "why": str(error)})
         return {"replayed": replayed, "kept": kept}
+
+    @contextmanager
+    def _publisher(self) -> Iterator[Publisher]:
+        publisher = self._parts.broker.publisher("dead-letters")
+        try:
+            yield publisher
+        finally:
+            publisher.close(Deadline.after(_CLOSE_SECONDS))
 
     def _chunkers(self) -> dict[str, Callable[[DocumentEvent, int], ChunkedDocument]]:
         """By generation: a letter is replayed into the one that it comes from."""

@@ -6,17 +6,21 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from pipeline.cli.assembly import Followed, Models, Parts
 from pipeline.cli.tasks import Task, Tasks
 from pipeline.cli.verifying import Examination, Wanted
 from pipeline.config import SourceConfig
+from pipeline.deadline import Deadline
 from pipeline.errors import ConfigError, Refused, Transient, VectideError
 from pipeline.generations.control import FOLLOWED, Generation
 from pipeline.verification.published import Verified, publish
 
 log = logging.getLogger(__name__)
+
+#: For a publisher to let go of its connections.
+_CLOSE_SECONDS: Final = 2.0
 
 
 class Verifications:
@@ -104,10 +108,13 @@ def told(parts: Parts, report: Mapping[str, Any], by: Any) -> Verified:
         vectors=whole["chunks"] if whole else looked["chunks"] if looked else 0,
         repaired=sum((report["repaired"] or {"documents": {}})["documents"].values()),
     )
+    publisher = parts.broker.publisher("verify")
     try:
-        publish(parts.broker.publisher("verify"), parts.names, verified)
+        publish(publisher, parts.names, verified)
     except VectideError as error:
         log.debug("outcome not published", extra={"error": str(error)})
+    finally:
+        publisher.close(Deadline.after(_CLOSE_SECONDS))
     return verified
 
 

@@ -77,7 +77,8 @@ class LagSampler:
         self._health.progress(self._group, place, behind=any(lag.get(partition, 0) for partition in moving))
 
     def forget(self) -> None:
-        """Its line has ended: what the lag was last must not stand for ever."""
+        """Its line has ended: what the lag was last must not stand for ever, nor where it was."""
+        self._health.end(self._group)
         for partition in self._partitions:
             for gauge in (self._metrics.consumer_lag_records, self._metrics.consumer_committed_offset):
                 gauge.remove(*self._place(partition))

@@ -174,12 +174,13 @@ class _Comparison:
     def _read(self, start: Mapping[int, int]) -> None:
         with closing(pages_of(self._broker, self._topic, start)) as pages:
             for records in pages:
-                self._take(records)
+                cut = self._take(records)
                 self._records += len(records)
                 self._on_progress("log", self._records, sum(self._read_to.values()))
-                self._pause(len(records))
+                self._pause(len(records) - cut)
 
-    def _take(self, records: Sequence[Record]) -> None:
+    def _take(self, records: Sequence[Record]) -> int:
+        """How many of them were cut, with a pause after each: a page of them is far too long to hold live work up."""
         last: dict[DocumentKey, Record] = {}
         beyond: dict[DocumentKey, Record] = {}
         for record in records:
@@ -194,6 +195,7 @@ class _Comparison:
                 beyond[key] = record
         self._expectations.below((key, record.partition, self._known(record)) for key, record in last.items())
         self._expectations.beyond((key, record.partition, self._beyond(record)) for key, record in beyond.items())
+        return len(last) + len(beyond)
 
     def _known(self, record: Record) -> Known:
         told = self._foretold(record)
@@ -212,7 +214,9 @@ class _Comparison:
         spec = self._collection.spec
         version = version_of(self._epoch, record.offset)
         document = made_of(record, version, spec.generation, self._chunk).document
-        return None if document is None else foretold(document, spec.filter_fields)
+        told = None if document is None else foretold(document, spec.filter_fields)
+        self._pause(1)
+        return told
 
     # ------------------------------------------------------------------------ 2. and 3.
 

@@ -69,8 +69,8 @@ class Pacer:
         took = now - self._last
         self.wait(max(0.0, done / self._per_second - took))
         until = now + took * (1 / _SHARE - 1)
-        while self._busy() and time.monotonic() < until:
-            self.wait(_YIELD_SECONDS)
+        while self._busy() and (left := until - time.monotonic()) > 0:
+            self.wait(min(_YIELD_SECONDS, left))
         self._last = time.monotonic()
 
     def wait(self, seconds: float) -> None:

@@ -1,20 +1,33 @@
-"""How fresh the index is: from the save of a file to searchable, one edit after the other."""
+"""How fresh the index is: from the save of a file to searchable, one edit after the other.
+
+    python -m tests.bench.freshness
+    python -m tests.bench.freshness --patrol 4000
+
+With ``--patrol`` so many documents are verified over and over meanwhile, in turns with rounds without.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from pipeline.cli.index import Index
+from pipeline.cli.patrolling import patrol_of
+from pipeline.config import VerifyConfig
+from pipeline.errors import Transient
 from pipeline.identity import DocumentKey
+from pipeline.verification.patrol import Pacer
 from tests.bench.setting import HASHING, MINILM, machine, running, servers, write_documents
 
 _DOCUMENTS = 100
@@ -92,6 +105,79 @@ def measure(count: int, settings: dict[str, Any]) -> dict[str, Any]:
         return {"idle": idle, f"half load (another edit every {every * 1000:.0f} ms)": loaded}
 
 
+@contextmanager
+def verified_at(index: Index, per_second: float) -> Iterator[list[float]]:
+    """The live generation is verified over and over, as the patrol does it; yields, once the first has waited until
+    the log is applied and reads it, the seconds that each took.
+    """
+    stop, reads, took = threading.Event(), threading.Event(), list[float]()
+    pause = Pacer.pause
+
+    def read(pacer: Pacer, done: int) -> None:
+        reads.set()
+        pause(pacer, done)
+
+    parts = index.parts
+    verify = parts.config.verify.model_copy(update={"documents_per_second": per_second})
+    parts = replace(parts, config=parts.config.model_copy(update={"verify": verify}))
+    patrol = patrol_of(parts, index.control, index.models, index.lines)
+
+    def run() -> None:
+        while not stop.is_set():
+            started = time.monotonic()
+            try:
+                patrol.verify(index.spec.id, stop)
+            except Transient:  # stopped, or never caught up
+                continue
+            took.append(time.monotonic() - started)
+
+    thread = threading.Thread(target=run, daemon=True)
+    with mock.patch.object(Pacer, "pause", read):
+        thread.start()
+        try:
+            if not reads.wait(_WAIT_SECONDS):
+                raise TimeoutError(f"no verification read the log within {_WAIT_SECONDS:.0f} s")
+            yield took
+        finally:
+            stop.set()
+            thread.join()
+
+
+def beside_patrol(count: int, documents: int, rounds: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """p50, p95 and p99 in milliseconds without the patrol, with it at its default rate and at ten times that, and
+    the median over rounds of what it multiplies p50 and p95 by; rounds of all three in turns.
+    """
+    usual = VerifyConfig().documents_per_second
+    rates = {"without": 0.0, f"{usual:.0f}/s": usual, f"{10 * usual:.0f}/s": 10 * usual}
+    found: dict[str, list[list[float]]] = {name: [] for name in rates}
+    complete = dict.fromkeys(rates, 0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "docs"
+        write_documents(folder, documents, seed=2)
+        with running(folder, {**settings, "verify__every_seconds": 0}) as (index, _):
+            chunks = index.collection.count_chunks()
+            edits(index, folder, count)  # warm
+            for turn in range(rounds):
+                order = list(rates.items())
+                for side, rate in order[turn % 3 :] + order[: turn % 3]:
+                    with ExitStack() as ending:
+                        took = ending.enter_context(verified_at(index, rate) if rate else nullcontext([]))
+                        found[side].append(edits(index, folder, count))
+                        complete[side] += len(took)
+                loads = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+                print({side: quantiles(one[-1]) for side, one in found.items()}, f"load {loads}", flush=True)
+    result: dict[str, Any] = {"documents, chunks": f"{documents}, {chunks}"}
+    for side, times in found.items():
+        result[side] = quantiles([one for some in times for one in some])
+        if rates[side]:
+            pairs = [(quantiles(one), quantiles(base)) for one, base in zip(times, found["without"], strict=True)]
+            for point in ("p50", "p95"):
+                ratio = statistics.median(one[point] / base[point] for one, base in pairs)
+                result[side] |= {f"{point} / without": round(ratio, 2)}
+            result[side] |= {"verified": complete[side]}
+    return result
+
+
 def quantiles(values: list[float]) -> dict[str, float]:
     """p50, p95 and p99."""
     cuts = statistics.quantiles(values, n=100)
@@ -113,9 +199,15 @@ def all_of(count: int, *, kafka: bool = True) -> dict[str, Any]:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--edits", type=int, default=150)
+    options.add_argument("--patrol", type=int, metavar="DOCUMENTS", help="beside a patrol of so many documents")
+    options.add_argument("--rounds", type=int, default=6, help="of each, with --patrol")
     chosen = options.parse_args()
     print(machine())
-    for name, value in all_of(chosen.edits).items():
+    if chosen.patrol:
+        found = beside_patrol(chosen.edits, chosen.patrol, chosen.rounds, HASHING)
+    else:
+        found = all_of(chosen.edits)
+    for name, value in found.items():
         print(f"{name:<20} {value}")
 
 

@@ -243,6 +243,7 @@ class Cluster:
         self._shim = {
             "PYTHONPATH": f"{ROOT / 'tests' / 'soak' / 'shim'}{os.pathsep}{ROOT}",
             "VECTIDE_TEST_POISON": "1",
+            "MALLOC_ARENA_MAX": "2",  # as in the images
             **({"VECTIDE_TEST_MUTANT": mutant} if mutant else {}),
         }
         ((port, _),) = pairs_of_ports(1)

@@ -40,7 +40,7 @@ from pipeline.generations.control import Generation
 from pipeline.identity import DocumentKey, content_hash, stamp_of
 from pipeline.naming import Names
 from pipeline.points import Head
-from pipeline.ports import NewRecord
+from pipeline.ports import NewRecord, Publisher
 from pipeline.records import DocumentChanged, Provenance
 from pipeline.store.memory import MemoryCollection, MemoryStore
 from pipeline.verification import Repaired, Verdict, verify
@@ -465,6 +465,34 @@ def test_a_generation_that_is_built_is_left_alone_and_one_that_was_live_costs_no
     patrol.turn(threading.Event())
     last = last_verified(bench.parts.broker, bench.parts.names)
     assert (last[spec.id].vectors, last[bench.live.id].vectors) == (5, 0)
+
+
+def test_the_patrol_closes_the_publisher_of_its_verdict(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a thread and a connection to Kafka."""
+    opened: list[str] = []
+    closed: list[str] = []
+    publisher = bench.parts.broker.publisher
+
+    def counted(client: str) -> Publisher:
+        made = publisher(client)
+        opened.append(client)
+        monkeypatch.setattr(made, "close", lambda deadline: closed.append(client))
+        return made
+
+    monkeypatch.setattr(bench.parts.broker, "publisher", counted)
+    bench.patrol().verify(bench.live.id, threading.Event())
+    assert opened == closed == ["verify"]
+
+
+def test_the_patrol_makes_room_after_each_document_that_it_cuts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of the log at once would hold up every edit that comes meanwhile."""
+    for number in range(20):
+        bench.publish(f"d{number}", f"text {number}")
+    bench.turn_until(lambda: bench.collection.count_heads().get("complete", 0) >= 20)
+    pauses: list[int] = []
+    monkeypatch.setattr("pipeline.verification.patrol.Pacer.pause", lambda pacer, done: pauses.append(done))
+    bench.patrol().verify(bench.live.id, threading.Event())
+    assert pauses.count(1) >= 20
 
 
 def test_who_does_not_hold_the_first_partition_verifies_nothing(bench: Bench) -> None:
