@@ -16,10 +16,9 @@ import click
 from connectors.batches import Pending, changed, deleted, traceparent
 from connectors.state import State
 from pipeline.broker.rights import CANARY
-from pipeline.cli.access import Ask, posted, reached
+from pipeline.cli.access import Ask, posted, reached, token_of
 from pipeline.cli.assembly import Parts, log_identity, opened
 from pipeline.cli.options import as_json, configuration, configure_logs, configured, print_json
-from pipeline.cli.process import token_of
 from pipeline.cli.stopping import until_stopped
 from pipeline.config import Config
 from pipeline.deadline import Deadline

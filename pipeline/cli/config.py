@@ -8,10 +8,7 @@ from typing import Any
 
 import click
 
-from connectors.registry import open_source
 from pipeline.cli.options import as_json, configuration, configured, print_json
-from pipeline.config import effective
-from pipeline.naming import Names
 from pipeline.observe.logs import printable
 
 
@@ -25,8 +22,13 @@ def config() -> None:
 @configured
 def check(json_: bool, config_file: Path | None, state: Path | None) -> None:
     """Show the effective configuration, secrets masked; exit 2 and say where if something is wrong."""
+    from pipeline.config import effective
+    from pipeline.naming import Names
+
     found = configuration(config_file, state)
     Names(found.pipeline.prefix, found.pipeline.name)
+    if found.sources:
+        from connectors.registry import open_source
     for id, source in found.sources.items():
         open_source(id, source, found.pipeline.document_limit_bytes).close()
     tree = effective(found)

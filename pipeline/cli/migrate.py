@@ -12,8 +12,6 @@ import click
 
 from pipeline.cli.access import Ask, reached
 from pipeline.cli.awaiting import awaited
-from pipeline.cli.gating import refused_by_gate
-from pipeline.cli.job import Job
 from pipeline.cli.options import as_json, configuration, configure_logs, configured, print_json
 from pipeline.cli.tasks import raised
 from pipeline.errors import ConfigError
@@ -154,7 +152,7 @@ def gate(queries: Path | None, qrels: Path | None, json_: bool, config_file: Pat
         for line in gate_lines(found):
             click.echo(line)
     if not found["ok"]:
-        raise refused_by_gate(found)
+        raise _refused(found)
 
 
 @migrate.command()
@@ -180,7 +178,7 @@ def cutover(
                 for line in gate_lines(found):
                     click.echo(line)
             if not found["ok"]:
-                raise refused_by_gate(found)
+                raise _refused(found)
             arguments |= {"examined": found["examined"], "generation": found["generation"]}
         _tell(ask("POST", "/migrate", arguments), json_)
 
@@ -260,6 +258,8 @@ def run(
     Exit codes: 0 live (or ready, with --cutover manual), 8 overtaken by another decision, 9 refused
     by the gate, 10 told to stop before it was done.
     """
+    from pipeline.cli.job import Job
+
     config = configuration(config_file, state)
     configure_logs(config)
     wanted = {**_given(proposal), "again": again}
@@ -303,6 +303,12 @@ def _examined(ask: Ask, queries: Path | None, qrels: Path | None) -> dict[str, A
         "qrels": None if qrels is None else str(qrels.resolve()),
     }
     return raised(awaited(ask, "/migrate", ask("POST", "/migrate", given)))
+
+
+def _refused(found: Mapping[str, Any]) -> Exception:
+    from pipeline.cli.gating import refused_by_gate
+
+    return refused_by_gate(found)
 
 
 def _asking(config_file: Path | None, state: Path | None) -> Any:

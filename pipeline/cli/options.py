@@ -7,12 +7,14 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pipeline.config import Config, load
 from pipeline.observe import logs
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,6 +48,8 @@ def configuration(config_file: Path | None, state: Path | None = None, **overrid
     Raises:
         ConfigError: names the file or variable, the key and what would be right.
     """
+    from pipeline.config import load  # not for `--help`
+
     path = config_file
     if path is None and os.environ.get("VECTIDE_CONFIG"):
         path = Path(os.environ["VECTIDE_CONFIG"])

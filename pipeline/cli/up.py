@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.access import Endpoint
+from pipeline.cli.access import Endpoint, token_of
 from pipeline.cli.assembly import opened
 from pipeline.cli.given import given_sources, remember
 from pipeline.cli.index import Index
 from pipeline.cli.options import configuration, configure_logs, configured
-from pipeline.cli.process import http_server, stopping, token_of
+from pipeline.cli.process import http_server, stopping
 from pipeline.cli.progress import FirstSync
 from pipeline.cli.stopping import asked, until_stopped
 from pipeline.config import Config
