@@ -22,11 +22,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_FILE = Path("vectide.toml")
 
 
+class _Folder(click.Path):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":  # it would be the current folder: of a variable that is not set
+            self.fail("it is empty: name a folder", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def configured(command: F) -> F:
     """Add ``--config`` and ``--state``."""
     command = click.option(
         "--state",
-        type=click.Path(path_type=Path),
+        type=_Folder(path_type=Path),
         help="Folder of the embedded log and store.  [default: .vectide]",
     )(command)
     return click.option(

@@ -451,7 +451,7 @@ class EdgeEngine:
             if "WouldBlock" in str(error):
                 raise StateInUse(
                     f"{self._folder} is open in another process",
-                    "stop that process, or ask it over its loopback endpoint",
+                    "`vectide search` and `vectide status` ask it; stop it first, or give another folder with --state",
                 ) from None
             raise Fatal(
                 f"{self._folder} cannot be opened: {error}",
