@@ -13,6 +13,7 @@ from pipeline.cli.access import Endpoint, token_of
 from pipeline.cli.options import configuration, configure_logs, configured
 from pipeline.cli.stopping import asked, until_stopped
 from pipeline.errors import Backpressure, ConfigError, Transient
+from pipeline.observe.logs import printable
 
 if TYPE_CHECKING:
     from pipeline.cli.index import Index
@@ -37,7 +38,7 @@ def up(given: tuple[str, ...], config_file: Path | None, state: Path | None) -> 
         )
     # Not for `--help`, nor for what is refused above.
     from pipeline.cli.assembly import opened
-    from pipeline.cli.given import given_sources, remember
+    from pipeline.cli.given import given_sources, no_longer_given, remember
     from pipeline.cli.index import Index
     from pipeline.cli.process import http_server, stopping
     from pipeline.cli.progress import FirstSync
@@ -57,6 +58,8 @@ def up(given: tuple[str, ...], config_file: Path | None, state: Path | None) -> 
         endpoint = Endpoint(config.state)
         try:
             index = Index(parts, sources, stop)
+            for line in no_longer_given(config.state, sources):
+                click.echo(printable(f"vectide up: {line}"), err=True)
             if given:
                 remember(config.state, sources)
             for (method, path), route in index.operations.routes().items():
