@@ -210,7 +210,11 @@ def abort(reason: str, json_: bool, config_file: Path | None, state: Path | None
 @as_json
 @configured
 def retire(generation: str | None, json_: bool, config_file: Path | None, state: Path | None) -> None:
-    """Remove GENERATION, by default the previous one: collection, topic and offsets. No way back."""
+    """Remove a generation: collection, topic and offsets. No way back.
+
+    Without GENERATION the previous one; where there is none, the last that was aborted or has failed. What was rolled
+    back from is no previous one: `vectide migrate abort` removes it.
+    """
     _tell(_asked(config_file, state, {"action": "retire", "generation": generation}), json_)
 
 

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from click.testing import CliRunner
+
 from pipeline.cli.access import Endpoint
+from pipeline.cli.main import cli
 from pipeline.observe.health import Health
 from pipeline.observe.http import HttpServer
 from pipeline.observe.metrics import Metrics
@@ -43,6 +46,12 @@ def test_help_of_no_command_waits_for_libraries(tmp_path: Path) -> None:
     shown, found = _imported(_HELP, (*_OF_A_PIPELINE, "pydantic", "ssl", "rich"), tmp_path)
     assert shown.count("Usage:") > 15
     assert found == "[]"
+
+
+def test_a_command_that_is_mistyped_is_told_the_near_one() -> None:
+    found = CliRunner().invoke(cli, ["serch", "x"])
+    assert found.exit_code == 2
+    assert "'search'" in found.output
 
 
 def test_who_asks_a_running_pipeline_imports_none_of_its_own(tmp_path: Path) -> None:
