@@ -60,7 +60,9 @@ def reached(config: Config) -> Iterator[Ask]:
         # What `up` was given is no longer said by anybody.
         known = remembered(config.state) if config.broker == "embedded" else {}
         sources = {**known, **config.sources}
-        operations = Operations(parts, control, search_service(parts, control, models), models, sources=sources)
+        search = search_service(parts, control, models)
+        alone = config.broker == "embedded"
+        operations = Operations(parts, control, search, models, sources=sources, alone=alone)
         routes = operations.routes()
         try:
             yield lambda method, path, arguments: routes[method, path](arguments)

@@ -75,6 +75,9 @@ def plan_(json_: bool, config_file: Path | None, state: Path | None, price: floa
         if name == "differs":
             for field, (before, after) in value.items():
                 click.echo(f"{'differs':<22} {field}: {before!r} -> {after!r}")
+        elif name == "same":
+            if value:
+                click.echo("nothing would change: that is the live generation")
         elif value is not None:
             click.echo(f"{name.replace('_', ' '):<22} {value}")
 
