@@ -52,7 +52,10 @@ class PipelineConfig(Section):
     epoch: Annotated[int, Field(ge=0, lt=16)] = Field(
         0, description="number of the documents topic; raise it to start a new log"
     )
-    partitions: Count = Field(8, description="partitions of the documents topic; never changed in place")
+    # Each has a task in every stage: beyond that many a cluster, or this process, is overwhelmed.
+    partitions: Annotated[int, Field(gt=0, le=10_000)] = Field(
+        8, description="partitions of the documents topic; never changed in place"
+    )
     document_limit_bytes: Count = Field(8 * 1024 * 1024, description="a larger document is published without its text")
     filter_fields: dict[str, FieldType] = Field(
         {"source": "keyword", "media_type": "keyword"},
@@ -104,6 +107,12 @@ class ChunkingConfig(Section):
     max_tokens: Count | None = Field(None, description="most tokens of a chunk; what the model allows if not given")
     target_tokens: Count | None = Field(None, description="size near which packing stops; from max_tokens if not given")
     context: Literal["none", "headings"] = Field("headings", description="embed the heading path with the text")
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        if self.max_tokens and self.target_tokens and self.target_tokens > self.max_tokens:
+            raise ValueError(f"target_tokens = {self.target_tokens} is over max_tokens = {self.max_tokens}; lower it")
+        return self
 
 
 class KafkaClusterConfig(Section):
@@ -274,6 +283,14 @@ class RetryConfig(Section):
     initial_seconds: Seconds = Field(0.1, description="before the first further attempt; doubled from then on")
     maximum_seconds: Seconds = Field(10.0, description="between two attempts")
 
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.initial_seconds > self.maximum_seconds:
+            raise ValueError(
+                f"initial_seconds = {self.initial_seconds:g} is over maximum_seconds = {self.maximum_seconds:g}"
+            )
+        return self
+
 
 class HttpConfig(Section):
     """Health, metrics and search."""
@@ -321,6 +338,20 @@ class Config(Section):
     retry: RetryConfig = RetryConfig()
     http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()
+
+    @field_validator("state", mode="before")
+    @classmethod
+    def _some_folder(cls, state: object) -> object:
+        if state == "":  # it would be the current folder: of a variable that is not set
+            raise ValueError("it is empty: name a folder")
+        return state
+
+    @field_validator("sources")
+    @classmethod
+    def _named(cls, sources: dict[str, SourceConfig]) -> dict[str, SourceConfig]:
+        if "" in sources:
+            raise ValueError("a source has no name: give it one, [sources.NAME]")
+        return sources
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -453,8 +484,11 @@ def _explained(error: ValidationError, path: Path | None, origin: Mapping[str, s
             lines.append(f"{where}: unknown key {name!r}; {hint}")
         else:
             # The input is not shown: it may be a secret.
-            lines.append(f"{where}: {name + ': ' if name else ''}{problem['msg'].removeprefix('Value error, ')}")
-    return ConfigError("\n".join(lines), "`vectide config check` shows the effective configuration")
+            table = problem["type"] in ("model_type", "dict_type")
+            # pydantic would tell of dictionaries, and of our classes.
+            told = "it must be a table" if table else problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{where}: {name + ': ' if name else ''}{told}")
+    return ConfigError("\n".join(lines), "docs/config.md has every key and what it takes")
 
 
 def _names(keys: list[str]) -> Iterator[str]:

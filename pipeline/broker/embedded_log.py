@@ -550,7 +550,7 @@ def _lock(directory: Path) -> IO[str]:
         file.close()
         raise StateInUse(
             f"state folder {directory} is in use by process {pid}",
-            "stop that process, ask it over its loopback endpoint, or give another folder with --state",
+            "`vectide search` and `vectide status` ask it; stop it first, or give another folder with --state",
         ) from None
     file.truncate(0)
     file.write(str(os.getpid()))

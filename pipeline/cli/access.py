@@ -6,24 +6,21 @@ folder: its address, and an instance id that its answer must repeat, for a port 
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pipeline.cli.assembly import Followed, Models, apply_topics, opened, search_service
-from pipeline.cli.given import remembered
-from pipeline.cli.operations import Operations
-from pipeline.cli.process import token_of
-from pipeline.config import Config
 from pipeline.errors import ConfigError, Transient, VectideError, as_error
-from pipeline.observe.http import Route
+
+if TYPE_CHECKING:
+    from urllib.error import HTTPError
+
+    from pipeline.config import Config
+    from pipeline.observe.http import Route
 
 #: A first search may load a model behind the endpoint.
 _ASK_SECONDS: Final = 60.0
@@ -51,6 +48,11 @@ def reached(config: Config) -> Iterator[Ask]:
             f"there is no index in {config.state}",
             "start one with `vectide up FOLDER`, or name its folder with --state",
         )
+    # What makes a pipeline takes long to import, and who asks a running one needs none of it.
+    from pipeline.cli.assembly import Followed, Models, apply_topics, opened, search_service
+    from pipeline.cli.given import remembered
+    from pipeline.cli.operations import Operations
+
     with opened(config, "command") as parts:
         if config.broker == "embedded":
             apply_topics(parts)
@@ -58,13 +60,20 @@ def reached(config: Config) -> Iterator[Ask]:
         # What `up` was given is no longer said by anybody.
         known = remembered(config.state) if config.broker == "embedded" else {}
         sources = {**known, **config.sources}
-        operations = Operations(parts, control, search_service(parts, control, models), models, sources=sources)
+        search = search_service(parts, control, models)
+        alone = config.broker == "embedded"
+        operations = Operations(parts, control, search, models, sources=sources, alone=alone)
         routes = operations.routes()
         try:
             yield lambda method, path, arguments: routes[method, path](arguments)
         finally:
             operations.close()
             control.close()
+
+
+def token_of(config: Config) -> str | None:
+    """What asks must carry; None: nothing."""
+    return config.http.token.get_secret_value() if config.http.token else None
 
 
 def running(state: Path) -> str | None:
@@ -152,6 +161,10 @@ def posted(
         Transient: no answer, or none of a vectide.
         VectideError: what it answers with.
     """
+    import http.client
+    import urllib.error
+    import urllib.request
+
     if not url.startswith(("http://", "https://")):
         raise ConfigError(f"{url} is no address of a vectide", "give it as http://host:port")
     body = json.dumps(arguments).encode() if method == "POST" else None
@@ -172,9 +185,11 @@ class _Silent(Transient):
     """Nobody answers there any more."""
 
 
-def _raised(url: str, error: urllib.error.HTTPError) -> VectideError:
+def _raised(url: str, error: HTTPError) -> VectideError:
+    from http.client import HTTPException
+
     try:
         described = json.load(error)
         return as_error(int(described["code"]), str(described["error"]))
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, OSError, http.client.HTTPException):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, OSError, HTTPException):
         return Transient(f"{url}: status {error.code}")

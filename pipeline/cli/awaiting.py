@@ -7,9 +7,6 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from pipeline.cli.access import Ask
 
 _POLL_SECONDS: Final = 0.2
@@ -23,6 +20,9 @@ def awaited(ask: Ask, path: str, begun: Mapping[str, Any]) -> dict[str, Any]:
         path: of the tasks.
         begun: the task as it was begun.
     """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     console = Console(file=sys.stderr)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

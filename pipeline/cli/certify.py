@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import click
-from rich.console import Console
 
 from pipeline.cli.options import as_json, print_json
 from pipeline.errors import ConfigError
@@ -49,6 +48,8 @@ def certify(place: str | None, only: tuple[str, ...], documents: int, seed: int,
     made = cast("Callable[[Path], Place]", _place(place))
     # What a connector logs is looked at, and what it logs while it is attacked is no news.
     logging.getLogger().addHandler(logging.NullHandler())
+    from rich.console import Console
+
     console = Console(file=sys.stderr)
     with console.status("") as status:
 

@@ -8,10 +8,7 @@ from typing import Any
 
 import click
 
-from connectors.registry import open_source
 from pipeline.cli.options import as_json, configuration, configured, print_json
-from pipeline.config import effective
-from pipeline.naming import Names
 from pipeline.observe.logs import printable
 
 
@@ -24,11 +21,17 @@ def config() -> None:
 @as_json
 @configured
 def check(json_: bool, config_file: Path | None, state: Path | None) -> None:
-    """Show the effective configuration, secrets masked; exit 2 and say where if something is wrong."""
+    """Show the effective configuration, secrets masked; exit 2 and name every mistake if something is wrong.
+
+    What may be right elsewhere and is not here, as a folder that is not there, is told on standard error only.
+    """
+    from pipeline.cli.checking import checked, remarks
+    from pipeline.config import effective
+
     found = configuration(config_file, state)
-    Names(found.pipeline.prefix, found.pipeline.name)
-    for id, source in found.sources.items():
-        open_source(id, source, found.pipeline.document_limit_bytes).close()
+    checked(found)
+    for remark in remarks(found):
+        click.echo(printable(f"vectide: {remark}"), err=True)
     tree = effective(found)
     if json_:
         print_json(tree)

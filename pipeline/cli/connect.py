@@ -7,19 +7,8 @@ from typing import Final
 
 import click
 
-from connectors.push.runner import PushLimits, PushRunner
-from connectors.push.source import PushSource
-from connectors.registry import open_source
-from connectors.runner import Runner, RunnerLimits
-from pipeline.cli.assembly import Followed, Parts, connector_state, log_identity
-from pipeline.cli.figures import live_lag
-from pipeline.cli.longlived import long_lived
 from pipeline.cli.options import as_json, configuration, configured
-from pipeline.cli.process import Pulse, attend, generations_shown, reporter
-from pipeline.cli.rehearsing import chosen_sources, rehearsed
-from pipeline.config import SourceConfig
 from pipeline.errors import ConfigError
-from pipeline.ports import Source
 
 #: Reports of connectors belong to no generation: they write the log that all generations read.
 _NO_GENERATION: Final = ""
@@ -43,11 +32,19 @@ def connect(
 
     With --dry-run, say instead what would be published, in the first run or since the last one, and end.
     """
+    from pipeline.cli.rehearsing import chosen_sources, rehearsed
+
     if dry_run:
         rehearsed(connector, wanted, configuration(config_file, state), json_=json_)
         return
     if json_:
         raise ConfigError("--json is of --dry-run", "leave it out")
+    from connectors.registry import open_source
+    from pipeline.cli.assembly import Followed, connector_state, log_identity
+    from pipeline.cli.longlived import long_lived
+    from pipeline.cli.process import Pulse, attend, generations_shown, reporter
+    from pipeline.cli.runners import runner_of
+
     with long_lived("connect", config_file, state, stores=False) as process:
         parts = process.parts
         chosen = chosen_sources(parts.config, connector, wanted)
@@ -69,38 +66,3 @@ def connect(
                 source.close()
             report.end()
             control.close()
-
-
-def runner_of(parts: Parts, source: Source, config: SourceConfig, control: Followed) -> Runner | PushRunner:
-    """What publishes a source's changes."""
-    if isinstance(source, PushSource):
-
-        def behind() -> int:
-            live = control().live
-            return 0 if live is None else live_lag(parts, live.spec)
-
-        return PushRunner(
-            source=source,
-            broker=parts.broker,
-            names=parts.names,
-            epoch=parts.config.pipeline.epoch,
-            state_directory=connector_state(parts.config),
-            patience=parts.patience(),
-            health=parts.health,
-            metrics=parts.metrics,
-            limits=PushLimits(drain_seconds=parts.config.work.drain_seconds),
-            requests=lambda: control().asked,
-            behind=behind,
-        )
-    return Runner(
-        source=source,
-        broker=parts.broker,
-        names=parts.names,
-        epoch=parts.config.pipeline.epoch,
-        state_directory=connector_state(parts.config),
-        patience=parts.patience(),
-        health=parts.health,
-        metrics=parts.metrics,
-        limits=RunnerLimits(rescan_seconds=config.rescan_seconds),
-        requests=lambda: control().asked,
-    )

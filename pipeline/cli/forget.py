@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -14,9 +14,11 @@ from pipeline.cli.access import reached
 from pipeline.cli.awaiting import awaited
 from pipeline.cli.options import as_json, configuration, configure_logs, configured, print_json
 from pipeline.cli.tasks import raised
-from pipeline.config import Config
 from pipeline.errors import UNAVAILABLE, ConfigError
 from pipeline.observe.logs import printable
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
 
 _WAIT_SECONDS: Final = 60.0
 

@@ -10,7 +10,6 @@ import click
 
 from pipeline.cli.access import reached
 from pipeline.cli.awaiting import awaited
-from pipeline.cli.collecting import OLDER_DAYS
 from pipeline.cli.options import as_json, configuration, configure_logs, configured, print_json
 from pipeline.cli.tasks import raised
 from pipeline.observe.logs import printable
@@ -20,11 +19,13 @@ _WAIT_SECONDS: Final = 60.0
 
 @click.command()
 @click.option("--apply", "apply_", is_flag=True, help="Remove it.  [default: say what would be removed]")
-@click.option("--older-than", default=OLDER_DAYS, metavar="DAYS", help="Only deletes of before.  [default: 30]")
+@click.option("--older-than", type=float, metavar="DAYS", help="Only deletes of before.  [default: 30]")
 @click.option("--wait", default=_WAIT_SECONDS, metavar="SECONDS", help="For connectors and workers.  [default: 60]")
 @as_json
 @configured
-def gc(apply_: bool, older_than: float, wait: float, json_: bool, config_file: Path | None, state: Path | None) -> None:
+def gc(
+    apply_: bool, older_than: float | None, wait: float, json_: bool, config_file: Path | None, state: Path | None
+) -> None:
     """Remove old delete records, their tombstones, and what generations that are over have left.
 
     Nothing that a running migration, a worker or a rollback may need is ever touched. While a generation is being
@@ -32,7 +33,8 @@ def gc(apply_: bool, older_than: float, wait: float, json_: bool, config_file: P
     """
     config = configuration(config_file, state)
     configure_logs(config)
-    given = {"action": "gc", "apply": apply_, "older_days": older_than, "wait": wait}
+    given = {"action": "gc", "apply": apply_, "wait": wait}
+    given |= {} if older_than is None else {"older_days": older_than}
     with reached(config) as ask:
         found = raised(awaited(ask, "/erasure", ask("POST", "/erasure", given)))
     if json_:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -70,6 +71,15 @@ def remembered(state: Path) -> dict[str, SourceConfig]:
         return {id: SourceConfig.model_validate(table) for id, table in tables.items()}
     except (OSError, ValueError, AttributeError, RecursionError):
         return {}
+
+
+def no_longer_given(state: Path, sources: Mapping[str, SourceConfig]) -> list[str]:
+    """A line for each source that the last process on this state folder was given, and this one is not."""
+    return [
+        f"source {id} is not given any more: its documents stay in the index as they are; "
+        f"`vectide forget --source {shlex.quote(id)}` deletes them"
+        for id in sorted(remembered(state).keys() - sources.keys())
+    ]
 
 
 def _check(roots: Sequence[Path]) -> None:

@@ -18,13 +18,13 @@ from pipeline.cli.assembly import (
     proposed,
     search_service,
 )
-from pipeline.cli.connect import runner_of
 from pipeline.cli.crew import Crew
 from pipeline.cli.figures import live_lag
 from pipeline.cli.lines import Lines
 from pipeline.cli.operations import Operations
 from pipeline.cli.patrolling import patrol_of
 from pipeline.cli.process import Pulse, follow, reporter
+from pipeline.cli.runners import runner_of
 from pipeline.config import SourceConfig
 from pipeline.deadline import Deadline
 from pipeline.generations.control import ControlState

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli.access import token_of
 from pipeline.cli.assembly import Parts, metrics_of, open_parts
 from pipeline.cli.crew import Crew
 from pipeline.cli.options import configuration, configure_logs
-from pipeline.cli.process import http_server, stopping, token_of
+from pipeline.cli.process import http_server, stopping
 from pipeline.cli.stopping import asked, until_stopped
 from pipeline.errors import Backpressure, ConfigError, Transient
 from pipeline.observe.health import Health

@@ -12,8 +12,6 @@ import click
 
 from pipeline.cli.access import Ask, reached
 from pipeline.cli.awaiting import awaited
-from pipeline.cli.gating import refused_by_gate
-from pipeline.cli.job import Job
 from pipeline.cli.options import as_json, configuration, configure_logs, configured, print_json
 from pipeline.cli.tasks import raised
 from pipeline.errors import ConfigError
@@ -77,6 +75,9 @@ def plan_(json_: bool, config_file: Path | None, state: Path | None, price: floa
         if name == "differs":
             for field, (before, after) in value.items():
                 click.echo(f"{'differs':<22} {field}: {before!r} -> {after!r}")
+        elif name == "same":
+            if value:
+                click.echo("nothing would change: that is the live generation")
         elif value is not None:
             click.echo(f"{name.replace('_', ' '):<22} {value}")
 
@@ -154,7 +155,7 @@ def gate(queries: Path | None, qrels: Path | None, json_: bool, config_file: Pat
         for line in gate_lines(found):
             click.echo(line)
     if not found["ok"]:
-        raise refused_by_gate(found)
+        raise _refused(found)
 
 
 @migrate.command()
@@ -180,7 +181,7 @@ def cutover(
                 for line in gate_lines(found):
                     click.echo(line)
             if not found["ok"]:
-                raise refused_by_gate(found)
+                raise _refused(found)
             arguments |= {"examined": found["examined"], "generation": found["generation"]}
         _tell(ask("POST", "/migrate", arguments), json_)
 
@@ -212,7 +213,11 @@ def abort(reason: str, json_: bool, config_file: Path | None, state: Path | None
 @as_json
 @configured
 def retire(generation: str | None, json_: bool, config_file: Path | None, state: Path | None) -> None:
-    """Remove GENERATION, by default the previous one: collection, topic and offsets. No way back."""
+    """Remove a generation: collection, topic and offsets. No way back.
+
+    Without GENERATION the previous one; where there is none, the last that was aborted or has failed. What was rolled
+    back from is no previous one: `vectide migrate abort` removes it.
+    """
     _tell(_asked(config_file, state, {"action": "retire", "generation": generation}), json_)
 
 
@@ -260,6 +265,8 @@ def run(
     Exit codes: 0 live (or ready, with --cutover manual), 8 overtaken by another decision, 9 refused
     by the gate, 10 told to stop before it was done.
     """
+    from pipeline.cli.job import Job
+
     config = configuration(config_file, state)
     configure_logs(config)
     wanted = {**_given(proposal), "again": again}
@@ -303,6 +310,12 @@ def _examined(ask: Ask, queries: Path | None, qrels: Path | None) -> dict[str, A
         "qrels": None if qrels is None else str(qrels.resolve()),
     }
     return raised(awaited(ask, "/migrate", ask("POST", "/migrate", given)))
+
+
+def _refused(found: Mapping[str, Any]) -> Exception:
+    from pipeline.cli.gating import refused_by_gate
+
+    return refused_by_gate(found)
 
 
 def _asking(config_file: Path | None, state: Path | None) -> Any:

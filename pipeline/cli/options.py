@@ -7,12 +7,14 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pipeline.config import Config, load
 from pipeline.observe import logs
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -20,11 +22,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_FILE = Path("vectide.toml")
 
 
+class _Folder(click.Path):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":  # it would be the current folder: of a variable that is not set
+            self.fail("it is empty: name a folder", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def configured(command: F) -> F:
     """Add ``--config`` and ``--state``."""
     command = click.option(
         "--state",
-        type=click.Path(path_type=Path),
+        type=_Folder(path_type=Path),
         help="Folder of the embedded log and store.  [default: .vectide]",
     )(command)
     return click.option(
@@ -46,6 +55,8 @@ def configuration(config_file: Path | None, state: Path | None = None, **overrid
     Raises:
         ConfigError: names the file or variable, the key and what would be right.
     """
+    from pipeline.config import load  # not for `--help`
+
     path = config_file
     if path is None and os.environ.get("VECTIDE_CONFIG"):
         path = Path(os.environ["VECTIDE_CONFIG"])

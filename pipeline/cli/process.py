@@ -9,6 +9,7 @@ from typing import Final
 
 import click
 
+from pipeline.cli.access import token_of
 from pipeline.cli.assembly import Parts
 from pipeline.cli.crew import Crew
 from pipeline.config import Config
@@ -67,11 +68,6 @@ def http_server(
     """
     http = config.http
     return HttpServer(http.host, http.port, token_of(config), health, metrics, routes)
-
-
-def token_of(config: Config) -> str | None:
-    """What asks must carry; None: nothing."""
-    return config.http.token.get_secret_value() if config.http.token else None
 
 
 class Pulse:

@@ -11,6 +11,7 @@ import click
 from pipeline.anchors import Place
 from pipeline.cli.access import reached
 from pipeline.cli.options import as_json, configuration, configure_logs, configured, print_json
+from pipeline.errors import ConfigError
 from pipeline.observe.logs import printable
 
 _SHOWN_CHARACTERS: Final = 300
@@ -33,6 +34,8 @@ def search(
     state: Path | None,
 ) -> None:
     """Ask QUESTION of the index, whether or not `vectide up` is running."""
+    if not question.strip():
+        raise ConfigError("the question is empty", 'for example `vectide search "how do I ..."`')
     config = configuration(config_file, state)
     configure_logs(config)
     with reached(config) as ask:

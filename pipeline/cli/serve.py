@@ -5,24 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.assembly import Followed, Models, search_service
-from pipeline.cli.longlived import long_lived
-from pipeline.cli.operations import Operations
 from pipeline.cli.options import configured
-from pipeline.cli.process import Pulse, attend, follow, generations_shown, reporter
 from pipeline.errors import CollectionMissing, Refused, Transient
-from pipeline.observe.http import Route
-from pipeline.search.service import SearchService
+
+if TYPE_CHECKING:
+    from pipeline.observe.http import Route
+    from pipeline.search.service import SearchService
 
 
 @click.command()
 @configured
 def serve(config_file: Path | None, state: Path | None) -> None:
     """Answer POST /search and GET /status; on another host than loopback http.token is needed."""
+    from pipeline.cli.assembly import Followed, Models, search_service
+    from pipeline.cli.longlived import long_lived
+    from pipeline.cli.operations import Operations
+    from pipeline.cli.process import Pulse, attend, follow, generations_shown, reporter
+
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with long_lived("serve", config_file, state, answers=True) as process:
         parts = process.parts

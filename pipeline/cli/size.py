@@ -11,7 +11,6 @@ import click
 
 from pipeline.cli.options import as_json, print_json
 from pipeline.config import ModelConfig
-from pipeline.embedding.models import measures
 from pipeline.errors import ConfigError
 from pipeline.sizing import FIGURES, Choices, Demand, Model, Sizing
 from pipeline.sizing import size as reckoned
@@ -130,6 +129,8 @@ def _model(name: str, dimension: int | None, speed: float | None, chunk_tokens: 
     if dimension is None or chunk_tokens is None:
         # What is not here is not fetched for this.
         os.environ["HF_HUB_OFFLINE"] = "1"
+        from pipeline.embedding.models import measures
+
         try:
             its_dimension, its_tokens = measures(ModelConfig(name=name))
         except ConfigError as error:

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from pipeline.broker.rights import ROLES, Right, Role, rights
-from pipeline.cli.assembly import apply_topics, founded, opened
 from pipeline.cli.options import as_json, configuration, configure_logs, configured, print_json
 from pipeline.naming import Names
 from pipeline.observe.logs import printable
@@ -30,6 +29,8 @@ def topics() -> None:
 @configured
 def apply(found: bool, json_: bool, config_file: Path | None, state: Path | None) -> None:
     """Create what is missing; refuse topics with settings that would lose data. Safe to run again."""
+    from pipeline.cli.assembly import apply_topics, founded, opened
+
     config = configuration(config_file, state)
     configure_logs(config)
     with opened(config, "topics") as parts:

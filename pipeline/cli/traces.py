@@ -171,7 +171,7 @@ def key_of(text: str) -> DocumentKey:
         key = DocumentKey.from_text(text)
         key.to_bytes()
     except Poison as error:
-        raise ConfigError(f"{text!r} is no document key: {error.detail}", "keys are source:path") from None
+        raise ConfigError(error.detail, "`vectide search --json` shows keys") from None
     return key
 
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.access import Endpoint
-from pipeline.cli.assembly import opened
-from pipeline.cli.given import given_sources, remember
-from pipeline.cli.index import Index
+from pipeline.cli.access import Endpoint, token_of
 from pipeline.cli.options import configuration, configure_logs, configured
-from pipeline.cli.process import http_server, stopping, token_of
-from pipeline.cli.progress import FirstSync
 from pipeline.cli.stopping import asked, until_stopped
-from pipeline.config import Config
 from pipeline.errors import Backpressure, ConfigError, Transient
-from pipeline.observe.http import refuse_open
+from pipeline.observe.logs import printable
+
+if TYPE_CHECKING:
+    from pipeline.cli.index import Index
+    from pipeline.config import Config
 
 
 @click.command()
@@ -37,6 +36,14 @@ def up(given: tuple[str, ...], config_file: Path | None, state: Path | None) -> 
             "`up` keeps everything in one process",
             "leave out broker and store, or run `vectide connect`, `vectide work` and `vectide serve` instead",
         )
+    # Not for `--help`, nor for what is refused above.
+    from pipeline.cli.assembly import opened
+    from pipeline.cli.given import given_sources, no_longer_given, remember
+    from pipeline.cli.index import Index
+    from pipeline.cli.process import http_server, stopping
+    from pipeline.cli.progress import FirstSync
+    from pipeline.observe.http import refuse_open
+
     configure_logs(config)
     refuse_open(config.http.host, token_of(config))
     sources = given_sources(given) if given else dict(config.sources)
@@ -51,6 +58,8 @@ def up(given: tuple[str, ...], config_file: Path | None, state: Path | None) -> 
         endpoint = Endpoint(config.state)
         try:
             index = Index(parts, sources, stop)
+            for line in no_longer_given(config.state, sources):
+                click.echo(printable(f"vectide up: {line}"), err=True)
             if given:
                 remember(config.state, sources)
             for (method, path), route in index.operations.routes().items():

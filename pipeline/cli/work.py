@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.assembly import Followed, Models, founded, proposed
-from pipeline.cli.lines import Lines
-from pipeline.cli.longlived import long_lived
 from pipeline.cli.options import configured
-from pipeline.cli.patrolling import patrol_of
-from pipeline.cli.process import Pulse, attend, reporter
 from pipeline.errors import Refused
-from pipeline.records import Stage
+
+if TYPE_CHECKING:
+    from pipeline.records import Stage
 
 _generation = click.option(
     "--generation", metavar="ID", help="Only this generation: a migration with workers of its own.  [default: all]"
@@ -44,6 +42,12 @@ def embed(generation: str | None, config_file: Path | None, state: Path | None) 
 
 
 def _work(stage: Stage, only: str | None, config_file: Path | None, state: Path | None) -> None:
+    from pipeline.cli.assembly import Followed, Models, founded, proposed
+    from pipeline.cli.lines import Lines
+    from pipeline.cli.longlived import long_lived
+    from pipeline.cli.patrolling import patrol_of
+    from pipeline.cli.process import Pulse, attend, reporter
+
     with long_lived(f"work-{stage}", config_file, state, stores=stage == "embed") as process:
         parts = process.parts
         known = process.patience.until_done("broker", lambda: founded(parts))

@@ -79,10 +79,15 @@ class EdgeStore:
         self._open: dict[str, tuple[PointCollection, EdgeEngine]] = {}
 
     def create(self, spec: CollectionSpec) -> PointCollection:
-        """Make a collection with its payload indexes, or open the one that is there."""
+        """Make a collection with its payload indexes, or open the one that is there.
+
+        Raises:
+            StoreBusy: the disk has no room for a new one.
+        """
         with self._lock:
             folder = self._directory / spec.name
             if not (folder / "collection.json").exists():
+                _refuse_full(self._directory)
                 self._make(spec, folder)
             # Before the shard is opened: the engine says of another dimension only that it is damaged.
             check_same(spec, self._described(spec.name))
@@ -264,7 +269,7 @@ class EdgeEngine:
         here, and nothing else while it does.
         """
         with self._writing, self._called():
-            self._refuse_full()
+            _refuse_full(self._folder)
             self._rewrite(self._shard.retrieve(list(ids), True, True))
             after: str | None = None
             while True:
@@ -387,7 +392,7 @@ class EdgeEngine:
             if self._dropped:
                 raise _dropped()
             size = sum(path.stat().st_blocks * 512 for path in self._folder.rglob("*") if path.is_file())
-            self._refuse_full(size)
+            _refuse_full(self._folder, size)
             shutil.rmtree(fresh, ignore_errors=True)
             with _translated():
                 made = _created(fresh, self._spec)
@@ -451,7 +456,7 @@ class EdgeEngine:
             if "WouldBlock" in str(error):
                 raise StateInUse(
                     f"{self._folder} is open in another process",
-                    "stop that process, or ask it over its loopback endpoint",
+                    "`vectide search` and `vectide status` ask it; stop it first, or give another folder with --state",
                 ) from None
             raise Fatal(
                 f"{self._folder} cannot be opened: {error}",
@@ -471,17 +476,18 @@ class EdgeEngine:
 
     def _update(self, operation: Callable[[], Any]) -> None:
         with self._writing, self._called():
-            self._refuse_full()
+            _refuse_full(self._folder)
             self._shard.update(operation())
 
-    def _refuse_full(self, needed: int = 0) -> None:
-        free = shutil.disk_usage(self._folder).free
-        if free < _RESERVE_BYTES + needed:
-            raise StoreBusy(
-                f"the embedded store's disk is full: {free >> 20} MiB are free for {self._folder}, "
-                f"{(_RESERVE_BYTES + needed) >> 20} MiB must be",
-                _FULL_SECONDS,
-            )
+
+def _refuse_full(folder: Path, needed: int = 0) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < _RESERVE_BYTES + needed:
+        raise StoreBusy(
+            f"the embedded store's disk is full: {free >> 20} MiB are free for {folder}, "
+            f"{(_RESERVE_BYTES + needed) >> 20} MiB must be",
+            _FULL_SECONDS,
+        )
 
 
 def _created(folder: Path, spec: CollectionSpec) -> Any:

@@ -116,7 +116,7 @@ def test_what_loading_raises_in_the_model_s_thread_is_raised_here() -> None:
         SharedEmbedder(broken)
 
 
-@pytest.mark.parametrize("module", ["pipeline.cli", "pipeline.stages.chunk", "pipeline.cli.work", "connectors.runner"])
+@pytest.mark.parametrize("module", ["pipeline.cli", "pipeline.stages.chunk", "pipeline.cli.lines", "connectors.runner"])
 def test_torch_is_not_imported_where_no_model_is_loaded(module: str) -> None:
     code = f"import sys, {module}; sys.exit(any(name in sys.modules for name in ('torch', 'sentence_transformers')))"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from pipeline.cells import chunk_cell, document_cells, head_cells
-from pipeline.errors import CollectionMissing, Fatal, ForeignCollection, StateInUse, StoreUnavailable
+from pipeline.errors import CollectionMissing, Fatal, ForeignCollection, StateInUse, StoreBusy, StoreUnavailable
 from pipeline.identity import filter_hash
 from pipeline.points import Alignment, Sweep
 from pipeline.store.edge import EdgeEngine, EdgeStore
@@ -389,3 +389,16 @@ def test_a_tally_that_does_not_add_up_is_counted_point_by_point(tmp_path: Path) 
     assert (collection.tally("documents") == right).all()
     assert right.sum() == 40
     store.close()
+
+
+def test_a_collection_is_not_begun_where_the_disk_has_no_room_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine writes to mapped files: with no page left for them the kernel kills the process."""
+    store = EdgeStore(tmp_path)
+    monkeypatch.setattr("pipeline.store.edge.shutil.disk_usage", lambda folder: SimpleNamespace(free=100 << 20))
+    with pytest.raises(StoreBusy, match="100 MiB are free"):
+        store.create(SPEC)
+    assert store.names("") == []
+    monkeypatch.undo()
+    assert store.create(SPEC).count_chunks() == 0

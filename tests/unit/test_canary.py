@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.cli.assembly import Parts
-from pipeline.cli.canary import Canary
+from pipeline.cli.roundtrip import Canary
 from pipeline.config import Config, ModelConfig, PipelineConfig
 from pipeline.deadline import Deadline
 from pipeline.errors import BrokerUnavailable, ConfigError, StoreUnavailable
@@ -222,7 +222,7 @@ def test_what_a_killed_canary_left_is_deleted_by_one_an_hour_later_and_not_befor
 
 
 def test_a_document_that_cannot_be_deleted_is_told(running: RunningPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.cli.canary._CLEAN_SECONDS", 0.2)
+    monkeypatch.setattr("pipeline.cli.roundtrip._CLEAN_SECONDS", 0.2)
     made = canary(running, searching(running), 2.0)
     broker = running.broker
 

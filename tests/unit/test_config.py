@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
+from pipeline.cli.main import cli
 from pipeline.config import effective, load
 from pipeline.errors import ConfigError
 
@@ -145,3 +147,69 @@ def test_the_key_of_receipts_comes_from_the_environment_or_a_file_and_is_never_s
         assert "hunter2" not in repr(config)
     with pytest.raises(ConfigError, match=r"^receipt_key_file: "):
         load(None, {"VECTIDE_RECEIPT_KEY_FILE": str(tmp_path / "none")})
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[pipeline]\npartitions = 10001", "pipeline.partitions: Input should be less than or equal to 10000"),
+        ("[chunking]\nmax_tokens = 100\ntarget_tokens = 200", "chunking: target_tokens = 200 is over max_tokens = 100"),
+        ("[retry]\ninitial_seconds = 10\nmaximum_seconds = 1", "retry: initial_seconds = 10 is over"),
+        ("sources = 5", "sources: it must be a table"),
+        ("[sources]\nnotes = '/srv/notes'", "sources.notes: it must be a table"),
+        ("pipeline = 'x'", "pipeline: it must be a table"),
+        ("[sources.'']\npath = '/srv'", "a source has no name"),
+        ("state = ''", "state: it is empty"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_in_words_of_the_file(file: Path, text: str, told: str) -> None:
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(file, {})
+    assert told in str(caught.value)
+    assert "docs/config.md" in str(caught.value)
+
+
+def _checked(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["config", "check", *arguments])
+
+
+def test_a_check_names_the_mistakes_of_all_parts_at_once(file: Path) -> None:
+    file.write_text(
+        "broker = 'kafka'\nstore = 'qdrant'\n[pipeline]\nname = 'My pipe'\n[kafka]\nsecurity_protocol = 'SASL_SSL'\n"
+        "[sources.a]\npaht = '/srv'\n[sources.b]\nconnector = 'filesytem'\n"
+    )
+    told = _checked("--config", str(file)).exception
+    assert isinstance(told, ConfigError)
+    for part in ("pipeline.name", "kafka.sasl_mechanism", "sources.a.paht", "sources.a.path", "did you mean 'filesys"):
+        assert part in str(told)
+
+
+def test_a_check_tells_what_is_not_on_this_machine_and_refuses_nothing_of_it(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes" / "inner").mkdir(parents=True)
+    (tmp_path / "plain").touch()
+    of = {"a": "notes", "b": "notes/inner", "c": "notes", "d": "plain", "e": "nowhere"}
+    file.write_text(
+        f"state = '{tmp_path}/plain/state'\n[http]\nhost = '0.0.0.0'\n"
+        + "".join(f"[sources.{id}]\npath = '{tmp_path}/{path}'\n" for id, path in of.items())
+    )
+    found = _checked("--config", str(file), "--json")
+    assert found.exit_code == 0
+    assert json.loads(found.stdout)["sources"]["e"]["path"] == f"{tmp_path}/nowhere"
+    lines = [line.replace(str(tmp_path), "") for line in found.stderr.splitlines()]
+    told = "http.host = '0.0.0.0' can be reached from other machines, and there is no http.token"
+    assert lines == [
+        "vectide: state: /plain is not a folder",
+        "vectide: sources.b.path: /notes/inner lies inside sources.a, or is the same: it is indexed twice",
+        "vectide: sources.b.path: /notes/inner lies inside sources.c, or is the same: it is indexed twice",
+        "vectide: sources.c.path: /notes lies inside sources.a, or is the same: it is indexed twice",
+        "vectide: sources.d.path: /plain is not a folder on this machine",
+        "vectide: sources.e.path: /nowhere is not there on this machine",
+        f"vectide: `up` and `serve` will refuse: {told}",
+    ]
+
+
+def test_a_state_folder_without_a_name_is_not_the_current_folder() -> None:
+    found = CliRunner().invoke(cli, ["status", "--state", ""])
+    assert found.exit_code == 2
+    assert "name a folder" in found.output

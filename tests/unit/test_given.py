@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from connectors.registry import scheme_of
-from pipeline.cli.given import given_sources, remember, remembered
+from pipeline.cli.given import given_sources, no_longer_given, remember, remembered
 from pipeline.config import SourceConfig
 from pipeline.errors import ConfigError
 
@@ -64,6 +64,15 @@ def test_what_holds_a_secret_is_not_remembered(tmp_path: Path) -> None:
     remember(tmp_path, sources)
     assert remembered(tmp_path) == {"docs": plain}
     assert "hunter2" not in (tmp_path / "sources.json").read_text()
+
+
+def test_a_source_that_is_not_given_any_more_is_told_with_what_deletes_it(tmp_path: Path) -> None:
+    plain = SourceConfig.model_validate({"path": "/srv/docs"})
+    assert no_longer_given(tmp_path, {"docs": plain}) == []
+    remember(tmp_path, {"docs": plain, "my notes": plain})
+    (line,) = no_longer_given(tmp_path, {"docs": plain, "new": plain})
+    assert "source my notes is not given any more" in line
+    assert "`vectide forget --source 'my notes'`" in line
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', json.dumps({"a": {"rescan_seconds": -1}})])

@@ -10,7 +10,7 @@ import pytest
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.cli.assembly import Followed, Models, Parts, apply_topics, founded
 from pipeline.cli.operations import Operations
-from pipeline.cli.process import generations_shown
+from pipeline.cli.process import generations_shown, reporter
 from pipeline.config import Config, ModelConfig
 from pipeline.errors import BrokerUnavailable, ConfigError, MalformedRecord, StoreUnavailable
 from pipeline.generations.control import ControlState
@@ -58,6 +58,18 @@ def test_a_search_without_an_answer_is_counted_unless_it_was_asked_wrongly(
     (found,) = (one for one in parts.metrics.registry.collect() if one.name == "vectide_search_errors")
     counts = {one.labels["error_type"]: one.value for one in found.samples if one.name.endswith("_total")}
     assert {name for name, value in counts.items() if value} == ({counted} if counted else set())
+
+
+def test_workers_that_were_killed_are_not_shown_by_who_has_the_state_alone(parts: Parts) -> None:
+    apply_topics(parts)
+    founded(parts)
+    reporter(parts.broker, parts.names, "up", "", parts.health, parts.metrics).now()
+    control, search, models = Followed(parts), Failing(KeyError()), Models(CONFIG)
+    for alone, shown in ((False, 1), (True, 0)):
+        operations = Operations(parts, control, search, models, alone=alone)  # type: ignore[arg-type]
+        assert len(operations.status({})["workers"]) == shown
+        operations.close()
+    control.close()
 
 
 @pytest.mark.parametrize("error", [BrokerUnavailable("away"), MalformedRecord("not ours")])
