@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import threading
 from typing import Final
 
@@ -12,6 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from connectors.http.certificate import Certificate
 from connectors.http.settings import HttpSettings
 from pipeline.deadline import Deadline
 from pipeline.errors import ConfigError
@@ -56,14 +56,9 @@ class Server:
             timeout_graceful_shutdown=round(_END_SECONDS),
             h11_max_incomplete_event_size=_HEADER_BYTES,
         )
+        config.load()
         if certificate is not None and key is not None:
-            try:
-                config.ssl_certfile, config.ssl_keyfile = certificate, key
-                config.load()
-            except (OSError, ssl.SSLError) as error:
-                raise ConfigError(
-                    f"tls_certificate_file {certificate}, tls_key_file {key}: {error}", "give a certificate and its key"
-                ) from None
+            config.ssl = Certificate(certificate, key).context
         self._socket = listening(settings.host, settings.port, _BACKLOG)
         self.port = int(self._socket.getsockname()[1])
         self._server = uvicorn.Server(config)

@@ -412,6 +412,56 @@ def test_tls(documents: Documents, tmp_path: Path) -> None:
     assert isinstance(broken.failure, ConfigError)
 
 
+def test_a_certificate_that_is_renewed_counts_for_new_connections_and_a_broken_one_changes_nothing(
+    documents: Documents, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given files that are replaced one after the other while it serves, then every handshake gets a pair that fits."""
+    monkeypatch.setattr("connectors.http.certificate._LOOK_SECONDS", 0.0)
+    authority = Authority(tmp_path)
+    first, second = (authority.sign(name, ["DNS:localhost", "IP:127.0.0.1"]) for name in ("first", "second"))
+    chain, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+
+    def mounted(file: Path, of: Path) -> None:
+        link = file.with_suffix(".new")
+        link.symlink_to(of)
+        link.rename(file)
+
+    mounted(chain, first.certificate)
+    mounted(key, first.key)
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+
+    def presented(host: str) -> Any:
+        with (
+            socket.create_connection(("127.0.0.1", one.source.port), SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=host) as secure,
+        ):
+            return dict(pair for rdn in secure.getpeercert()["subject"] for pair in rdn)["commonName"]  # type: ignore[index,misc,union-attr]
+
+    def both() -> set[str]:
+        return {presented(host) for host in ("localhost", "127.0.0.1")}  # the second sends no name
+
+    files = {"tls_certificate_file": str(chain), "tls_key_file": str(key)}
+    with pushing(documents, settings=files) as one:
+        assert both() == {"first"}
+        with httpx.Client(base_url=f"https://localhost:{one.source.port}", verify=context) as kept:
+            assert kept.put("/documents/a", json=PUT).status_code == 202
+            mounted(chain, second.certificate)
+            assert both() == {"first"}, "its key is not there yet"
+            assert "the certificate stays as it was" in caplog.text
+            mounted(key, second.key)
+            assert both() == {"second"}
+            chain.unlink()
+            assert both() == {"second"}
+            chain.write_text("no certificate")
+            assert both() == {"second"}
+            protected = authority.sign("third", ["DNS:localhost"], password="p")
+            mounted(chain, protected.certificate)
+            mounted(key, protected.key)
+            assert both() == {"second"}, "nobody is asked for its password"
+            assert kept.put("/documents/b", json=PUT).status_code == 202, "connections stay"
+    assert "PRIVATE" not in caplog.text
+
+
 # ---------------------------------------------------------------------------------- limits
 
 
