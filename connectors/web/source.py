@@ -22,7 +22,7 @@ from connectors.extraction import Extractor
 from connectors.polling import Polling
 from connectors.web.addresses import Address, Paths
 from connectors.web.client import Client, Hosts
-from connectors.web.discovery import Discovery
+from connectors.web.discovery import WHOLE_SECONDS, Discovery
 from connectors.web.ledger import Ledger
 from connectors.web.pages import Pages
 from connectors.web.reading import Reader
@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 _FEW: Final = 10
 #: Where listings take long, the pages that are known have their turn so often, and for so long.
 _TURN_SECONDS: Final = 15.0
-#: What is gone is remembered for so long: a sitemap may still name it.
-_GONE_SECONDS: Final = 7 * 86400.0
+#: What happens to a site on one day is seen page by page, as each is looked at or its time of grace is over.
+_DAY_SECONDS: Final = 86400.0
 
 
 @dataclass(slots=True)
@@ -51,6 +51,8 @@ class _Tally:
     gone: list[str] = field(default_factory=list)
     folded: dict[str, str] = field(default_factory=dict)
     """Pages that were listed before, by those that stand for them now."""
+    only: bool = False
+    """True: what does not belong to the source is of no use to anybody."""
     left_out: int = 0
     """Pages that are named and were never there."""
     first_left_out: str = ""
@@ -89,6 +91,8 @@ class WebSource:
         self._exclude = GitIgnoreSpec.from_lines(settings.exclude) if settings.exclude else None
         self._discovery = Discovery(settings, self._client, robots, self._hosts, self._ledger, self._admitted, clock)
         self._pages = Pages(settings, reader, self._ledger, self._paths, self._admitted, self._discovery.probe, clock)
+        self._within = 2 * max(_DAY_SECONDS, settings.recheck_seconds)
+        """Seconds within which pages that go are held against the limit together."""
         self._told = False
         self._closed = threading.Event()
         self._polling = Polling(settings.poll_seconds, self._closed)
@@ -98,7 +102,7 @@ class WebSource:
         is not listed.
 
         Raises:
-            SourceUnavailable: a listing or the site cannot be read, or far too much of it is gone at once.
+            SourceUnavailable: a listing or the site cannot be read, or far too much of it is gone within a short time.
         """
         with self._polling.listing():
             yield from self._scanned()
@@ -126,8 +130,11 @@ class WebSource:
     # ---------------------------------------------------------------------------- listing
 
     def _scanned(self) -> Iterator[Listed | None]:
-        self._ledger.forget_gone(self._clock() - _GONE_SECONDS)
+        # What is gone is remembered until listings are read as a whole: they may still name it.
+        self._ledger.forget(self._clock() - max(WHOLE_SECONDS, self._within, 2 * self._settings.poll_seconds))
         tally = _Tally(self._ledger.count())
+        # Listings that were read by other rules are forgotten first: else what was named by them is not known again.
+        tally.only = not self._ledger.others(self._discovery.rules)
         turn = time.monotonic() + _TURN_SECONDS
         for _ in self._discovery.steps():
             yield None
@@ -152,7 +159,7 @@ class WebSource:
                 match self._pages.verdict(page):
                     case "there":
                         if not page.listed:
-                            page.listed = 1
+                            page.listed, page.left_at = 1, 0.0
                             self._ledger.put(page)
                         # What cannot be read now is said to the runner, which counts it and keeps what it has.
                         listed = Listed(page.path, page.revision + "!" * (page.failures > 0))
@@ -163,6 +170,11 @@ class WebSource:
                     case "not there" if page.missing_since:
                         tally.left_out += 1
                         tally.first_left_out = tally.first_left_out or f"{page.path}: {page.why}"
+            elif tally.only:
+                self._ledger.drop(page)
+            elif page.listed:  # by other rules than these
+                page.listed = 0
+                self._ledger.put(page)
             if self._closed.is_set():
                 raise SourceUnavailable("the source is closed")
             yield listed
@@ -173,24 +185,29 @@ class WebSource:
         Raises:
             SourceUnavailable: it is.
         """
+        limit, now = self._settings.removal_limit_percent, self._clock()
+        left = self._ledger.left(now - self._within)
         # Many pages that all give way to the same few are lost as well: a template that names a wrong canonical page.
-        merged = len(tally.folded) - len(set(tally.folded.values()))
-        gone, limit = len(tally.gone) + merged, self._settings.removal_limit_percent
-        if gone > _FEW and limit < 100 and gone * 100 > limit * max(tally.before, gone):
-            first = next(iter((*tally.gone, *tally.folded)))
-            what = f"{gone} of {tally.before} pages are gone at once" + (
-                f", {merged} of them for others that they say they stand for or have moved to" if merged else ""
-            )
+        folded = sum(left.folded.values())
+        merged = folded + len(tally.folded) - len({*left.folded, *tally.folded.values()})
+        earlier = left.gone + folded - len(left.folded)
+        gone, before = left.gone + len(tally.gone) + merged, tally.before + earlier
+        first = next(iter((*tally.gone, *tally.folded)), None)
+        if first is not None and gone > _FEW and limit < 100 and gone * 100 > limit * max(before, gone):
+            when = f"within {self._within / 3600:g} hours" if earlier else "at once"
+            others = f", {merged} of them for others that they say they stand for or have moved to" if merged else ""
             raise SourceUnavailable(
-                f"{what}, such as {first!r}; nothing is deleted. If that is right, set removal_limit_percent = 100 "
-                "until they are"
+                f"{gone} of {before} pages are gone {when}{others}, such as {first!r}; nothing is deleted"
+                f"{' any more' if earlier else ''}. If that is right, set removal_limit_percent = 100 until they are"
             )
         for path in (*tally.gone, *tally.folded):
             page = self._ledger.page(path)
             if page is not None:
-                page.listed = 0
+                page.listed, page.left_at = 0, now
                 page.state = page.state if path in tally.folded else "gone"
                 self._ledger.put(page)
+        if limit == 100:
+            self._ledger.settle()
 
     def _admitted(self, address: Address) -> str | None:
         """The path of a page, if it can be a document of this source."""

@@ -129,12 +129,14 @@ def test_name_servers_that_are_silent_are_waited_for_within_the_page_s_time(
 
     monkeypatch.setattr(socket, "getaddrinfo", silent)
     url = f"http://www.example.com:{port}/a"
-    one = client(site, url, private_hosts=["www.example.com"], timeout_seconds=0.1)
+    one = client(site, url, private_hosts=["www.example.com"])
     one._spare = 0
+    monkeypatch.setattr("connectors.web.network._RESOLVE_SECONDS", 0.02)
     for _ in range(6):
         with pytest.raises(Broken, match="name server"):
             body(one, url)
     assert len(asked) == 4
+    monkeypatch.setattr("connectors.web.network._RESOLVE_SECONDS", 10.0)
     answering.set()
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *of, **more: _REAL("127.0.0.1", *of, **more))
     other = client(site, url, private_hosts=["www.example.com"])
