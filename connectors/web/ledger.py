@@ -90,7 +90,7 @@ class Page:
     listed: int = 0
     """1: a scan has listed it, and none since has done without it."""
     left_at: float = 0.0
-    """When a scan began to do without it; 0: none does, or that was said to be right."""
+    """When a scan last began to do without it; 0: none did, or that was said to be right."""
     named: int = 0
     """1: by a listing, and not only by other pages."""
     text: str = ""

@@ -217,8 +217,8 @@ class Pages:
         hinted, same = bool(page.fresh), isinstance(outcome, Unchanged)
         page.failures, page.retry_at, page.why, page.fresh, page.checked_at = 0, 0.0, "", 0, now
         match outcome:
-            case Unchanged(etag, modified):
-                page.landing, page.doubted, page.doubted_at = "", "", 0.0
+            case Unchanged(etag, modified, redirected):
+                page.landing, page.doubted, page.doubted_at = page.landing if redirected else "", "", 0.0
                 page.etag, page.modified = etag or page.etag, modified or page.modified
                 page.missing_since, page.final = 0.0, 0
             case Read():

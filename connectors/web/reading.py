@@ -84,6 +84,7 @@ class Unchanged:
 
     etag: str = ""
     modified: str = ""
+    redirected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +233,7 @@ class Reader:
             return Failed("its body is empty")
         body = f"{hashlib.blake2b(data, digest_size=16).hexdigest()}"
         if before is not None and (before.body, before.name) == (body, name):
-            return Unchanged(etag, modified)
+            return Unchanged(etag, modified, redirected)
         if is_text(name):
             data = _transcoded(data, headers.get("content-type", ""))
             if binary(data[:8192]):

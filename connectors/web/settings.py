@@ -108,7 +108,9 @@ class WebSettings(BaseModel):
     password: SecretStr | None = Field(None, description="better given as a file")
     password_file: Path | None = Field(None, description="file that holds it; read again when it is refused")
     token_file: Path | None = Field(None, description="file with a bearer token, instead of username and password")
-    ca_file: Path | None = Field(None, description="certificates to trust; the system's if not given")
+    ca_file: Path | None = Field(
+        None, description="certificates to trust, read again when one is refused; the system's if not given"
+    )
     extraction: ExtractionLimits = Field(ExtractionLimits(), description="what a PDF, an Office file ... may cost")
 
     @model_validator(mode="after")

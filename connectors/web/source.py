@@ -28,7 +28,7 @@ from connectors.web.pages import Pages
 from connectors.web.reading import Reader
 from connectors.web.robots import Robots
 from connectors.web.settings import WebSettings
-from pipeline.errors import SourceUnavailable
+from pipeline.errors import SourceUnavailable, Transient
 from pipeline.ports import Fetched, Hint, Listed, Skipped
 
 log = logging.getLogger(__name__)
@@ -93,6 +93,8 @@ class WebSource:
         self._pages = Pages(settings, reader, self._ledger, self._paths, self._admitted, self._discovery.probe, clock)
         self._within = 2 * max(_DAY_SECONDS, settings.recheck_seconds)
         """Seconds within which pages that go are held against the limit together."""
+        self._lost: dict[str, tuple[float, str]] = {}
+        """When documents went that the cache did not know, and what stands for them."""
         self._told = False
         self._closed = threading.Event()
         self._polling = Polling(settings.poll_seconds, self._closed)
@@ -112,13 +114,44 @@ class WebSource:
         return self._polling.hints(timeout)
 
     def fetch(self, path: str) -> Fetched | Skipped | None:
-        """The page now."""
+        """The page now.
+
+        Raises:
+            SourceUnavailable: the site is away.
+            Transient, Poison: this page cannot be read now, or as it is.
+        """
         if (just_read := self._pages.just_read(path)) is not None:
             return just_read
         address = self._paths.address_of(path)
         if address is None or self._admitted(address) is None:
             return None
-        return self._pages.fetched(path, address)
+        known = self._ledger.page(path)
+        found = self._pages.fetched(path, address)
+        if found is None and (known is None or not known.revision):
+            self._unheard(path)
+        return found
+
+    def _unheard(self, path: str) -> None:
+        """A document is gone that this cache has never seen, for it was lost: it counts against the limit, too.
+
+        Raises:
+            Transient: that is too much to believe.
+        """
+        now, limit = self._clock(), self._settings.removal_limit_percent
+        page = self._ledger.page(path)
+        self._lost = {one: said for one, said in self._lost.items() if said[0] >= now - self._within}
+        lost = {**self._lost, path: (now, "" if page is None else page.target)}
+        targets = [target for _, target in lost.values() if target]
+        gone = len(lost) - len(set(targets))
+        if gone > _FEW and limit < 100 and gone * 100 > limit * (self._ledger.count() + gone):
+            if page is not None and page.state == "gone":
+                page.state = "new"
+                self._ledger.put(page)
+            raise Transient(
+                f"it is gone, as {gone - 1} others of which nothing is known here; it stays for now. If that is right, "
+                "set removal_limit_percent = 100 until they are"
+            )
+        self._lost = lost
 
     def close(self) -> None:
         """Wake a waiting :meth:`hints`, let connections go, and end reading."""
@@ -159,7 +192,7 @@ class WebSource:
                 match self._pages.verdict(page):
                     case "there":
                         if not page.listed:
-                            page.listed, page.left_at = 1, 0.0
+                            page.listed = 1
                             self._ledger.put(page)
                         # What cannot be read now is said to the runner, which counts it and keeps what it has.
                         listed = Listed(page.path, page.revision + "!" * (page.failures > 0))

@@ -50,6 +50,25 @@ def test_a_lost_cache_takes_the_time_of_grace_from_no_page(world: World, tmp_pat
     assert world.documents.texts() == {}
 
 
+def test_a_lost_cache_does_not_lift_the_limit(world: World, tmp_path: Path) -> None:
+    """Given a site that says by mistake that all is gone, and a process that is restarted elsewhere because of it."""
+    for number in range(20):
+        world.site.page(f"/{number}", f"text {number}")
+    documents = world.documents
+    scanned(world.source(), documents)
+    for number in range(20):
+        world.site.put(f"/{number}", "", status=410, listed=number < 10)
+    world.folder = tmp_path / "another machine"
+    scanned(world.source(), documents)
+    assert len(documents.texts()) == 10, "ten may always go"
+    world.folder = tmp_path / "a third one"
+    for number in range(20):
+        world.site.redirect(f"/{number}", f"/new/{number}")
+        world.site.page(f"/new/{number}", f"text {number}")
+    scanned(world.source(), documents)
+    assert sorted(documents.texts()) == sorted(f"new/{number}" for number in range(20)), "renames are no loss"
+
+
 @pytest.mark.parametrize(
     "answer",
     [
