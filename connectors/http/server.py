@@ -91,12 +91,13 @@ class Server:
 
 
 def _timed(seconds: float) -> type[H11Protocol]:
-    """The protocol, for senders that begin a request and never end its header."""
+    """The protocol, for senders that begin a request and never end its header, or never read an answer."""
 
     class Timed(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._header: asyncio.TimerHandle | None = self.loop.call_later(seconds, self._late)
+            self._unread: asyncio.TimerHandle | None = None
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -106,8 +107,22 @@ def _timed(seconds: float) -> type[H11Protocol]:
             elif self._header is None and not self.transport.is_closing():
                 self._header = self.loop.call_later(seconds, self._late)
 
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._unread = self.loop.call_later(seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._read()
+
+        def _read(self) -> None:
+            if self._unread is not None:
+                self._unread.cancel()
+                self._unread = None
+
         def connection_lost(self, exc: Exception | None) -> None:
             self._unset()
+            self._read()
             super().connection_lost(exc)
 
         def _unset(self) -> None:

@@ -493,6 +493,20 @@ def test_a_slow_sender_is_cut_off_and_its_room_is_given_back(small: Pushed) -> N
         assert client.put("/documents/a", json=PUT).status_code in (200, 202)
 
 
+def test_who_never_reads_its_answers_is_cut_off(small: Pushed) -> None:
+    """Given one that asks for the page 500 times and reads nothing, then it keeps no place among the requests."""
+    running = small.source._running
+    assert running is not None
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.settimeout(SECONDS)
+        deaf.connect(("127.0.0.1", small.source.port))
+        deaf.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 500)
+        wait_until(lambda: running._api.gate.requests == 1, seconds=SECONDS)
+        wait_until(lambda: not running._server._server.server_state.connections, seconds=SECONDS)
+        wait_until(lambda: running._api.gate.requests == 0, seconds=SECONDS)
+
+
 _HALF = b"PUT /documents/a HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 150000\r\n\r\nx"
 
 
@@ -650,7 +664,8 @@ def test_schemathesis_finds_nothing_that_the_page_does_not_say(
 ) -> None:
     """Given requests that fit the page, and some that do not, then answers are as it says, and no 500."""
     one, _ = shared
-    schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{one.source.port}/openapi.json")
+    # As patient as the server is here: by itself it gives a busy machine ten seconds for an answer.
+    schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{one.source.port}/openapi.json", timeout=2 * SECONDS)
     bounded = settings(
         max_examples=15 if mode is GenerationMode.POSITIVE else 6,
         deadline=None,
@@ -661,7 +676,7 @@ def test_schemathesis_finds_nothing_that_the_page_does_not_say(
     seen: dict[str, set[int]] = {}
 
     def holds(case: schemathesis.Case) -> None:
-        answer = case.call()
+        answer = case.call(timeout=2 * SECONDS)
         # A media type or a text that nobody can read is no matter of a schema.
         case.validate_response(answer, excluded_checks=[positive_data_acceptance])
         seen.setdefault(f"{case.method} {case.path}", set()).add(answer.status_code)
