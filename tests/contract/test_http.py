@@ -207,8 +207,9 @@ def test_what_is_wrong_with_a_document_is_named(
         ("PUT", "/documents/a%2F..%2Fb", {"json": PUT}, 400, "invalid-request"),
         ("PUT", "/documents/%00", {"json": PUT}, 400, "invalid-request"),
         ("PUT", "/documents/%ff", {"json": PUT}, 400, "invalid-request"),
+        ("PUT", "/documents/a%0Ab%0A", {"json": PUT}, 400, "invalid-request"),
         ("PUT", f"/documents/{'ü' * 1025}", {"json": PUT}, 400, "invalid-request"),
-        ("PUT", "/documents/a?revision=1", {"json": PUT}, 400, "invalid-request"),
+        ("PUT", "/documents/a?revision=1", {"json": PUT}, 422, "invalid-document"),
         ("PUT", "/documents/a?revision=x", {"content": b"x", "headers": {"Content-Type": "text/plain"}}, 400, "invalid-request"),  # noqa: E501
         ("PUT", "/documents/a?revison=1", {"content": b"x", "headers": {"Content-Type": "text/plain"}}, 400, "invalid-request"),  # noqa: E501
         ("PUT", "/documents/a", {"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, "invalid-request"),  # noqa: E501
