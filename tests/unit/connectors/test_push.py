@@ -350,7 +350,7 @@ def test_questions_are_not_a_transaction_each(broker: EmbeddedBroker, monkeypatc
         assert [one.look("a").revision for _ in range(20)] == [1] * 20
         assert len(faulty.transactions) == before
         one.runner._proved_at = -1e9
-        assert one.look("a").revision == 1
+        assert [one.look("a").revision for _ in range(3)] == [1] * 3
         assert len(faulty.transactions) == before + 1
         assert documents.count() == 1
 
