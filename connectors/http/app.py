@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -35,6 +36,15 @@ from pipeline.deadline import Deadline
 from pipeline.errors import Backpressure, Transient
 
 T = TypeVar("T")
+
+
+class _Anything(PathConvertor):
+    """A key, line breaks included: what is wrong with it is said by whoever checks it."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("document", _Anything())
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +108,7 @@ class Api:
         app = Starlette(
             routes=[
                 *pages,
-                Route("/documents/{key:path}", self._document, methods=["GET", "PUT", "PATCH", "DELETE"]),
+                Route("/documents/{key:document}", self._document, methods=["GET", "PUT", "PATCH", "DELETE"]),
                 Route("/batches", self._batch, methods=["POST"]),
             ],
             exception_handlers={
@@ -189,7 +199,10 @@ class Api:
         query = request.query_params
         if media_type == _JSON:
             if query:
-                raise Problem("invalid-request", "revision and event_time of a JSON body stand in it, not in the query")
+                # Of a request that fits the page: that cannot say what goes with which body.
+                raise Problem(
+                    "invalid-document", "revision and event_time of a JSON body stand in it, not in the query"
+                )
             said = decode(body, DocumentBody)
             texts = _texts(path, *_sent(said))
             return await self._read(lambda: self.parser.put(path, said, condition), texts=texts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import threading
 from typing import Final
 
@@ -12,6 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from connectors.http.certificate import Certificate
 from connectors.http.settings import HttpSettings
 from pipeline.deadline import Deadline
 from pipeline.errors import ConfigError
@@ -56,14 +56,9 @@ class Server:
             timeout_graceful_shutdown=round(_END_SECONDS),
             h11_max_incomplete_event_size=_HEADER_BYTES,
         )
+        config.load()
         if certificate is not None and key is not None:
-            try:
-                config.ssl_certfile, config.ssl_keyfile = certificate, key
-                config.load()
-            except (OSError, ssl.SSLError) as error:
-                raise ConfigError(
-                    f"tls_certificate_file {certificate}, tls_key_file {key}: {error}", "give a certificate and its key"
-                ) from None
+            config.ssl = Certificate(certificate, key).context
         self._socket = listening(settings.host, settings.port, _BACKLOG)
         self.port = int(self._socket.getsockname()[1])
         self._server = uvicorn.Server(config)
@@ -96,12 +91,13 @@ class Server:
 
 
 def _timed(seconds: float) -> type[H11Protocol]:
-    """The protocol, for senders that begin a request and never end its header."""
+    """The protocol, for senders that begin a request and never end its header, or never read an answer."""
 
     class Timed(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._header: asyncio.TimerHandle | None = self.loop.call_later(seconds, self._late)
+            self._unread: asyncio.TimerHandle | None = None
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -111,8 +107,22 @@ def _timed(seconds: float) -> type[H11Protocol]:
             elif self._header is None and not self.transport.is_closing():
                 self._header = self.loop.call_later(seconds, self._late)
 
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._unread = self.loop.call_later(seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._read()
+
+        def _read(self) -> None:
+            if self._unread is not None:
+                self._unread.cancel()
+                self._unread = None
+
         def connection_lost(self, exc: Exception | None) -> None:
             self._unset()
+            self._read()
             super().connection_lost(exc)
 
         def _unset(self) -> None:

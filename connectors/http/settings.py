@@ -31,7 +31,9 @@ class HttpSettings(BaseModel):
     )
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(_PORT, description="`0`: any that is free")
     tokens_file: Path | None = Field(None, description="who may do what; read again when it changes")
-    tls_certificate_file: Path | None = Field(None, description="with the chain, PEM; without it, let a proxy do TLS")
+    tls_certificate_file: Path | None = Field(
+        None, description="with the chain, PEM, read again when it changes; without it, let a proxy do TLS"
+    )
     tls_key_file: Path | None = Field(None, description="of the certificate, PEM")
     body_limit_bytes: Count = Field(16 * _MIB, description="of a request")
     batch_limit: Annotated[int, Field(gt=0, le=500)] = Field(500, description="most operations of a batch")

@@ -14,6 +14,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from connectors.http.files import looks
 from pipeline.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Tokens:
         self._file = file
         self._source = source
         self._lock = threading.Lock()
-        self._seen = _looks(file)
+        self._seen = looks(file)
         self._tokens = _read(file, source)
         self._next = 0.0
 
@@ -84,24 +85,16 @@ class Tokens:
             if time.monotonic() < self._next:
                 return
             self._next = time.monotonic() + _LOOK_SECONDS
-            looks = _looks(self._file)
-            if looks == self._seen:
+            seen = looks(self._file)
+            if seen == self._seen:
                 return
-            self._seen = looks
+            self._seen = seen
             try:
                 self._tokens = _read(self._file, self._source)
             except ConfigError as error:
                 log.error("tokens stay as they were", extra={"file": str(self._file), "error": str(error)})  # noqa: TRY400 - no traceback of a file with secrets
             else:
                 log.info("tokens were read again", extra={"file": str(self._file), "tokens": len(self._tokens)})
-
-
-def _looks(file: Path) -> tuple[int, ...]:
-    try:
-        found = file.stat()  # of what a link leads to: a mounted secret is replaced as a whole
-    except OSError:
-        return ()
-    return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 def _read(file: Path, source: str) -> Mapping[str, Token]:

@@ -106,12 +106,10 @@ class Draft:
 
     @property
     def empty(self) -> bool:
-        """Nothing is to be written: all was refused, or answered before. What is only found to be as it should
-        be is written, too, for whoever finds it might not be the writer any more.
+        """Nothing is to be written: all was answered before. What is refused, or only found to be as it should be, is
+        written, too, for whoever finds it might not be the writer any more.
         """
-        return not self.marks and not any(
-            one.result != "refused" for ruling in self.rulings if not ruling.replayed for one in ruling.outcomes
-        )
+        return not self.marks and all(one.replayed or one.error is not None for one in self.rulings)
 
     def add(self, request: Asked) -> None:
         """Decide on a request.

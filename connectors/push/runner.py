@@ -12,6 +12,7 @@ asked of the source's writer, to forget and to collect, is done between two tran
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -46,6 +47,8 @@ log = logging.getLogger(__name__)
 _BEHIND_EVERY_SECONDS: Final = 5.0
 #: Marks that have outlived their time are removed with requests, or after so long without any.
 _TIDY_SECONDS: Final = 60.0
+#: What is known of a document is told by whoever has proved within so long that it is still the writer.
+_PROVED_SECONDS: Final = 5.0
 _PAGE: Final = 50
 #: A read of one record, behind an open transaction of another source at the worst.
 _LOOKUP_SECONDS: Final = 15.0
@@ -109,6 +112,8 @@ class PushRunner:
         self._next_behind = 0.0
         self._told: set[str] = set()
         self._next_tidy = 0.0
+        self._proved_at = -math.inf
+        """On the monotonic clock."""
         self._label = printable_label(source.id)
         metrics.push_waiting.labels(self._label)
 
@@ -162,13 +167,23 @@ class PushRunner:
         taken = self.intake.take(timeout)
         self._metrics.push_waiting.labels(self._label).set(self.intake.waiting)
         asked = [one for one in taken if isinstance(one, Asked)]
-        if asked or time.monotonic() >= self._next_tidy:
-            self._next_tidy = time.monotonic() + _TIDY_SECONDS
-            self._write(asked)
+        looked = [one for one in taken if isinstance(one, Looked)]
+        try:
+            if asked or self._unproved(looked) or time.monotonic() >= self._next_tidy:
+                self._next_tidy = time.monotonic() + _TIDY_SECONDS
+                self._write(asked, looked)
+        except BaseException as error:
+            for question in looked:
+                refuse(question, Transient(f"what is known of it cannot be told: {error}"))
+            raise
         # After what was asked before them.
-        for one in taken:
-            if isinstance(one, Looked) and one.future.set_running_or_notify_cancel():
-                one.future.set_result(self._ledger.standing(one.path))
+        for question in looked:
+            if question.future.set_running_or_notify_cancel():
+                question.future.set_result(self._ledger.standing(question.path))
+
+    def _unproved(self, looked: Sequence[Looked]) -> bool:
+        """Whether an answer to these could be one of long ago: another process may have taken over since."""
+        return bool(looked) and time.monotonic() >= self._proved_at + _PROVED_SECONDS
 
     def _until_done(self, operation: Callable[[], T]) -> T:
         """Wait out outages; senders are told meanwhile."""
@@ -185,12 +200,14 @@ class PushRunner:
 
     # ---------------------------------------------------------------------- transactions
 
-    def _write(self, requests: list[Asked]) -> None:
-        """One transaction for all of these."""
+    def _write(self, requests: list[Asked], looked: Sequence[Looked] = ()) -> None:
+        """One transaction for all of these; for questions alone, one of a mark, if nothing else proves that they are
+        asked of the writer.
+        """
         drafts: list[Draft] = []
         started = time.monotonic()
         try:
-            self._until_done(lambda: self._commit(requests, drafts))
+            self._until_done(lambda: self._commit(requests, drafts, looked))
         except Poison as error:
             self._apart(requests, error)
         except BaseException as error:
@@ -201,7 +218,7 @@ class PushRunner:
             self.intake.away("")
         self._metrics.push_commit_duration_seconds.observe(time.monotonic() - started)
 
-    def _commit(self, requests: list[Asked], drafts: list[Draft]) -> None:
+    def _commit(self, requests: list[Asked], drafts: list[Draft], looked: Sequence[Looked]) -> None:
         """An attempt; ``drafts`` has the one before, of which nobody knows whether it was written."""
         self._writer.hold()
         last = drafts.pop() if drafts else None
@@ -210,9 +227,9 @@ class PushRunner:
             self._answer(last)
             return
         draft = self._draft(requests)
-        if not draft.empty:
+        if not draft.empty or self._unproved(looked):
             drafts.append(draft)
-            events = draft.events()
+            events, began = draft.events(), time.monotonic()
             with self._writer.transaction() as (publisher, deadline):
                 written = (
                     publisher.publish(events, deadline, draft.then)[len(events) :]
@@ -222,6 +239,7 @@ class PushRunner:
                 self._state.put(draft.entries, written, draft.marks)
                 self._ledger.noted(draft.marks)
                 self._writer.duties.published(draft.entries)
+            self._proved_at = began
         self._answer(draft)
 
     def _draft(self, requests: list[Asked]) -> Draft:
@@ -326,5 +344,7 @@ class PushRunner:
 
     def _read_state(self) -> None:
         """What the last writer has published, and what it remembered."""
+        began = time.monotonic()
         self._state.refresh()
         self._ledger.load()
+        self._proved_at = began

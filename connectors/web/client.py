@@ -145,6 +145,9 @@ class Client:
     def close(self) -> None:
         """Wake whoever waits, and let connections go; from any thread, more than once."""
         self._closed.set()
+        self._let_go()
+
+    def _let_go(self) -> None:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
@@ -257,6 +260,8 @@ class Client:
         except Forbidden:
             raise
         except Exception as error:  # of httpcore2, of TLS, of h11: nobody has answered
+            if self._settings.ca_file is not None and "CERTIFICATE_VERIFY_FAILED" in str(error):
+                self._let_go()  # what is to be trusted may be something else by now
             raise self._broken(error) from None
 
     def _reading(self, response: httpcore2.Response, headers: Mapping[str, str]) -> Callable[[int], Iterator[bytes]]:

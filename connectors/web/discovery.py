@@ -30,6 +30,8 @@ _PIECES: Final = 10
 _LISTINGS: Final = 2000
 #: A listing whose index says that it did not change is asked for all the same from time to time.
 _HINT_SECONDS: Final = 3600.0
+#: So often a listing is read as a whole, unchanged or not: what the cache has forgotten of it is known again.
+WHOLE_SECONDS: Final = 7 * 86400.0
 _BATCH: Final = 500
 _IN_MEMORY_BYTES: Final = 1 << 20
 _PART_BYTES: Final = 1 << 16
@@ -76,7 +78,8 @@ class Discovery:
         self._told: set[str] = set()
         # Under other rules other pages count, also of a listing that did not change.
         rules = settings.model_dump_json(include={"site", "sitemaps", "feeds", "hosts", "include", "exclude"})
-        self._rules = content_hash(rules)[:16]
+        self.rules = content_hash(rules)[:16]
+        """Tells the listings that were read by these settings."""
 
     def steps(self) -> Iterator[None]:
         """Reads all listings, one a step, those first that are named in the settings.
@@ -145,7 +148,9 @@ class Discovery:
 
     def _read(self, one: _Named) -> list[_Named]:
         url = one.address.url
-        known, whole = self._known(one.address), True
+        known, whole, whole_at = self._known(one.address), True, self._clock()
+        if known is not None and not 0 <= whole_at - known.whole_at < WHOLE_SECONDS:
+            known = None
         headers = {"accept": "application/xml,application/rss+xml,application/atom+xml,text/xml,text/plain,*/*;q=0.5"}
         if known is not None and known.etag:
             headers["if-none-match"] = known.etag
@@ -154,7 +159,7 @@ class Discovery:
         try:
             with self._client.get(one.address, headers) as answer:
                 if answer.status == 304 and known is not None:
-                    names = known.names
+                    names, whole_at = known.names, known.whole_at
                 elif answer.status != 200:
                     remedy = "; check the credentials" if answer.status in (401, 403) else ""
                     raise SourceUnavailable(f"{url} answers {answer.status}{remedy}")
@@ -166,7 +171,9 @@ class Discovery:
             raise SourceUnavailable(f"{url}: {error}") from None
         if not whole:  # to be read again, as it is, once there is room
             etag, modified = "", ""
-        self._ledger.put_listing(Listing(self._key(one.address), etag, modified, one.hint, self._clock(), names))
+        self._ledger.put_listing(
+            Listing(self._key(one.address), etag, modified, one.hint, self._clock(), names, whole_at)
+        )
         return self._named(json.loads(names), one)
 
     def _taken(self, answer: Answer) -> tuple[list[list[str]], bool]:
@@ -215,7 +222,7 @@ class Discovery:
         return found
 
     def _key(self, address: Address) -> str:
-        return f"{self._rules} {address.url}"
+        return f"{self.rules} {address.url}"
 
     def _known(self, address: Address) -> Listing | None:
         return self._ledger.listing(self._key(address))

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final, Literal, NoReturn
@@ -21,7 +21,7 @@ from pipeline.errors import SourceUnavailable
 log = logging.getLogger(__name__)
 
 _TABLES: Final = Tables(
-    1,
+    2,
     ("pages", "listings"),
     """
 CREATE TABLE pages (
@@ -32,10 +32,15 @@ CREATE TABLE pages (
   missing_since REAL NOT NULL DEFAULT 0, final INTEGER NOT NULL DEFAULT 0, why TEXT NOT NULL DEFAULT '',
   target TEXT NOT NULL DEFAULT '',
   failures INTEGER NOT NULL DEFAULT 0, retry_at REAL NOT NULL DEFAULT 0, false_hints INTEGER NOT NULL DEFAULT 0,
-  listed INTEGER NOT NULL DEFAULT 0);
+  listed INTEGER NOT NULL DEFAULT 0, left_at REAL NOT NULL DEFAULT 0, named INTEGER NOT NULL DEFAULT 0,
+  text TEXT NOT NULL DEFAULT '', landing TEXT NOT NULL DEFAULT '', doubted TEXT NOT NULL DEFAULT '',
+  doubted_at REAL NOT NULL DEFAULT 0);
+CREATE INDEX pages_by_text ON pages (text);
+CREATE INDEX pages_by_doubted ON pages (doubted);
+CREATE INDEX pages_by_landing ON pages (landing);
 CREATE TABLE listings (
   key TEXT PRIMARY KEY, etag TEXT NOT NULL, modified TEXT NOT NULL, hint TEXT NOT NULL, read_at REAL NOT NULL,
-  names TEXT NOT NULL);
+  names TEXT NOT NULL, whole_at REAL NOT NULL);
 """,
 )
 _BUSY_SECONDS: Final = 5.0
@@ -84,6 +89,17 @@ class Page:
     """In a row: it was said to have changed, and had not."""
     listed: int = 0
     """1: a scan has listed it, and none since has done without it."""
+    left_at: float = 0.0
+    """When a scan last began to do without it; 0: none did, or that was said to be right."""
+    named: int = 0
+    """1: by a listing, and not only by other pages."""
+    text: str = ""
+    """Hash of the text that it was last published with; empty: it has none."""
+    landing: str = ""
+    """URL of a page that no listing names, to which it leads for now."""
+    doubted: str = ""
+    """Hash of a text that is not believed yet."""
+    doubted_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +114,17 @@ class Listing:
     read_at: float
     names: str
     """The listings that it names, as JSON."""
+    whole_at: float
+    """When it was last read as a whole, in seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What scans have done without since a time."""
+
+    gone: int
+    folded: Mapping[str, int]
+    """How many pages gave way to each other one."""
 
 
 _COLUMNS: Final = [one.name for one in fields(Page)]
@@ -157,11 +184,15 @@ class Ledger:
 
     def found(self, path: str, url: str) -> Page | None:
         """A page that another one has named; None if there is no room for it."""
-        self.note([(path, url, "")])
+        self.note([(path, url, "")], by_listing=False)
         return self.page(path)
 
-    def note(self, named: Sequence[tuple[str, str, str]]) -> bool:
+    def note(self, named: Sequence[tuple[str, str, str]], *, by_listing: bool = True) -> bool:
         """Pages that a listing names, at once: path, URL and when it says that each changed, a few hundred at most.
+
+        Args:
+            named: the pages.
+            by_listing: False: it is another page that names them.
 
         Returns:
             False if there was no room for some of them.
@@ -169,32 +200,35 @@ class Ledger:
         with self._open() as file:
             marks = ", ".join("?" * len(named))
             known = {
-                path: (id, url, hints)
-                for path, id, url, hints in file.execute(
-                    f"SELECT path, id, url, hints FROM pages WHERE path IN ({marks})",  # noqa: S608 - question marks
+                path: (id, url, hints, bool(listed))
+                for path, id, url, hints, listed in file.execute(
+                    f"SELECT path, id, url, hints, named FROM pages WHERE path IN ({marks})",  # noqa: S608 - question marks
                     [path for path, *_ in named],
                 )
             }
             new: dict[str, tuple[str, str]] = {}
-            changed: list[tuple[str, str, int, int]] = []
+            changed: list[tuple[str, str, int, int, int]] = []
             for path, url, hint in named:
                 if path not in known:
                     new.setdefault(path, (url, hint))
                     continue
-                id, before, hints = known[path]
+                id, before, hints, listed = known[path]
                 better = url if url.startswith("https:") and not before.startswith("https:") else before
                 seen = hints.split("\n") if hints else []
                 fresh = bool(hint) and hint not in seen
-                if fresh or better != before:
+                if fresh or better != before or by_listing > listed:
                     hints = "\n".join([*seen, hint][-_HINTS:]) if fresh else hints
-                    known[path] = (id, better, hints)
-                    changed.append((better, hints, int(fresh), id))
+                    known[path] = (id, better, hints, listed or by_listing)
+                    changed.append((better, hints, int(fresh), int(by_listing), id))
             room = self._room(file, len(new)) if new else 0
             file.execute("BEGIN IMMEDIATE")
             try:
-                file.executemany("UPDATE pages SET url = ?, hints = ?, fresh = max(fresh, ?) WHERE id = ?", changed)
-                rows = [(path, url, hint) for path, (url, hint) in list(new.items())[:room]]
-                file.executemany("INSERT OR IGNORE INTO pages (path, url, hints) VALUES (?, ?, ?)", rows)
+                file.executemany(
+                    "UPDATE pages SET url = ?, hints = ?, fresh = max(fresh, ?), named = max(named, ?) WHERE id = ?",
+                    changed,
+                )
+                rows = [(path, url, hint, int(by_listing)) for path, (url, hint) in list(new.items())[:room]]
+                file.executemany("INSERT OR IGNORE INTO pages (path, url, hints, named) VALUES (?, ?, ?, ?)", rows)
                 file.execute("COMMIT")
             except BaseException:
                 file.execute("ROLLBACK")
@@ -212,10 +246,51 @@ class Ledger:
             log.warning("pages are left out: there are more than `pages_limit`", extra={"pages_limit": self._limit})
         return room
 
-    def forget_gone(self, before: float) -> None:
-        """Leave out pages that have been gone since before then."""
+    def left(self, since: float) -> Left:
+        """What scans have done without since then."""
         with self._open() as file:
-            file.execute("DELETE FROM pages WHERE state = 'gone' AND missing_since < ?", (before,))
+            where = "FROM pages WHERE left_at >= ? AND left_at > 0 AND state"
+            gone = file.execute(f"SELECT count(*) {where} = 'gone'", (since,)).fetchone()[0]
+            folded = f"SELECT target, count(*) {where} != 'gone' AND target != '' GROUP BY target"
+            return Left(int(gone), dict(file.execute(folded, (since,))))
+
+    def settle(self) -> None:
+        """What is gone by now is right, and counts no more."""
+        with self._open() as file:
+            file.execute("UPDATE pages SET left_at = 0 WHERE left_at > 0")
+
+    def twins(self, path: str, text: str, landing: str) -> int:
+        """How many other pages have a text, or lead to a page that none names; three at most. Empty: that does not
+        count.
+        """
+        with self._open() as file:
+            found = file.execute(
+                "SELECT count(*) FROM (SELECT 1 FROM pages WHERE path != :path AND state != 'gone' AND ("
+                ":text != '' AND text = :text OR :text != '' AND doubted = :text OR :to != '' AND landing = :to"
+                ") LIMIT 3)",
+                {"path": path, "text": text, "to": landing},
+            )
+            return int(found.fetchone()[0])
+
+    def drop(self, page: Page) -> None:
+        """Forget a page."""
+        with self._open() as file:
+            file.execute("DELETE FROM pages WHERE id = ?", (page.id,))
+
+    def forget(self, before: float) -> None:
+        """Leave out pages that were gone or never there before then, and listings that were not read since."""
+        with self._open() as file:
+            file.execute(
+                "DELETE FROM pages WHERE missing_since > 0 AND missing_since < :before AND left_at < :before "
+                "AND (state = 'gone' OR state = 'new' AND revision = '')",
+                {"before": before},
+            )
+            file.execute("DELETE FROM listings WHERE read_at < ?", (before,))
+
+    def others(self, rules: str) -> bool:
+        """Whether there are listings that were read by other rules."""
+        with self._open() as file:
+            return bool(file.execute("SELECT 1 FROM listings WHERE key NOT LIKE ? LIMIT 1", (f"{rules} %",)).fetchone())
 
     def listing(self, key: str) -> Listing | None:
         """A listing, as it was last read."""
@@ -227,8 +302,8 @@ class Ledger:
         """Keep how a listing was read."""
         with self._open() as file:
             file.execute(
-                "INSERT OR REPLACE INTO listings VALUES (?, ?, ?, ?, ?, ?)",
-                (one.key, one.etag, one.modified, one.hint, one.read_at, one.names),
+                "INSERT OR REPLACE INTO listings VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (one.key, one.etag, one.modified, one.hint, one.read_at, one.names, one.whole_at),
             )
 
     @contextlib.contextmanager

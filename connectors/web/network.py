@@ -8,8 +8,10 @@ server that gives another answer a moment later changes nothing.
 from __future__ import annotations
 
 import ipaddress
+import queue
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -18,6 +20,10 @@ import httpcore2
 from pipeline.deadline import Deadline
 
 _CONNECT_SECONDS: Final = 5.0
+#: A system asks a second name server after five.
+_RESOLVE_SECONDS: Final = 10.0
+#: Names that are asked for at the same time, those given up among them.
+_QUESTIONS: Final = 4
 #: Addresses of one name that are tried.
 _ADDRESSES: Final = 4
 #: Carriers of IPv4 in IPv6: what they lead to is what counts.
@@ -32,6 +38,47 @@ class Astray(Forbidden):
     """It was moved for good to where this source has no business."""
 
 
+class Resolver:
+    """Addresses of names, by the system: it has an idea of its own of how long a name server may be silent, and cannot
+    be interrupted. So each question has a thread, which is left alone once its time is over; of those there are a few.
+    """
+
+    def __init__(self) -> None:
+        self._asking = threading.BoundedSemaphore(_QUESTIONS)
+
+    def addresses(self, host: str, port: int, seconds: float) -> list[str]:
+        """All of a host, each once.
+
+        Raises:
+            httpcore2.ConnectError: it has none, or nobody knows in time.
+        """
+        if not self._asking.acquire(blocking=False):
+            raise httpcore2.ConnectError(f"name servers do not answer: {_QUESTIONS} questions are open")
+        found: queue.SimpleQueue[list[str] | Exception] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                found.put(list(dict.fromkeys(str(one[4][0]) for one in rows)))
+            except Exception as error:
+                found.put(error)
+            finally:
+                self._asking.release()
+
+        try:
+            threading.Thread(target=ask, name="resolver", daemon=True).start()
+        except RuntimeError as error:  # this process may have no further thread
+            self._asking.release()
+            raise httpcore2.ConnectError(f"{host} is not looked up: {error}") from None
+        try:
+            answer = found.get(timeout=seconds)
+        except queue.Empty:
+            raise httpcore2.ConnectError(f"no name server has answered for {host} in time") from None
+        if isinstance(answer, Exception):
+            raise httpcore2.ConnectError(f"{host} has no address: {answer}")
+        return answer
+
+
 class Guard(httpcore2.NetworkBackend):
     """Connects to addresses that may be connected to. Used by one thread.
 
@@ -44,6 +91,7 @@ class Guard(httpcore2.NetworkBackend):
         """Of whatever is asked next."""
         self._may_be_private = may_be_private
         self._backend = httpcore2.SyncBackend()
+        self._resolver = Resolver()
 
     def connect_tcp(
         self,
@@ -54,11 +102,8 @@ class Guard(httpcore2.NetworkBackend):
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.NetworkStream:
         """A connection to an address of the host that was checked."""
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            raise httpcore2.ConnectError(f"{host} has no address: {error}") from None
-        addresses = list(dict.fromkeys(str(one[4][0]) for one in found))[:_ADDRESSES]
+        seconds = min(_RESOLVE_SECONDS, self.left(httpcore2.ConnectTimeout))
+        addresses = self._resolver.addresses(host, port, seconds)[:_ADDRESSES]
         allowed = [one for one in addresses if public(one) or self._named(host, one)]
         if not allowed:
             raise Forbidden(

@@ -22,6 +22,8 @@ _IN_A_ROW: Final = 5
 #: Of pages that each name another one that they stand for.
 _CHAIN: Final = 5
 _RETRY_SECONDS: Final = 3600.0
+#: So many pages that have one text may be right; another one that takes it on is waited with.
+_TWINS: Final = 3
 #: A page that is missing is asked for so often within the time of grace.
 _LOOKS: Final = 8
 #: Doublings of the wait for a page that was said to have changed, and had not, again and again.
@@ -67,6 +69,7 @@ class Pages:
         Raises:
             SourceUnavailable: the site is away.
         """
+        self._at_home(page)
         if self._due(page, self._clock()):
             # A page that a listing names again after it was gone is read whatever it says.
             known = page.state == "live" and page.extraction == self._reader.extraction(page.name)
@@ -106,6 +109,7 @@ class Pages:
         if page is not None and page.failures and page.retry_at > self._clock():
             raise Transient(page.why)
         page = page or Page(0, path, address.url)
+        self._at_home(page)
         outcome = self._asked(page, None)
         self._just_read = None
         if isinstance(outcome, Failed):
@@ -124,6 +128,12 @@ class Pages:
             page.state = "gone"
             self._ledger.put(page)
         return None
+
+    def _at_home(self, page: Page) -> None:
+        """Ask the source's own host for what another one had before the settings were changed."""
+        home = self._paths.address_of(page.path)
+        if home is not None and self._paths.path_of(Address.parse(page.url)) != page.path:
+            page.url, page.etag, page.modified, page.checked_at = home.url, "", "", 0.0
 
     def _waited(self, page: Page) -> bool:
         return page.checked_at >= page.missing_since + self._settings.grace_seconds
@@ -157,8 +167,44 @@ class Pages:
                 outcome = Failed("it leads back and forth")
         if isinstance(outcome, Moved) and self._admitted(outcome.to) is None:
             outcome = Missing(f"it was moved to {outcome.to.url}, which is no page of this source", at_once=False)
+        if isinstance(outcome, Moved) and outcome.login and not self._named(outcome.to):
+            outcome = Failed(
+                f"it was moved to {outcome.to.url}, which looks like a login page, and no listing names it"
+            )
+        if isinstance(outcome, Read):
+            outcome = self._believed(page, outcome)
         self._note(page, outcome)
         return outcome
+
+    def _named(self, address: Address) -> bool:
+        """True if a listing names a page."""
+        path = self._admitted(address)
+        known = None if path is None else self._ledger.page(path)
+        return known is not None and bool(known.named)
+
+    def _believed(self, page: Page, found: Read) -> Read | Failed:
+        """A page that was read, unless what is there now is probably no word of this page, but a form to log in, a
+        question to agree to, a notice of maintenance.
+        """
+        landing = "" if found.landing is None or self._named(found.landing) else found.landing.url
+        page.landing, now = landing, self._clock()
+        canonical = None if found.canonical is None else self._admitted(found.canonical)
+        if page.revision and found.text == page.text:  # as it was taken before
+            return found
+        if not landing and (not page.revision or not found.text or canonical not in (None, page.path)):
+            return found
+        twins = self._ledger.twins(page.path, found.text, landing)
+        if landing and twins:
+            page.doubted = found.text
+            return Failed(f"it leads to {landing}, which no listing names, as other pages do")
+        if not page.revision or not (landing or twins >= _TWINS):
+            return found
+        if page.doubted != found.text or not page.doubted_at:
+            page.doubted, page.doubted_at = found.text, now
+        if now >= page.doubted_at + self._settings.grace_seconds:
+            return found
+        why = f"it leads to {landing}, which no listing names" if landing else "it has the text of several others now"
+        return Failed(f"{why}; that is believed once it is so for {self._settings.grace_seconds:g} s")
 
     def _note(self, page: Page, outcome: Outcome) -> None:
         """Keep what a page has answered."""
@@ -171,13 +217,15 @@ class Pages:
         hinted, same = bool(page.fresh), isinstance(outcome, Unchanged)
         page.failures, page.retry_at, page.why, page.fresh, page.checked_at = 0, 0.0, "", 0, now
         match outcome:
-            case Unchanged(etag, modified):
+            case Unchanged(etag, modified, redirected):
+                page.landing, page.doubted, page.doubted_at = page.landing if redirected else "", "", 0.0
                 page.etag, page.modified = etag or page.etag, modified or page.modified
                 page.missing_since, page.final = 0.0, 0
             case Read():
                 same = page.revision == outcome.revision
                 self._read(page, outcome)
             case Moved(to):
+                page.landing, page.doubted, page.doubted_at = "", "", 0.0
                 page.state, page.target = "moved", self._admitted(to) or ""
                 self._ledger.found(page.target, to.url)
             case Missing(why, at_once):
@@ -189,6 +237,7 @@ class Pages:
         page.revision, page.body, page.name = outcome.revision, outcome.body, outcome.name
         page.extraction = self._reader.extraction(outcome.name)
         page.etag, page.modified = outcome.etag, outcome.modified
+        page.text, page.doubted, page.doubted_at = outcome.text, "", 0.0
         page.state, page.missing_since, page.final, page.target = "live", 0.0, 0, ""
         canonical = outcome.canonical
         target = None if canonical is None else self._admitted(canonical)

@@ -50,6 +50,9 @@ _CHARSET: Final = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
 _LINK: Final = re.compile(r"<([^<>]*)>((?:\s*;\s*[\w*-]+\s*=\s*(?:\"[^\"]*\"|[^\s;,\"]+))*)")
 _REL: Final = re.compile(r";\s*rel\s*=\s*(?:\"([^\"]*)\"|([^\s;,\"]+))", re.IGNORECASE)
 _GONE: Final = (404, 410)
+_FORM: Final = "it leads to a page that asks for a password"
+#: A form to log in is seldom behind more.
+_FORM_BYTES: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,13 @@ class Read:
     modified: str
     canonical: Address | None
     """The page that this one says it stands for."""
+    landing: Address | None = None
+    """Where it leads to for now."""
+
+    @property
+    def text(self) -> str:
+        """Hash of its text; empty: it has none."""
+        return self.content.digest if isinstance(self.content, Fetched) and self.content.text else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +84,7 @@ class Unchanged:
 
     etag: str = ""
     modified: str = ""
+    redirected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +101,8 @@ class Moved:
     """It has another address from now on."""
 
     to: Address
+    login: bool = False
+    """It looks like a page to log in at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,26 +185,31 @@ class Reader:
 
     def _answered(self, path: str, address: Address, answer: Answer, before: Before | None) -> Outcome:
         status = answer.status
+        redirected = answer.address != answer.settled
+        led = [one.target for one in (answer.settled, answer.address)]
+        # A page about logging in may lead to another one.
+        login = any(map(_LOGIN.search, led)) and not _LOGIN.search(address.target)
+        if redirected and login:
+            return Failed("it leads to a login page")
         if answer.settled != address:
-            return Moved(answer.settled)
+            return Moved(answer.settled, login or _asks(answer))
         tag = Head(robots=_directives(answer.headers.get("x-robots-tag", ""), self._robots.name))
         if status in (200, 304) and tag.noindex:
-            return Missing("its X-Robots-Tag says noindex", at_once=True)
+            if redirected and _asks(answer):
+                return Failed(_FORM)
+            return Missing("its X-Robots-Tag says noindex", at_once=not redirected)
         if status == 304 and before is not None:
             return Unchanged(answer.headers.get("etag", ""), answer.headers.get("last-modified", ""))
         if status in _GONE:
-            return Missing(f"it answers {status}", at_once=status == 410)
+            return Missing(f"it answers {status}", at_once=status == 410 and not redirected)
         if status != 200:
             return Failed(f"it answers {status}")
-        redirected = answer.address != answer.settled
-        if redirected and _LOGIN.search(answer.address.target):
-            return Failed("it leads to a login page")
         return self._content(path, answer, before, redirected=redirected)
 
     def _content(self, path: str, answer: Answer, before: Before | None, *, redirected: bool) -> Outcome:
         headers = answer.headers
         etag, modified = headers.get("etag", ""), headers.get("last-modified", "")
-        type_ = headers.get("content-type", "").partition(";")[0].strip().lower()
+        type_ = _type(answer)
         name = named(answer.address.target, type_)
         extraction = self.extraction(name)
         canonical = _linked(headers.get("link", ""), answer.address)
@@ -215,16 +233,16 @@ class Reader:
             return Failed("its body is empty")
         body = f"{hashlib.blake2b(data, digest_size=16).hexdigest()}"
         if before is not None and (before.body, before.name) == (body, name):
-            return Unchanged(etag, modified)
+            return Unchanged(etag, modified, redirected)
         if is_text(name):
             data = _transcoded(data, headers.get("content-type", ""))
             if binary(data[:8192]):
                 return left_out("binary")
         head = head_of(data, self._robots.name) if name.endswith(_HTML) else Head()
-        if head.noindex:
-            return Missing("its page says noindex", at_once=True)
         if redirected and head.html and asks_for_a_password(data):
-            return Failed("it leads to a page that asks for a password")
+            return Failed(_FORM)
+        if head.noindex:
+            return Missing("its page says noindex", at_once=not redirected)
         if head.canonical:
             canonical = _address(head.canonical, answer.address) or canonical
         language = head.language or headers.get("content-language", "").partition(",")[0].strip()
@@ -234,7 +252,8 @@ class Reader:
         if isinstance(found, Fetched) and not found.text and found.size <= self._text_limit:
             return Failed("there is no text in it: it is empty, or drawn by scripts")
         revision = found.reason + body if isinstance(found, Poison) else found.revision
-        return Read(found, content_hash(f"{revision}:{extraction}"), body, name, etag, modified, canonical)
+        landing = answer.address if redirected else None
+        return Read(found, content_hash(f"{revision}:{extraction}"), body, name, etag, modified, canonical, landing)
 
     def _extracted(
         self, path: str, answer: Answer, name: str, data: bytes, metadata: Metadata, head: Head
@@ -284,6 +303,20 @@ def named(target: str, type_: str) -> str:
     if type_ == "text/plain" and own in (*_HTML, ".htm", ".pdf"):
         return "page.txt"  # it is to be shown as it is
     return "page" + own if re.fullmatch(r"\.[a-z0-9]{1,10}", own) else "page.txt"
+
+
+def _asks(answer: Answer) -> bool:
+    """True if there is a form for a password in an answer whose body is of no further use."""
+    if answer.status != 200 or not named(answer.address.target, _type(answer)).endswith(_HTML):
+        return False
+    try:
+        return asks_for_a_password(answer.read(_FORM_BYTES))
+    except Broken:
+        return False
+
+
+def _type(answer: Answer) -> str:
+    return answer.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _transcoded(data: bytes, content_type: str) -> bytes:

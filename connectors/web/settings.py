@@ -87,7 +87,9 @@ class WebSettings(BaseModel):
         86400.0, description="a page that answers 404 stays for so long; 410 and `noindex` count at once"
     )
     removal_limit_percent: Annotated[int, Field(ge=0, le=100)] = Field(
-        30, description="if more pages than this, and more than 10, are gone at once, nothing is deleted; 100: they are"
+        30,
+        description="if more pages than this, and more than 10, go within two days, or twice `recheck_seconds` if that "
+        "is longer, nothing more is deleted; 100: they are",
     )
     timeout_seconds: Annotated[float, Field(gt=0, le=25)] = Field(
         20.0, description="for one page with its redirects, or one sitemap"
@@ -106,7 +108,9 @@ class WebSettings(BaseModel):
     password: SecretStr | None = Field(None, description="better given as a file")
     password_file: Path | None = Field(None, description="file that holds it; read again when it is refused")
     token_file: Path | None = Field(None, description="file with a bearer token, instead of username and password")
-    ca_file: Path | None = Field(None, description="certificates to trust; the system's if not given")
+    ca_file: Path | None = Field(
+        None, description="certificates to trust, read again when one is refused; the system's if not given"
+    )
     extraction: ExtractionLimits = Field(ExtractionLimits(), description="what a PDF, an Office file ... may cost")
 
     @model_validator(mode="after")

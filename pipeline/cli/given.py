@@ -19,10 +19,12 @@ from pipeline.masking import masked, without_passwords
 log = logging.getLogger(__name__)
 
 _FILE: Final = "sources.json"
+_SITES: Final = ("http", "https")
 
 
 def given_sources(arguments: Sequence[str]) -> dict[str, SourceConfig]:
-    """A source for each folder and URI, named after the last part of it; equal names get what stands before.
+    """A source for each folder and URI, named after the last part of it; equal names get what stands before. A site is
+    named after its host and folders; equal names get the file, then the port and the scheme.
 
     Raises:
         ConfigError: one is not a folder, lies inside another, is given twice, or no connector knows it.
@@ -34,19 +36,20 @@ def given_sources(arguments: Sequence[str]) -> dict[str, SourceConfig]:
         if uris.count(uri) > 1:
             raise ConfigError(f"{without_passwords(uri)} is given twice", "give it once")
     found = [
-        (_parts(folder), SourceConfig.model_validate({"connector": "filesystem", "path": str(folder)}))
+        (_names(_parts(folder)), SourceConfig.model_validate({"connector": "filesystem", "path": str(folder)}))
         for folder in folders
     ]
-    found += [(_parts_of(uri), source_of(uri)) for uri in uris]
-    depth, most = 1, max((len(parts) for parts, _ in found), default=0)
-    while len({_name(parts, depth) for parts, _ in found}) < len(found):
-        depth += 1
-        if depth > most:
-            names = ", ".join(sorted(_name(parts, depth) for parts, _ in found))
-            raise ConfigError(
-                f"two of these would have the same name: {names}", "name them in the configuration: [sources.NAME]"
-            )
-    return {_name(parts, depth): source for parts, source in found}
+    found += [(_names_of(uri), source_of(uri)) for uri in uris]
+    for depth in range(max((len(names) for names, _ in found), default=0)):
+        named = {names[min(depth, len(names) - 1)]: source for names, source in found}
+        if len(named) == len(found):
+            return named
+    if not found:
+        return {}
+    last = ", ".join(sorted(names[-1] for names, _ in found))
+    raise ConfigError(
+        f"two of these would have the same name: {last}", "name them in the configuration: [sources.NAME]"
+    )
 
 
 def folder_sources(folders: Sequence[Path]) -> dict[str, SourceConfig]:
@@ -96,16 +99,28 @@ def _parts(root: Path) -> list[str]:
     return [part for part in root.parts if part != root.anchor] or ["root"]
 
 
-def _parts_of(uri: str) -> list[str]:
+def _names_of(uri: str) -> list[str]:
+    """Of the source of a URI, the shortest first."""
     try:
         parts = urlsplit(uri)
-        names = [parts.hostname or "", *unquote(parts.path).split("/")]
+        host, path = parts.hostname or "", unquote(parts.path)
+        port = "" if parts.port is None else f":{parts.port}"
     except ValueError:
         raise ConfigError(f"{without_passwords(uri)} is not a URI", "see docs/connectors.md") from None
-    found = [name.removesuffix(".git") for name in names if name not in ("", ".", "..", ".git")]
-    return found or [scheme_of(uri) or "source"]
+    found = [name for name in path.split("/") if name not in ("", ".", "..", ".git")]
+    if parts.scheme in _SITES:  # a sitemap has the same name everywhere
+        folders = found if path.endswith("/") else found[:-1]
+        longer = ["-".join([place, *found]) for place in (host, f"{host}{port}", f"{parts.scheme}-{host}{port}")]
+        return [_printable("-".join([host, *folders])), *map(_printable, longer)]
+    found = [name.removesuffix(".git") for name in ([host] if host else []) + found]
+    return _names(found or [scheme_of(uri) or "source"])
 
 
-def _name(parts: Sequence[str], depth: int) -> str:
+def _names(parts: Sequence[str]) -> list[str]:
+    """The last part, the last two, and so on."""
+    return [_printable("-".join(parts[-depth:])) for depth in range(1, len(parts) + 1)]
+
+
+def _printable(name: str) -> str:
     # A source's id is written to logs that are UTF-8; a folder's name need not be.
-    return os.fsencode("-".join(parts[-depth:])).decode("utf-8", "backslashreplace")
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -25,6 +25,29 @@ def test_folders_and_uris_are_named_by_their_last_parts(tmp_path: Path) -> None:
     assert set(given_sources([str(tmp_path / "odd:name")])) == {"odd:name"}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["https://h.example/sitemap.xml"], {"h.example"}),
+        (["https://h.example", "https://i.example/sitemap.xml"], {"h.example", "i.example"}),
+        (["HTTPS://H.example/guide/", "https://h.example/a/b/sitemap.xml"], {"h.example-guide", "h.example-a-b"}),
+        (["https://h/sitemap.xml", "https://h/feed.xml", "https://h"], {"h-sitemap.xml", "h-feed.xml", "h"}),
+        (["http://h:8080/s.xml", "http://h:8081/s.xml"], {"h:8080-s.xml", "h:8081-s.xml"}),
+        (["http://h/s.xml", "https://h/s.xml"], {"http-h-s.xml", "https-h-s.xml"}),
+        (["https://h/feed.xml?a", "https://h/feed.xml?b"], None),
+        (["https://h-a/b.xml", "https://h/a/b.xml"], {"h-a-b.xml"}),
+    ],
+)
+def test_a_site_is_named_by_its_host_and_two_sources_never_have_one_name(
+    arguments: list[str], expected: set[str] | None
+) -> None:
+    if expected is None or len(expected) < len(arguments):
+        with pytest.raises(ConfigError, match=r"\[sources.NAME\]"):
+            given_sources(arguments)
+    else:
+        assert set(given_sources(arguments)) == expected
+
+
 def test_a_folder_whose_name_is_not_utf_8_names_a_source_that_can_be_written(tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/f\xffoo"))
     folder.mkdir()

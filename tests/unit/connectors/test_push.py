@@ -18,7 +18,7 @@ from connectors.certification.interruptions import FaultyBroker, Killed
 from connectors.mapping import Rule
 from connectors.push.intake import Answered, Asked, Idempotency, Intake, KeyReused, Limits, Looked
 from connectors.push.ledger import Ledger, Memory, answer_name
-from connectors.push.operations import Delete, Document, Operation, Outcome, Patch, Put
+from connectors.push.operations import Condition, Delete, Document, Operation, Outcome, Patch, Put
 from connectors.push.ordering import Standing
 from connectors.push.runner import PushRunner
 from connectors.state import State
@@ -306,6 +306,53 @@ def test_a_zombie_tells_nobody_that_all_is_as_it_should_be(documents: Documents)
                 zombie.done(put("a", "1"))
             assert isinstance(zombie.taken_failure(), Fenced)
     assert documents.texts() == {"a": "2"}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [delete("b"), Put("a", Document("3", "text/plain", {}), 1.0, None, Condition(absent=True))],
+    ids=["not there", "there"],
+)
+def test_a_zombie_refuses_nothing(documents: Documents, asked: Operation) -> None:
+    """Given what a writer that was taken over would refuse and the true one takes, then nobody is told to drop it."""
+    with writing(documents) as zombie:
+        zombie.done(put("a", "1", 5))
+        with writing(documents) as other:
+            other.done(delete("a"))
+            other.done(put("b", "2"))
+            with pytest.raises(Transient):
+                zombie.done(asked)
+            assert isinstance(zombie.taken_failure(), Fenced)
+
+
+def test_a_zombie_tells_of_no_document_what_was_so_long_ago(
+    documents: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given an idle writer that was taken over, then it finds that out when it is asked, and answers nothing old."""
+    monkeypatch.setattr("connectors.push.runner._PROVED_SECONDS", 0.0)
+    with writing(documents) as zombie:
+        zombie.done(put("a", "1"))
+        with writing(documents) as other:
+            other.done(put("a", "2"))
+            with pytest.raises(Transient):
+                zombie.look("a")
+            assert isinstance(zombie.taken_failure(), Fenced)
+            assert other.look("a").revision == 2
+
+
+def test_questions_are_not_a_transaction_each(broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("connectors.push.runner._PROVED_SECONDS", 1e6)
+    faulty = FaultyBroker(broker, lambda after: None)
+    documents = Documents(faulty)
+    with writing(documents) as one:
+        one.done(put("a", "1"))
+        before = len(faulty.transactions)
+        assert [one.look("a").revision for _ in range(20)] == [1] * 20
+        assert len(faulty.transactions) == before
+        one.runner._proved_at = -1e9
+        assert [one.look("a").revision for _ in range(3)] == [1] * 3
+        assert len(faulty.transactions) == before + 1
+        assert documents.count() == 1
 
 
 def test_creates_come_before_deletes_so_that_a_rename_finds_vectors(documents: Documents) -> None:

@@ -50,6 +50,25 @@ def test_a_lost_cache_takes_the_time_of_grace_from_no_page(world: World, tmp_pat
     assert world.documents.texts() == {}
 
 
+def test_a_lost_cache_does_not_lift_the_limit(world: World, tmp_path: Path) -> None:
+    """Given a site that says by mistake that all is gone, and a process that is restarted elsewhere because of it."""
+    for number in range(20):
+        world.site.page(f"/{number}", f"text {number}")
+    documents = world.documents
+    scanned(world.source(), documents)
+    for number in range(20):
+        world.site.put(f"/{number}", "", status=410, listed=number < 10)
+    world.folder = tmp_path / "another machine"
+    scanned(world.source(), documents)
+    assert len(documents.texts()) == 10, "ten may always go"
+    world.folder = tmp_path / "a third one"
+    for number in range(20):
+        world.site.redirect(f"/{number}", f"/new/{number}")
+        world.site.page(f"/new/{number}", f"text {number}")
+    scanned(world.source(), documents)
+    assert sorted(documents.texts()) == sorted(f"new/{number}" for number in range(20)), "renames are no loss"
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -101,6 +120,49 @@ def test_too_much_that_is_gone_at_once_is_not_believed(world: World) -> None:
     assert len(documents.texts()) == 40
     scanned(world.source(recheck_seconds=0, removal_limit_percent=100), documents)
     assert sorted(documents.texts()) == sorted(f"{n}" for n in range(20, 40))
+
+
+@pytest.mark.parametrize("how", ["gone", "redirect"])
+def test_pages_that_go_a_few_at_a_time_count_together(world: World, how: str) -> None:
+    """Given 40 pages of which two go at each look, then no more than 30 % go within two days, until that is right."""
+    for number in range(40):
+        world.site.page(f"/{number:02}", f"text {number}")
+    settings = {"recheck_seconds": 3600, "grace_seconds": 0}
+    source = world.source(**settings)
+    assert len(listed(source)) == 40
+
+    def go(*numbers: int) -> None:
+        for number in numbers:
+            if how == "gone":
+                world.site.put(f"/{number:02}", "", status=410)
+            else:
+                world.site.redirect(f"/{number:02}", "/00")
+
+    for look in range(1, 7):
+        go(2 * look, 2 * look + 1)
+        world.now += 3600
+        assert len(listed(source)) == 40 - 2 * look
+    go(20, 21)
+    world.now += 3600
+    said = "14 of 40" if how == "gone" else "13 of 39"
+    for again in (source, world.source(**settings)):
+        with pytest.raises(SourceUnavailable, match=f"{said} pages are gone within 48 hours.*any more"):
+            listed(again)
+    assert len(listed(world.source(**settings, removal_limit_percent=100))) == 26
+    go(30)
+    world.now += 3600
+    assert len(listed(world.source(**settings))) == 25, "what was right then counts no more"
+    go(*range(31, 40))
+    world.now += 3600
+    assert len(listed(world.source(**settings))) == 16
+    world.site.page("/35", "back")
+    go(22)
+    world.now += 3600
+    source = world.source(**settings)
+    assert len(listed(source)) == 16, "what is back counts no more"
+    world.now += 2 * DAY
+    go(23, 24, 25)
+    assert len(listed(source)) == 13, "nor does what is long ago"
 
 
 @pytest.mark.parametrize("how", ["canonical", "redirect"])
@@ -205,10 +267,118 @@ def test_a_permanent_redirect_is_a_rename_and_a_temporary_one_is_not(world: Worl
     world.site.page("/new", "text", listed=False)
     world.site.redirect("/kept", "/elsewhere", 307)
     world.site.page("/elsewhere", "kept, and edited", listed=False)
+    one = scanned(world.source(recheck_seconds=0), documents)
+    assert documents.texts() == {"new": "text\n", "kept": "kept\n"}, "no listing names the other page"
+    assert one.skipped("unreadable") == 1
+    world.now += DAY + 3600
     scanned(world.source(recheck_seconds=0), documents)
     assert documents.texts() == {"new": "text\n", "kept": "kept, and edited\n"}
     kinds = [(event.key.path, getattr(event, "digest", None) is None) for event in documents.events()]
     assert kinds.index(("new", False)) < kinds.index(("old", True)), "created before it is deleted"
+
+
+def test_a_temporary_redirect_to_a_page_that_a_listing_names_counts_at_once(world: World) -> None:
+    world.site.page("/a", "a")
+    world.site.page("/b", "b")
+    documents = world.documents
+    scanned(world.source(recheck_seconds=0), documents)
+    world.site.redirect("/a", "/b", 302)
+    scanned(world.source(recheck_seconds=0), documents)
+    assert documents.texts() == {"a": "b\n", "b": "b\n"}
+
+
+WALLS = {
+    "logging in, for now": (302, "/login", "Who are you?", ""),
+    "logging in, for good": (301, "/login", "Who are you?", ""),
+    "a password, for good": (301, "/welcome", "<input name=p type=password>", ""),
+    "a password, not indexed": (302, "/welcome", "<input type=password>", "<meta name=robots content=noindex>"),
+    "an agreement": (302, "/welcome", "Do you agree?", ""),
+    "an agreement, by page": (302, "/welcome?back={}", "Do you agree?", ""),
+    "maintenance": (200, "", "We are back soon.", ""),
+}
+
+
+@pytest.mark.parametrize("kind", WALLS)
+def test_a_wall_in_front_of_a_site_is_no_text_of_its_pages(world: World, kind: str) -> None:
+    """Given pages that all lead to, or show, one and the same, then they keep what they had, but for a few."""
+    status, target, text, head = WALLS[kind]
+    before = {f"{number:02}": f"text {number}\n" for number in range(8)}
+
+    def open_() -> None:
+        for number in range(8):
+            world.site.page(f"/{number:02}", f"text {number}")
+
+    open_()
+    documents = world.documents
+    scanned(world.source(recheck_seconds=0), documents)
+    for number in range(8):
+        to = target.format(number)
+        if not to:
+            world.site.page(f"/{number:02}", text)
+            continue
+        world.site.redirect(f"/{number:02}", to, status)
+        world.site.page(to, text, head, listed=False)
+    one = scanned(world.source(recheck_seconds=0), documents)
+    allowed = 3 if kind == "maintenance" else 0
+    found = documents.texts()
+    assert set(found) == set(before)
+    assert sum(found[path] != before[path] for path in before) == allowed
+    assert one.skipped("unreadable") == 8 - allowed
+    world.now += DAY / 2
+    scanned(world.source(recheck_seconds=0), documents)
+    assert documents.texts() == found
+    open_()
+    world.now += 3600
+    scanned(world.source(recheck_seconds=0), documents)
+    assert documents.texts() == before
+
+
+def test_a_wall_that_stays_for_ever_hides_the_pages_behind_it(world: World) -> None:
+    for number in range(5):
+        world.site.page(f"/{number}", f"text {number}")
+    documents, settings = world.documents, {"recheck_seconds": 0, "grace_seconds": DAY}
+    scanned(world.source(**settings), documents)
+    for number in range(5):
+        world.site.redirect(f"/{number}", "/welcome", 302)
+    world.site.page("/welcome", "Do you agree?", listed=False)
+    for _ in range(3):
+        scanned(world.source(**settings), documents)
+        world.now += 2 * DAY
+    assert documents.count() == 5, "never believed"
+    for number in range(5):
+        world.site.page(f"/{number}", "Nothing here any more.")
+    for _ in range(2):
+        scanned(world.source(**settings), documents)
+        world.now += 2 * DAY
+    assert set(documents.texts().values()) == {"Nothing here any more.\n"}, "their own word, after the time of grace"
+
+
+def test_what_a_page_leads_to_for_now_does_not_delete_it_at_once(world: World) -> None:
+    world.site.page("/a", "a")
+    world.site.page("/b", "b")
+    source = world.source(recheck_seconds=0)
+    before = listed(source)
+    world.site.redirect("/a", "/x", 302)
+    world.site.redirect("/b", "/y", 302)
+    world.site.put("/x", "", status=410, listed=False)
+    world.site.page("/y", "y", listed=False, headers={"X-Robots-Tag": "noindex"})
+    assert listed(source) == before
+    world.now += DAY + 1
+    assert listed(source) == {}
+
+
+def test_pages_about_logging_in_may_move(world: World) -> None:
+    world.site.page("/docs/auth/a", "How to log in")
+    documents = world.documents
+    scanned(world.source(recheck_seconds=0), documents)
+    world.site.redirect("/docs/auth/a", "/docs/auth/b")
+    world.site.page("/docs/auth/b", "How to log in", listed=False)
+    world.site.page("/old", "old")
+    scanned(world.source(recheck_seconds=0), documents)
+    world.site.redirect("/old", "/guide/auth/")
+    world.site.page("/guide/auth/", "new <input type=password>")
+    scanned(world.source(recheck_seconds=0), documents)
+    assert documents.texts() == {"docs/auth/b": "How to log in\n", "guide/auth/": "new\n"}
 
 
 def test_a_page_that_moved_to_what_cannot_be_read_stays_for_the_time_of_grace(world: World) -> None:

@@ -25,6 +25,7 @@ from connectors.web.settings import WebSettings
 from connectors.web.source import WebSource
 from pipeline.errors import SourceUnavailable
 from pipeline.ports import Fetched, without_pauses
+from tests.support.sources import wait_until
 from tests.support.website import Website
 
 _REAL = socket.getaddrinfo
@@ -111,6 +112,40 @@ def test_what_is_connected_to_is_what_was_checked(site: Website, monkeypatch: py
     assert [address[0] for address in connected] in (["192.0.2.1"], ["192.0.2.1"] * 2)
     assert names.asked, "it was asked"
     assert site.asked("/a") == 0
+
+
+def test_name_servers_that_are_silent_are_waited_for_within_the_page_s_time(
+    site: Website, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a lookup that does not end, then the page does, and there are never more than four of such."""
+    port = site.authority.partition(":")[2]
+    site.page("/a", "x")
+    answering, asked = threading.Event(), []
+
+    def silent(host: str, port: int, *of: Any, **more: Any) -> Any:
+        asked.append(host)
+        assert answering.wait(30)
+        return _REAL("127.0.0.1", port, *of, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    url = f"http://www.example.com:{port}/a"
+    one = client(site, url, private_hosts=["www.example.com"])
+    one._spare = 0
+    monkeypatch.setattr("connectors.web.network._RESOLVE_SECONDS", 0.02)
+    for _ in range(6):
+        with pytest.raises(Broken, match="name server"):
+            body(one, url)
+    assert len(asked) == 4
+    monkeypatch.setattr("connectors.web.network._RESOLVE_SECONDS", 10.0)
+    answering.set()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *of, **more: _REAL("127.0.0.1", *of, **more))
+    other = client(site, url, private_hosts=["www.example.com"])
+    other._guard._resolver = one._guard._resolver
+    wait_until(lambda: one._guard._resolver._asking._value == 4, seconds=30)
+    assert b"x" in body(other, url)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *of, **more: _REAL("no..name", 80))
+    with pytest.raises(Broken, match="has no address"):
+        body(client(site, url), url)
 
 
 def test_a_redirect_leads_only_to_hosts_of_the_source(

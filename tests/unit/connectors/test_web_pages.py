@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -169,6 +171,80 @@ def test_a_page_that_fails_again_and_again_is_asked_for_ever_more_rarely() -> No
     pages.checked(page)
     assert page.retry_at == 1e9 + 9000
     ledger.close()
+
+
+def rows(folder: Path, query: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(folder / "state" / "pages.db")) as file:
+        return file.execute(query).fetchall()
+
+
+def test_what_no_rule_names_is_dropped_from_the_cache_and_is_back_with_its_rule(site: Website, tmp_path: Path) -> None:
+    """Given pages and listings of rules that are changed, then a week later they are no more, and can come back."""
+    for target in ("/docs/a", "/blog/b"):
+        site.page(target, target)
+    now = [time.time()]
+
+    def found(**settings: object) -> list[str]:
+        table = {"sitemaps": [f"{site.url}/sitemap.xml"], "pages_per_second": 1000, **settings}
+        source = WebSource("w", WebSettings.model_validate(table), 10_000, tmp_path / "state", lambda: now[0])
+        try:
+            return sorted(one.path for one in without_pauses(source.scan()))
+        finally:
+            source.close()
+
+    everything = "SELECT path FROM pages ORDER BY path"
+    assert found() == ["blog/b", "docs/a"]
+    assert found(exclude=["/blog/"]) == ["docs/a"]
+    assert len(rows(tmp_path, everything)) == 2, "somebody else may still use it"
+    for _ in range(2):
+        now[0] += 5 * 86400.0
+        assert found(exclude=["/blog/"]) == ["docs/a"]
+    assert rows(tmp_path, everything) == [("docs/a",)]
+    assert rows(tmp_path, "SELECT count(*) FROM listings") == [(1,)]
+    assert found() == ["blog/b", "docs/a"], "read as a whole, although it did not change"
+
+
+def test_a_page_that_is_back_after_a_month_is_found_though_its_sitemap_never_changed(
+    site: Website, tmp_path: Path
+) -> None:
+    site.page("/a", "x")
+    now = [time.time()]
+    table = {"sitemaps": [f"{site.url}/s.txt"], "pages_per_second": 1000}
+    site.put("/s.txt", f"{site.url}/a\n", type="text/plain", listed=False)
+    source = WebSource("w", WebSettings.model_validate(table), 10_000, tmp_path / "state", lambda: now[0])
+    assert len(list(without_pauses(source.scan()))) == 1
+    site.remove("/a")
+    for _ in range(10):
+        now[0] += 3 * 86400.0
+        gone = list(without_pauses(source.scan()))
+    assert gone == []
+    site.page("/a", "x")
+    for _ in range(5):
+        now[0] += 3 * 86400.0
+        back = list(without_pauses(source.scan()))
+    assert [one.path for one in back] == ["a"]
+    site.remove("/a", listed=True)
+    site.put("/s.txt", f"{site.url}/b\n", type="text/plain", listed=False)
+    for _ in range(6):
+        now[0] += 3 * 86400.0
+        assert len(list(without_pauses(source.scan()))) <= 1
+    assert rows(tmp_path, "SELECT path FROM pages") == [("b",)], "nobody names the other one"
+    source.close()
+
+
+def test_a_source_that_has_another_host_now_asks_there(site: Website, tmp_path: Path) -> None:
+    """Given a cache of the same paths on a host that the settings name no more, then that one is left alone."""
+    before = Website()
+    try:
+        for one in (before, site):
+            one.page("/a", "x")
+            source = opened(one, tmp_path)
+            assert [row.path for row in without_pauses(source.scan())] == ["a"]
+            source.close()
+        assert (before.asked("/a"), site.asked("/a")) == (1, 1)
+        assert rows(tmp_path, "SELECT url, missing_since FROM pages") == [(f"{site.url}/a", 0.0)]
+    finally:
+        before.close()
 
 
 def test_what_listings_say_of_a_page_is_kept_until_it_was_asked_for() -> None:
