@@ -107,6 +107,7 @@ def test_a_commit_that_hangs_fails_liveness_and_a_restart_cures_it(made: tuple[D
     marker.touch()
     (deployment.documents / "a.md").write_text("# A\n\ntext\n")
     connector = Probed(deployment, "connect", "filesystem")
+    connector.until_probes(200, 200, 200)
     worker.until_probes(503, 200, 200)
     assert "chunk.poll" in worker.get("/livez")[1]
     assert connector.get("/livez")[0] == 200
