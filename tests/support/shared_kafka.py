@@ -18,6 +18,8 @@ from tests.support.kafka import KafkaServer
 #: Names the run's folder to its workers, which inherit it.
 _VARIABLE = "VECTIDE_TEST_KAFKA"
 _STOP_SECONDS = 30.0
+#: By this process, which need not be the one that stops it: without a reference, Python warns of a process left running.
+_STARTED: list[KafkaServer] = []
 
 
 class SharedKafka(NamedTuple):
@@ -48,6 +50,7 @@ def shared() -> SharedKafka:
         if not noted.exists():
             server = KafkaServer(folder)
             server.start()
+            _STARTED.append(server)
             noted.write_text(f"{server.port} {server.pid}")
     return SharedKafka(int(noted.read_text().split()[0]))
 
