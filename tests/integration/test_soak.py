@@ -29,7 +29,8 @@ def kafka_jars() -> None:
 def test_a_minute_of_faults_breaks_nothing(kafka_jars: None, tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}: python -m tests.soak --minutes 1 --seed {seed}")
-    report = run(Settings(0.7, seed, documents=50, per_second=2.0, storm_seconds=28.0, calm_seconds=4.0), tmp_path)
+    settings = Settings(0.7, seed, documents=50, per_second=2.0, storm_seconds=28.0, calm_seconds=4.0, rest_seconds=0.4)
+    report = run(settings, tmp_path)
     print(last_line(report))
     assert report["violations"] == {}, report["examples"]
     assert report["storms"] == 1

@@ -40,6 +40,8 @@ class Settings:
     migrations: bool = True
     quiet_seconds: float = 180.0
     """From the end of a storm until nothing lags or differs."""
+    rest_seconds: float = 0.1
+    """Between two questions, so that the pipeline has the machine too."""
 
     def schedule(self) -> list[Storm]:
         """The storms: more of them than there is time for, since each is followed by a quiet point."""
@@ -118,7 +120,7 @@ class _Soak:
         self._truth = truth
         self._writer = Writer(cluster.deployment.documents, truth, settings.rng("writer"), settings.documents)
         self._writing = _Writing(self._writer, settings.per_second, settings.rng("pace"), cluster.events)
-        self._searcher = Searcher(cluster, truth, weather, settings.rng("searcher"))
+        self._searcher = Searcher(cluster, truth, weather, settings.rng("searcher"), settings.rest_seconds)
         self._faults = Faults(cluster)
         self._migrations = Counter[str]()
         self._drains: list[float] = []

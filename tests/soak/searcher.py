@@ -34,9 +34,6 @@ from tests.soak.weather import STORM_TARGET, Kind, Weather
 
 _TOP = 20
 _ASK_SECONDS = 30.0
-#: Seconds between two questions, so that the pipeline has the machine too.
-_REST_SECONDS = 0.1
-_PROBE_REST_SECONDS = 0.1
 #: Until it is known that the machine was taken.
 _NEWS_SECONDS = 1.0
 #: Changes that are timed at once.
@@ -93,13 +90,16 @@ class Searches:
 
 
 class Searcher:
-    """Asks, judges and times, in two threads."""
+    """Asks, judges and times, in two threads that rest for a while between two questions."""
 
-    def __init__(self, cluster: Cluster, truth: Truth, weather: Weather, rng: random.Random) -> None:
+    def __init__(
+        self, cluster: Cluster, truth: Truth, weather: Weather, rng: random.Random, rest_seconds: float
+    ) -> None:
         self._cluster = cluster
         self._truth = truth
         self._weather = weather
         self._rng = rng
+        self._rest_seconds = rest_seconds
         self._stop = threading.Event()
         self._models: dict[str, tuple[HashingEmbedder, Chunk]] = {}
         self._tokenizer = tokenizer_of(cluster.parts.config.model)
@@ -122,7 +122,7 @@ class Searcher:
 
     def _asking(self) -> None:
         searches = Searches(self._cluster)
-        while not self._stop.wait(_REST_SECONDS):
+        while not self._stop.wait(self._rest_seconds):
             try:
                 self._question(searches)
             except Exception as error:
@@ -273,7 +273,7 @@ class Searcher:
     def _timing(self) -> None:
         searches = Searches(self._cluster)
         pending: list[Change] = []
-        while not self._stop.wait(_PROBE_REST_SECONDS):
+        while not self._stop.wait(self._rest_seconds):
             with self._truth.lock:
                 while len(pending) < _PROBES and self._truth.changes:
                     pending.append(self._truth.changes.pop())

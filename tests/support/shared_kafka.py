@@ -18,7 +18,7 @@ from tests.support.kafka import KafkaServer
 #: Names the run's folder to its workers, which inherit it.
 _VARIABLE = "VECTIDE_TEST_KAFKA"
 _STOP_SECONDS = 30.0
-#: By this process, which need not be the one that stops it: without a reference, Python warns of a process left running.
+#: By this process, which need not be who stops it; without a reference, Python warns of a process that still runs.
 _STARTED: list[KafkaServer] = []
 
 
