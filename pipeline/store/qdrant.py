@@ -7,6 +7,7 @@ leader (ordering=medium) and heads are read with the majority.
 
 from __future__ import annotations
 
+import re
 import ssl
 import warnings
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,8 @@ _DISTANCES: Final = {"cosine": "Cosine", "dot": "Dot", "euclid": "Euclid"}
 _BUSY_SECONDS: Final = 2.0
 #: One pass over the index of a field in each segment, which grows with the collection.
 _TALLY_SECONDS: Final = 300
+#: A facet, or in strict mode a filter, on a field that has no index yet.
+_NO_INDEX: Final = re.compile("no appropriate index|index required", re.IGNORECASE)
 #: Errors that wrap each other; the client's, httpx's and httpcore's are four.
 _CAUSES: Final = 10
 
@@ -440,6 +443,9 @@ def _of_status(what: str, status: int, detail: str) -> VectideError:
         )
     if status >= 500 or status == 408:
         return StoreUnavailable(f"{what}: {detail}")
+    if _NO_INDEX.search(detail):
+        # Who makes a collection makes its indexes next; who was cut off between the two does it at the next start.
+        return StoreUnavailable(f"{what}: the collection is being made: {detail}")
     return RequestRefused(
         f"{what}: the server refuses the request: {detail}", "this is a bug of vectide, or a limit of strict mode"
     )

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.errors import CollectionMissing, FingerprintMismatch
+from pipeline.errors import CollectionMissing, FingerprintMismatch, StoreUnavailable
 from pipeline.ports import CollectionSpec, Store
+from pipeline.store.qdrant import QdrantStore
 from tests.contract.store_points import chunk, chunks_of, head, key, stamp
 from tests.support.stores import KINDS, REAL
 
@@ -55,6 +56,17 @@ def test_another_model_or_chunking_is_refused(store: Store, spec: CollectionSpec
 def test_a_missing_collection_is_missing(store: Store, prefix: str) -> None:
     with pytest.raises(CollectionMissing):
         store.open(f"{prefix}nothing")
+
+
+def test_one_that_is_being_made_is_waited_for(store: Store, spec: CollectionSpec) -> None:
+    """Given a collection whose maker has not come to its indexes, then to count in it is to try again later."""
+    if not isinstance(store, QdrantStore):
+        pytest.skip("others make a collection in one step")
+    store._make(spec)
+    with pytest.raises(StoreUnavailable, match="is being made"):
+        store.open(spec.name).count_heads()
+    store.create(spec)
+    assert store.open(spec.name).count_heads() == {}
 
 
 def test_names_by_prefix(store: Store, spec: CollectionSpec, prefix: str) -> None:

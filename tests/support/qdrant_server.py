@@ -81,9 +81,17 @@ class Shards:
             folder = self.state / name / "shard"
             folder.mkdir(parents=True)
             shard = edge.EdgeShard.create(str(folder), edge.EdgeConfig(vectors=vectors))
-            config = {"metadata": body.get("metadata"), "vectors": body["vectors"]}
+            config = {"metadata": body.get("metadata"), "vectors": body["vectors"], "indexes": []}
             (self.state / name / "config.json").write_text(json.dumps(config))
             self.open[name] = shard, config
+
+    def index(self, name: str, field: str, kind: Any) -> None:
+        shard, config = self.get(name)
+        with self.lock:
+            shard.update(field_index(field, kind))
+            if field not in config["indexes"]:
+                config["indexes"].append(field)
+                (self.state / name / "config.json").write_text(json.dumps(config))
 
     def close(self) -> None:
         for shard, _ in self.open.values():
@@ -277,7 +285,7 @@ class Handler(BaseHTTPRequestHandler):
         _known(body, "field_name", "field_schema")
         schema = body["field_schema"]
         kind = "tenant" if isinstance(schema, dict) and schema.get("is_tenant") else schema
-        self.shards.get(name)[0].update(field_index(body["field_name"], kind))
+        self.shards.index(name, body["field_name"], kind)
         return _done()
 
     def _upsert(self, body: dict[str, Any], name: str) -> Any:
@@ -342,6 +350,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _facet(self, body: dict[str, Any], name: str) -> Any:
         _known(body, "key", "filter", "limit", "exact")
+        if body["key"] not in self.shards.get(name)[1]["indexes"]:  # the engine alone does not mind
+            raise Refused(400, f"Wrong input: No appropriate index for faceting: `{body['key']}`")
         request = edge.FacetRequest(
             key=body["key"],
             limit=body["limit"],
