@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,9 @@ import pytest
 from connectors.certification.rig import Documents, running, wait_until
 from connectors.git import superproject
 from connectors.git.addresses import access_to, resolved
-from connectors.git.commands import Access
+from connectors.git.commands import Access, Git
 from connectors.git.mirror import Mirror
+from connectors.git.settings import GitSettings
 from connectors.registry import open_source
 from pipeline.config import SourceConfig
 from pipeline.errors import SourceUnavailable
@@ -274,11 +275,97 @@ def test_a_commit_that_a_server_does_not_give_is_looked_for_in_its_branches(
         fetch(mirror, descriptor, wanted, *ref)
 
     monkeypatch.setattr(Mirror, "_fetch", refusing)
+    child.git("branch", "old")
     source = opened(parent)
     assert text(source, "guides/a.md") == "alpha"
+    # What was a branch is a folder of branches now.
+    child.git("branch", "-D", "old")
+    child.git("branch", "old/new")
+    name(parent, "guides", "../guides", child.put("b.md", "beta"))
+    assert hinted(source) == ["guides/a.md", "guides/b.md"]
     name(parent, "guides", "../guides", "1" * 40)
     assert trouble(source) == f"submodule guides: commit {'1' * 40} cannot be fetched, and no branch has it"
+    assert text(source, "guides/a.md") == "alpha 2"
+
+
+@contextmanager
+def copied(parent: Repository, folder: Path) -> Iterator[superproject.Superproject]:
+    """Of a parent, what its thread does, a step at a time."""
+    settings = GitSettings(repository=str(parent.folder), submodules=True)
+    made = superproject.Superproject(settings, folder, lambda path: True)
+    yield made
+    made.stop()
+    made.close()
+
+
+def test_a_submodule_that_takes_long_to_fail_is_left_alone_for_longer(
+    parent: Repository,
+    child: Repository,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Everything else waits for each attempt. Another commit is tried at once."""
+    name(parent, "guides", "../guides", head(child))
+    fetch, tried = Mirror._fetch, []
+
+    def failing(mirror: Mirror, descriptor: int, wanted: str, *ref: str) -> None:
+        if len(wanted) == 40 or ref:
+            tried.append(wanted)
+            raise SourceUnavailable(f"no answer after {len(tried)} ms")
+        fetch(mirror, descriptor, wanted, *ref)
+
+    monkeypatch.setattr(Mirror, "_fetch", failing)
+    with copied(parent, tmp_path / "copy") as project:
+        for rest, attempts in ((0.0, 1), (0.0, 2), (1e9, 3), (1e9, 3), (1e9, 3)):
+            monkeypatch.setattr(superproject, "_REST", rest)
+            project.update()
+            assert project.trouble().startswith("submodule guides: no answer")
+            assert len(tried) == 2 * attempts, "by itself, and among the branches"
+        name(parent, "guides", "../guides", "1" * 40)
+        project.update()
+        assert len(tried) == 8
+    told = [record.message for record in caplog.records]
+    assert told == ["submodule cannot be fetched; its documents stay"], "once, whatever figures git says"
+
+
+def test_what_lies_below_a_submodule_that_cannot_be_fetched_holds_nothing_up(
+    parent: Repository, child: Repository, tmp_path: Path, opened: Open
+) -> None:
+    """Given a submodule that never was fetched, in one that cannot be fetched any more, then all the rest is listed."""
+    name(child, "in", "../inner", "1" * 40)
+    parent.put("readme.md", "hello")
+    name(parent, "guides", "../guides", head(child))
+    source, there = opened(parent), ["guides/a.md", "guides/deep/b.md", "readme.md"]
+    assert listed(source) == there
+    assert trouble(source).startswith("submodule guides/in: ")
+    child.folder.rename(tmp_path / "away")
+    name(parent, "guides", "../guides", "2" * 40)
+    wait_until(lambda: trouble(source).startswith("submodule guides: "))
+    assert listed(source) == there
+    assert isinstance(source.fetch("guides/in/c.md"), Expired)
     assert text(source, "guides/a.md") == "alpha"
+
+
+def test_whoever_still_reads_a_submodule_that_is_none_any_more_is_told_to_ask_again(
+    parent: Repository, child: Repository, tmp_path: Path
+) -> None:
+    name(parent, "guides", "../guides", head(child))
+    with copied(parent, tmp_path / "copy") as project:
+        project.update()
+        copy, file = project._copies["guides"], project.file("guides/a.md")
+        assert file is not None
+        assert project.content(file) == b"alpha"
+        parent.git("rm", "--quiet", "--cached", "guides")
+        parent.commit()
+        project.update()
+        with pytest.raises(SourceUnavailable):
+            copy.blobs.content(file.blob)
+        assert copy.blobs._process is None
+        project.update()
+        assert not copy.folder.exists()
+        with pytest.raises(SourceUnavailable, match="is gone"):
+            Git(copy.folder, copy.access).output("version", seconds=9)
 
 
 def test_a_password_goes_to_the_repository_s_own_host_only(tmp_path: Path, opened: Open) -> None:
@@ -332,15 +419,33 @@ def test_relative_addresses_are_git_s(parent: str, url: str, expected: str) -> N
         ("https://h/a", "https://169.254.169.254/x", "not the repository's host"),
         ("https://h/a", "https://h@evil/x", "evil is not the repository's host"),
         ("https://h/a", "git@evil:x", "evil is not the repository's host"),
+        ("ssh://git@h/a", "ssh://evil%2f@h/x", "names no host"),
+        ("ssh://git@h/a", "ssh://h#@evil/x", "names no host"),
+        ("ssh://git@h/a", "ssh://h?@evil/x", "names no host"),
+        ("ssh://git@h/a", "ssh://evil\\@h/x", "names no host"),
+        ("https://h/a", "https://h#@evil/x", "names no host"),
+        ("https://h/a", "https://h%2eevil/x", "names no host"),
         ("https://h/a", "../../x", "leads out of"),
         ("/srv/git/a", "/etc/secrets", "does not lie in /srv/git"),
         ("/srv/git/a", "../../../etc/secrets", "does not lie in /srv/git"),
+        ("/repo", "file:///home/me/secrets", "does not lie in /, "),
+        ("file://srv/git/a", "/srv/git/b", "three slashes"),
         ("/srv/git/a", "https://h/x", "h is not the repository's host"),
     ],
 )
 def test_an_address_that_leads_too_far_is_refused(root: str, url: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         access_to(resolved(root, url), Access(root), root, ["named"])
+
+
+def test_a_folder_is_judged_where_git_looks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of file://any/etc/secrets git takes /etc/secrets, wherever this process is."""
+    monkeypatch.chdir(tmp_path)
+    root = f"{tmp_path}/a"
+    with pytest.raises(ValueError, match="three slashes"):
+        access_to("file://any/etc/secrets", Access(root), root, [])
+    assert access_to(f"file://{tmp_path}/b", Access(root), root, []).transports == ("file",)
+    assert access_to("file:///guides", Access("/handbook"), "/handbook", []).repository == "file:///guides"
 
 
 def test_a_folder_is_no_submodule_of_a_remote_submodule() -> None:
@@ -357,4 +462,13 @@ def test_secrets_are_for_the_repository_s_own_host() -> None:
         found = access_to(url, root, root.repository, hosts)
         assert (found.username, found.password, found.ssh_key_file, found.ca_file) == ("", "", None, Path("ca"))
         assert len(found.transports) == 1
+    assert access_to("https://me:p%40ss@h:8443/b", root, root.repository, hosts).repository == "https://h:8443/b"
     assert access_to("ssh://git:pw@named/b", root, root.repository, hosts).repository == "ssh://git@named/b"
+
+
+@pytest.mark.parametrize("host", ["https://h", "h/x", "", "h:", "me@h"])
+def test_a_host_of_submodules_is_a_host(host: str) -> None:
+    with pytest.raises(ValueError, match="must be a host"):
+        GitSettings(repository="https://h/a", submodule_hosts=(host,))
+    found = GitSettings(repository="https://h/a", submodule_hosts=("GitHub.com:22",))
+    assert found.submodule_hosts == ("github.com:22",)
