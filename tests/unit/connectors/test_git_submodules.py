@@ -261,6 +261,24 @@ def test_submodules_have_bounds(
         listed(opened(parent))
 
 
+def test_a_list_of_submodules_that_git_cannot_read_deletes_nothing(
+    parent: Repository, child: Repository, opened: Open
+) -> None:
+    """As after a merge that was committed with its conflict: nobody knows which folders are submodules."""
+    name(parent, "guides", "../guides", head(child))
+    parent.put("readme.md", "hello")
+    source = opened(parent)
+    assert len(listed(source)) == 3
+    good = (parent.folder / ".gitmodules").read_text()
+    parent.put(".gitmodules", f"<<<<<<< ours\n{good}")
+    with pytest.raises(SourceUnavailable, match="bad config"):
+        listed(opened(parent))
+    assert text(source, "guides/a.md") == "alpha"
+    parent.put(".gitmodules", good)
+    parent.put("readme.md", "hello 2")
+    assert hinted(source) == ["readme.md"]
+
+
 def test_a_commit_that_a_server_does_not_give_is_looked_for_in_its_branches(
     parent: Repository, child: Repository, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
