@@ -166,9 +166,9 @@ def test_a_submodule_that_cannot_be_fetched_keeps_its_documents_and_is_told(
     """Given a submodule that is away, then what was published stays, the branch's own changes are published, and
     what it is not ready for is said; once it is back, all is as it should be.
     """
-    parent.put("readme.md", "hello")
+    parent.put_many({"readme.md": "hello", "draft.md": "to be removed"})
     name(parent, "guides", "../guides", head(child))
-    texts = {"readme.md": "hello", "guides/a.md": "alpha", "guides/deep/b.md": "beta"}
+    texts = {"readme.md": "hello", "draft.md": "to be removed", "guides/a.md": "alpha", "guides/deep/b.md": "beta"}
     with running(opened(parent), documents, tmp_path / "known") as one:
         documents.wait_for(texts)
         child.put("a.md", "alpha 2")
@@ -178,6 +178,9 @@ def test_a_submodule_that_cannot_be_fetched_keeps_its_documents_and_is_told(
         texts["readme.md"] = "hello 2"
         documents.wait_for(texts)
         wait_until(lambda: "submodule guides" in str(one.health.readyz().reasons))
+        parent.remove("draft.md")
+        del texts["draft.md"]
+        documents.wait_for(texts)
     # A lost copy leaves nothing to be listed: nobody knows what is there.
     source = opened(parent, history=False)
     assert listed(source) == ["readme.md"]
