@@ -1,7 +1,8 @@
 """A source's hints, which can be away alone: a queue or a stream of its own is, while documents can be listed and read.
 
-Without hints only scans find what changed. So nobody waits for hints while a scan is due; and a scan that is under way
-waits for them for a while only, for mostly everything is away, and would have to begin anew.
+Without hints only scans find what changed. So nobody waits for hints while a scan is due, or a look at a document (one
+that is gone is deleted at its second look); and a scan that is under way waits for them for a while only, for mostly
+everything is away, and would have to begin anew.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Hearing:
 
     Args:
         source: whose.
-        due: whether a scan is due at a time on the monotonic clock.
+        due: whether a scan, or a look at a document, is due at a time on the monotonic clock.
     """
 
     def __init__(self, source: Source, due: Callable[[float], bool]) -> None:

@@ -122,7 +122,7 @@ class Runner:
         self._limits = limits
         self._batch = Batch()
         self._looks = Looks()
-        self._hearing = Hearing(source, self._scan_is_due)
+        self._hearing = Hearing(source, self._something_is_due)
         self._hot: dict[str, tuple[float, float]] = {}
         self._unreadable: set[str] = set()
         self._told: set[str] = set()
@@ -210,6 +210,11 @@ class Runner:
 
     def _scan_is_due(self, now: float) -> bool:
         return (self._scan_wanted and now >= self._rested) or now >= self._next_scan
+
+    def _something_is_due(self, now: float) -> bool:
+        """True if there is something to do that needs no hints."""
+        look = self._looks.next()
+        return self._scan_is_due(now) or (look is not None and look <= now)
 
     def _scan(self, stop: threading.Event) -> None:
         """Compare everything that there is with what was published."""

@@ -19,8 +19,12 @@ SCHEMES: Final = ("file", "git", "http", "https", "ssh")
 URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.+)", re.DOTALL)
 #: ``user@host:path``, as ssh has it.
 SCP: Final = re.compile(r"((?:[\w.-]+@)?[\w.-]+:)(?!:)(?!//)(.+)", re.DOTALL)
+#: What stands before the path of a URL: nothing in it that git, curl and ssh could read in different ways.
+_AUTHORITY: Final = re.compile(r"(?:[^@/?#\\\s\[\]]*@)?([\w.-]+|\[[\da-fA-F:.]+\])(?::(\d{1,5}))?", re.ASCII)
 _TRANSPORT: Final = re.compile(r"[\w+.-]+::")
 _PORTS: Final = {"git": 9418, "http": 80, "https": 443, "ssh": 22}
+#: What is said before their @ is dropped.
+_WEB: Final = ("http", "https")
 #: These hide nothing on their way, and believe anybody.
 _PLAIN: Final = ("git", "http")
 
@@ -85,13 +89,19 @@ def place_of(address: str) -> Place:
     """
     url, scp = URL.fullmatch(address), SCP.fullmatch(address)
     if url is not None and url.group(1).lower() == "file":
-        return Place("file", "", unquote(url.group(2)))
+        # Of file://a/b git takes /b; as a path it would be a folder below that of this process.
+        folder = unquote(url.group(2), errors="surrogateescape")
+        if not folder.startswith("/"):
+            raise ValueError("a file:// address has no host: it needs three slashes")
+        return Place("file", "", folder)
     if url is not None:
-        parts = urlsplit(address)
-        transport, port = parts.scheme.lower(), parts.port
-        if not parts.hostname or parts.hostname.startswith("-"):
-            raise ValueError("it names no host")
-        return Place(transport, parts.hostname + (f":{port}" if port not in (None, _PORTS[transport]) else ""), "")
+        transport, before = url.group(1).lower(), url.group(2).partition("/")[0]
+        authority = _AUTHORITY.fullmatch(before)
+        # git decodes all of a URL before it looks for the host: of ssh://a%2f@b it asks a.
+        if authority is None or authority.group(1).startswith("-") or ("%" in before and transport not in _WEB):
+            raise ValueError("it names no host, or not so that everybody reads the same of it")
+        host, port = authority.group(1).strip("[]").lower(), authority.group(2)
+        return Place(transport, f"{host}:{int(port)}" if port and int(port) != _PORTS[transport] else host, "")
     if scp is not None:
         return Place("ssh", scp.group(1)[:-1].rpartition("@")[2].lower(), "")
     if not os.path.isabs(address):
@@ -113,10 +123,12 @@ def access_to(address: str, root: Access, parent: str, hosts: Collection[str]) -
     """
     here, own = place_of(repository_address(address)), place_of(root.repository)
     if here.transport == "file":
-        beside = os.path.realpath(os.path.dirname(own.folder.rstrip("/")))
+        beside, there = os.path.realpath(os.path.dirname(own.folder.rstrip("/"))), os.path.realpath(here.folder)
         if place_of(parent).transport != "file" or own.transport != "file":
             raise ValueError("a folder of this machine is no submodule of a remote repository")
-        if os.path.commonpath((beside, os.path.realpath(here.folder))) != beside:
+        # Of a repository at the root of the file system, everything lies in the folder that it lies in.
+        above = os.path.dirname(there) if beside == os.sep else os.path.commonpath((beside, there))
+        if above != beside:
             raise ValueError(f"it does not lie in {beside}, as the repository does")
     elif here.transport in _PLAIN and here.transport != own.transport:
         raise ValueError(f"{here.transport} is less safe than what the repository is reached by")

@@ -210,6 +210,8 @@ class Git:
                     pass_fds=tuple(keep_open),
                 )
             except FileNotFoundError:
+                if not self._folder.is_dir():
+                    raise SourceUnavailable(f"the copy of the repository is gone: {self._folder}") from None
                 raise no_git() from None
             except OSError as error:
                 raise SourceUnavailable(f"git cannot be started: {error.strerror}") from None

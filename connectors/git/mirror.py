@@ -173,14 +173,24 @@ class Mirror:
         with self._read() as file:
             return _file_at(file, path)
 
-    def listed(self) -> tuple[str, int]:
-        """The commit that the list is of, and how many files it has; empty if there is none."""
+    def listed(self) -> str:
+        """The commit that the list is of; empty if there is none."""
         try:
             with self._read() as file:
-                tip, count = file.execute("SELECT tip, (SELECT count(*) FROM files) FROM origin").fetchone()
+                (tip,) = file.execute("SELECT tip FROM origin").fetchone()
         except SourceUnavailable:
-            return "", 0
-        return str(tip), int(count)
+            return ""
+        return str(tip)
+
+    def count(self) -> int:
+        """How many files it has; reads all of it.
+
+        Raises:
+            SourceUnavailable: the list is not there, not whole, or of another repository or branch.
+        """
+        with self._read() as file:
+            (count,) = file.execute("SELECT count(*) FROM files").fetchone()
+        return int(count)
 
     def close(self) -> None:
         """Let go of the list."""
@@ -229,9 +239,10 @@ class Mirror:
                 lock.unlink()
 
     def _fetch(self, descriptor: int, wanted: str, ref: str = _REF) -> None:
-        shallow = [] if self._history or ref != _REF else ["--depth=1"]
+        # What was a branch can be a folder of branches now.
+        how = ["--prune"] if ref != _REF else [] if self._history else ["--depth=1"]
         self._git.output(
-            "fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head", *shallow, "--force",
+            "fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head", *how, "--force",
             "--", self._repository, f"+{wanted}:{ref}", seconds=self._seconds, keep_open=[descriptor],
         )  # fmt: skip
 

@@ -21,6 +21,8 @@ from pipeline.errors import ConfigError
 #: What git refuses in a name of a branch, and what would be more than one.
 _NOT_A_BRANCH: Final = re.compile(r"^[-/.]|[\s~^:?*\[\\\x00-\x1f\x7f]|\.\.|@\{|//|[/.]$|\.lock$")
 
+_HOST: Final = re.compile(r"[\w.:-]*\w")
+
 
 def _branch(value: str) -> str:
     if _NOT_A_BRANCH.search(value):
@@ -33,6 +35,13 @@ def _folder(value: str) -> str:
     if (any(part in ("", ".", "..") for part in inside.split("/")) and inside) or "\0" in inside:
         raise ValueError("it must be a folder inside the repository, as docs/handbook")
     return inside
+
+
+def _hosts(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not _HOST.fullmatch(value):
+            raise ValueError(f"{value!r} must be a host, or host:port")
+    return tuple(value.lower() for value in values)
 
 
 class GitSettings(BaseModel):
@@ -69,7 +78,7 @@ class GitSettings(BaseModel):
     submodules: bool = Field(
         False, description="the documents of submodules, too: each at the commit that the branch names"
     )
-    submodule_hosts: tuple[str, ...] = Field(
+    submodule_hosts: Annotated[tuple[str, ...], AfterValidator(_hosts)] = Field(
         (), description="hosts that submodules may be fetched from besides the repository's own: `host`, `host:port`"
     )
     username: str = Field("", description="for http and https")

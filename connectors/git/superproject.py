@@ -16,6 +16,7 @@ import json
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,10 @@ _MODULES: Final = 100
 _DEPTH: Final = 8
 #: Copies whose contents are read by a process of their own at a time.
 _READERS: Final = 4
+#: What could not be fetched is left alone for so many times as long as that took, and for so long at most: a server
+#: that says nothing costs minutes, and everything else waits for them.
+_REST: Final = 4.0
+_REST_SECONDS: Final = 600.0
 #: Folders of copies, below the one of the branch's.
 _FOLDER: Final = "modules"
 
@@ -85,6 +90,7 @@ class Superproject:
         self._stopped = False
         self._copies: dict[str, _Copy] = {}
         self._failed: dict[str, str] = {}
+        self._rests: dict[str, tuple[Module, float]] = {}
         self._reading: list[str] = []
         self.repository = settings.access().repository
         self._copy("", settings.access(), folder, settings.branch, settings.folder)
@@ -99,12 +105,13 @@ class Superproject:
         self._update("", "", round_)
         with self._lock:
             self._failed = round_.failed
-            kept = {path for path in self._copies if path in round_.seen or self._below_failed(path)}
+            kept = {path for path in self._copies if path in round_.seen or self._is_failed(path)}
             dropped = [self._copies.pop(path) for path in self._copies.keys() - kept]
+        self._rests = {path: rest for path, rest in self._rests.items() if path in round_.failed}
         for copy in dropped:
             _end(copy)
         return json.dumps(
-            {path: [copy.access.repository, copy.mirror.listed()[0]] for path, copy in sorted(self._copies.items())}
+            {path: [copy.access.repository, copy.mirror.listed()] for path, copy in sorted(self._copies.items())}
         )
 
     def trouble(self) -> str:
@@ -151,7 +158,7 @@ class Superproject:
             SourceUnavailable: a list is not there, not whole, or of another repository or branch.
         """
         for path, copy in sorted(self._now().items()):
-            if path in self._failed and not copy.mirror.listed()[0]:
+            if self._is_failed(path) and not copy.mirror.listed():
                 continue
             for file in copy.mirror.files():
                 yield _of(path, file)
@@ -163,9 +170,8 @@ class Superproject:
             Unfetched: it would be a submodule's that could not be fetched.
             SourceUnavailable: a list is not there, not whole, or of another repository or branch.
         """
-        copies, failed = self._now(), False
+        copies, failed = self._now(), self._is_below_failed(path)
         for above, inner in _above(path):
-            failed = failed or above in self._failed
             copy = copies.get(above)
             if copy is None:
                 continue
@@ -222,7 +228,8 @@ class Superproject:
             copy.mirror.taken = round_.files
 
         copy.mirror.update(commit, fetched)
-        round_.files += copy.mirror.listed()[1]
+        if self._settings.submodules:
+            round_.files += copy.mirror.count()
 
     def _module(self, parent: str, address: str, module: Module, round_: _Round) -> None:
         path = _joined(parent, module.path)
@@ -231,6 +238,12 @@ class Superproject:
         round_.seen[path] = None
         if len(round_.seen) > _MODULES + 1 or sum(above in round_.seen for above, _ in _above(path)) > _DEPTH + 1:
             raise _TooMany(f"more than {_MODULES} submodules, or {_DEPTH} below each other: exclude some")
+        rest, until = self._rests.get(path, (None, 0.0))
+        began = time.monotonic()
+        known_failed = self._failed.get(path)
+        if known_failed is not None and rest == module and began < until:
+            round_.failed[path] = known_failed
+            return
         try:
             access = access_to(
                 resolved(address, module.url), self._copies[""].access, address, self._settings.submodule_hosts
@@ -249,10 +262,12 @@ class Superproject:
             raise
         except (ValueError, SourceUnavailable) as error:
             why = str(error)
-            if self._failed.get(path) != why and not self._stopped:
+            if known_failed is None and not self._stopped:
                 log.warning("submodule cannot be fetched; its documents stay", extra={"submodule": path, "error": why})
             self._note(path, why)
             round_.failed[path] = why
+            ended = time.monotonic()
+            self._rests[path] = module, ended + min(_REST * (ended - began), _REST_SECONDS)
         else:
             with self._lock:
                 self._failed.pop(path, None)
@@ -283,7 +298,11 @@ class Superproject:
         if stopped:
             git.stop()
 
-    def _below_failed(self, path: str) -> bool:
+    def _is_failed(self, path: str) -> bool:
+        """A submodule is, or lies below one that is: then nobody has asked for it."""
+        return path in self._failed or self._is_below_failed(path)
+
+    def _is_below_failed(self, path: str) -> bool:
         return any(above in self._failed for above, _ in _above(path))
 
     def _clear(self) -> None:
@@ -313,6 +332,7 @@ class Superproject:
 
 
 def _end(copy: _Copy) -> None:
+    copy.git.stop()  # who still reads from it starts no other
     copy.blobs.close()
     copy.mirror.close()
 

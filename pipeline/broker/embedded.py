@@ -56,6 +56,8 @@ class EmbeddedBroker:
     def consumer(self, group: str, topics: Sequence[str], client: str) -> Consumer:
         """Join a group."""
         with self.log.changed:
+            for topic in topics:
+                self.log.topic(topic)  # who cannot join is no member, and no reason for a group
             if group not in self._groups:
                 self._groups[group] = _Group(group, self.log, lambda: self._groups.pop(group, None))
             return self._groups[group].join(topics, client)

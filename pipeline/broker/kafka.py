@@ -280,11 +280,13 @@ class KafkaBroker:
         return {at.partition: int(one.offset) for at, one in found.items()}
 
     def _limit(self, topic: str) -> int:
-        if topic not in self._limits:
+        limit = self._limits.get(topic)
+        if limit is None:
+            limit = int(self._settings(topic)["max.message.bytes"]) - _FRAMING_BYTES
             if len(self._limits) >= _LIMITS:
                 self._limits.clear()  # most are of topics that are gone: generations come and go
-            self._limits[topic] = int(self._settings(topic)["max.message.bytes"]) - _FRAMING_BYTES
-        return self._limits[topic]
+            self._limits[topic] = limit
+        return limit
 
     def _settings(self, topic: str) -> dict[str, str]:
         with self._asking(f"ask for the settings of {topic}") as admin:

@@ -94,3 +94,14 @@ def test_a_broker_that_is_away_leaves_nothing_behind_and_says_why() -> None:
         with pytest.raises(BrokerUnavailable, match="ECONNREFUSED"):
             KafkaBroker(config, "test")
     assert threading.active_count() == before
+
+
+def test_the_limit_of_a_topic_is_told_while_another_thread_forgets_those_of_all() -> None:
+    class Emptied(dict[str, int]):
+        def __setitem__(self, topic: str, limit: int) -> None:
+            self.clear()
+
+    broker = object.__new__(KafkaBroker)
+    broker._limits = Emptied()
+    broker._settings = lambda topic: {"max.message.bytes": "1000000"}  # type: ignore[method-assign]
+    assert broker._limit("t") < 1_000_000

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from connectors.certification.rig import Documents, running, wait_until
 from connectors.git import superproject
-from connectors.git.addresses import access_to, resolved
-from connectors.git.commands import Access
+from connectors.git.commands import Git
 from connectors.git.mirror import Mirror
+from connectors.git.settings import GitSettings
 from connectors.registry import open_source
 from pipeline.config import SourceConfig
 from pipeline.errors import SourceUnavailable
@@ -165,9 +165,9 @@ def test_a_submodule_that_cannot_be_fetched_keeps_its_documents_and_is_told(
     """Given a submodule that is away, then what was published stays, the branch's own changes are published, and
     what it is not ready for is said; once it is back, all is as it should be.
     """
-    parent.put("readme.md", "hello")
+    parent.put_many({"readme.md": "hello", "draft.md": "to be removed"})
     name(parent, "guides", "../guides", head(child))
-    texts = {"readme.md": "hello", "guides/a.md": "alpha", "guides/deep/b.md": "beta"}
+    texts = {"readme.md": "hello", "draft.md": "to be removed", "guides/a.md": "alpha", "guides/deep/b.md": "beta"}
     with running(opened(parent), documents, tmp_path / "known") as one:
         documents.wait_for(texts)
         child.put("a.md", "alpha 2")
@@ -177,6 +177,9 @@ def test_a_submodule_that_cannot_be_fetched_keeps_its_documents_and_is_told(
         texts["readme.md"] = "hello 2"
         documents.wait_for(texts)
         wait_until(lambda: "submodule guides" in str(one.health.readyz().reasons))
+        parent.remove("draft.md")
+        del texts["draft.md"]
+        documents.wait_for(texts)
     # A lost copy leaves nothing to be listed: nobody knows what is there.
     source = opened(parent, history=False)
     assert listed(source) == ["readme.md"]
@@ -260,6 +263,24 @@ def test_submodules_have_bounds(
         listed(opened(parent))
 
 
+def test_a_list_of_submodules_that_git_cannot_read_deletes_nothing(
+    parent: Repository, child: Repository, opened: Open
+) -> None:
+    """As after a merge that was committed with its conflict: nobody knows which folders are submodules."""
+    name(parent, "guides", "../guides", head(child))
+    parent.put("readme.md", "hello")
+    source = opened(parent)
+    assert len(listed(source)) == 3
+    good = (parent.folder / ".gitmodules").read_text()
+    parent.put(".gitmodules", f"<<<<<<< ours\n{good}")
+    with pytest.raises(SourceUnavailable, match="bad config"):
+        listed(opened(parent))
+    assert text(source, "guides/a.md") == "alpha"
+    parent.put(".gitmodules", good)
+    parent.put("readme.md", "hello 2")
+    assert hinted(source) == ["readme.md"]
+
+
 def test_a_commit_that_a_server_does_not_give_is_looked_for_in_its_branches(
     parent: Repository, child: Repository, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,11 +295,97 @@ def test_a_commit_that_a_server_does_not_give_is_looked_for_in_its_branches(
         fetch(mirror, descriptor, wanted, *ref)
 
     monkeypatch.setattr(Mirror, "_fetch", refusing)
+    child.git("branch", "old")
     source = opened(parent)
     assert text(source, "guides/a.md") == "alpha"
+    # What was a branch is a folder of branches now.
+    child.git("branch", "-D", "old")
+    child.git("branch", "old/new")
+    name(parent, "guides", "../guides", child.put("b.md", "beta"))
+    assert hinted(source) == ["guides/a.md", "guides/b.md"]
     name(parent, "guides", "../guides", "1" * 40)
     assert trouble(source) == f"submodule guides: commit {'1' * 40} cannot be fetched, and no branch has it"
+    assert text(source, "guides/a.md") == "alpha 2"
+
+
+@contextmanager
+def copied(parent: Repository, folder: Path) -> Iterator[superproject.Superproject]:
+    """Of a parent, what its thread does, a step at a time."""
+    settings = GitSettings(repository=str(parent.folder), submodules=True)
+    made = superproject.Superproject(settings, folder, lambda path: True)
+    yield made
+    made.stop()
+    made.close()
+
+
+def test_a_submodule_that_takes_long_to_fail_is_left_alone_for_longer(
+    parent: Repository,
+    child: Repository,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Everything else waits for each attempt. Another commit is tried at once."""
+    name(parent, "guides", "../guides", head(child))
+    fetch, tried = Mirror._fetch, []
+
+    def failing(mirror: Mirror, descriptor: int, wanted: str, *ref: str) -> None:
+        if len(wanted) == 40 or ref:
+            tried.append(wanted)
+            raise SourceUnavailable(f"no answer after {len(tried)} ms")
+        fetch(mirror, descriptor, wanted, *ref)
+
+    monkeypatch.setattr(Mirror, "_fetch", failing)
+    with copied(parent, tmp_path / "copy") as project:
+        for rest, attempts in ((0.0, 1), (0.0, 2), (1e9, 3), (1e9, 3), (1e9, 3)):
+            monkeypatch.setattr(superproject, "_REST", rest)
+            project.update()
+            assert project.trouble().startswith("submodule guides: no answer")
+            assert len(tried) == 2 * attempts, "by itself, and among the branches"
+        name(parent, "guides", "../guides", "1" * 40)
+        project.update()
+        assert len(tried) == 8
+    told = [record.message for record in caplog.records]
+    assert told == ["submodule cannot be fetched; its documents stay"], "once, whatever figures git says"
+
+
+def test_what_lies_below_a_submodule_that_cannot_be_fetched_holds_nothing_up(
+    parent: Repository, child: Repository, tmp_path: Path, opened: Open
+) -> None:
+    """Given a submodule that never was fetched, in one that cannot be fetched any more, then all the rest is listed."""
+    name(child, "in", "../inner", "1" * 40)
+    parent.put("readme.md", "hello")
+    name(parent, "guides", "../guides", head(child))
+    source, there = opened(parent), ["guides/a.md", "guides/deep/b.md", "readme.md"]
+    assert listed(source) == there
+    assert trouble(source).startswith("submodule guides/in: ")
+    child.folder.rename(tmp_path / "away")
+    name(parent, "guides", "../guides", "2" * 40)
+    wait_until(lambda: trouble(source).startswith("submodule guides: "))
+    assert listed(source) == there
+    assert isinstance(source.fetch("guides/in/c.md"), Expired)
     assert text(source, "guides/a.md") == "alpha"
+
+
+def test_whoever_still_reads_a_submodule_that_is_none_any_more_is_told_to_ask_again(
+    parent: Repository, child: Repository, tmp_path: Path
+) -> None:
+    name(parent, "guides", "../guides", head(child))
+    with copied(parent, tmp_path / "copy") as project:
+        project.update()
+        copy, file = project._copies["guides"], project.file("guides/a.md")
+        assert file is not None
+        assert project.content(file) == b"alpha"
+        parent.git("rm", "--quiet", "--cached", "guides")
+        parent.commit()
+        project.update()
+        with pytest.raises(SourceUnavailable):
+            copy.blobs.content(file.blob)
+        assert copy.blobs._process is None
+        project.update()
+        assert not copy.folder.exists()
+        with pytest.raises(SourceUnavailable, match="is gone"):
+            Git(copy.folder, copy.access).output("version", seconds=9)
 
 
 def test_a_password_goes_to_the_repository_s_own_host_only(tmp_path: Path, opened: Open) -> None:
@@ -296,65 +403,3 @@ def test_a_password_goes_to_the_repository_s_own_host_only(tmp_path: Path, opene
         )
         assert listed(source) == ["own/a.md"]
         assert "submodule other: git fetch: could not read Username" in trouble(source)
-
-
-@pytest.mark.parametrize(
-    ("parent", "url", "expected"),
-    [
-        ("https://h/team/a.git", "../b.git", "https://h/team/b.git"),
-        ("https://h/team/a.git", "../../x/b.git", "https://h/x/b.git"),
-        ("https://h/team/a.git/", "./b", "https://h/team/a.git/b"),
-        ("git@h:team/a.git", "../b.git", "git@h:team/b.git"),
-        ("git@h:/team/a.git", "../b.git", "git@h:/team/b.git"),
-        ("/srv/git/a", "../b", "/srv/git/b"),
-        ("file:///srv/git/a", "../b", "file:///srv/git/b"),
-        ("https://h/a.git", "https://other/b", "https://other/b"),
-    ],
-)
-def test_relative_addresses_are_git_s(parent: str, url: str, expected: str) -> None:
-    assert resolved(parent, url) == expected
-
-
-@pytest.mark.parametrize(
-    ("root", "url", "why"),
-    [
-        ("https://h/a", "/etc/secrets", "no submodule of a remote"),
-        ("https://h/a", "file:///etc/secrets", "no submodule of a remote"),
-        ("https://h/a", "secrets", "neither a URL"),
-        ("https://h/a", "ext::sh -c true", "transports that run commands"),
-        ("https://h/a", "-oProxyCommand=true", "transports that run commands"),
-        ("https://h/a", "ssh://-oProxyCommand=true/x", "names no host"),
-        ("https://h/a", "https:///x", "names no host"),
-        ("https://h/a", "ftp://h/x", "a URL of file"),
-        ("https://h/a", "http://h/x", "less safe"),
-        ("https://h/a", "git://h/x", "less safe"),
-        ("https://h/a", "https://h:8443/x", "h:8443 is not the repository's host"),
-        ("https://h/a", "https://169.254.169.254/x", "not the repository's host"),
-        ("https://h/a", "https://h@evil/x", "evil is not the repository's host"),
-        ("https://h/a", "git@evil:x", "evil is not the repository's host"),
-        ("https://h/a", "../../x", "leads out of"),
-        ("/srv/git/a", "/etc/secrets", "does not lie in /srv/git"),
-        ("/srv/git/a", "../../../etc/secrets", "does not lie in /srv/git"),
-        ("/srv/git/a", "https://h/x", "h is not the repository's host"),
-    ],
-)
-def test_an_address_that_leads_too_far_is_refused(root: str, url: str, why: str) -> None:
-    with pytest.raises(ValueError, match=why):
-        access_to(resolved(root, url), Access(root), root, ["named"])
-
-
-def test_a_folder_is_no_submodule_of_a_remote_submodule() -> None:
-    with pytest.raises(ValueError, match="no submodule of a remote"):
-        access_to("/srv/git/b", Access("/srv/git/a"), "https://named/x", ["named"])
-
-
-def test_secrets_are_for_the_repository_s_own_host() -> None:
-    root = Access("https://h:8443/a", "robot", "s3cret", ssh_key_file=Path("key"), ca_file=Path("ca"))
-    hosts = ["named", "h"]
-    own = access_to("https://other:user@h:8443/b", root, root.repository, hosts)
-    assert (own.repository, own.username, own.password) == ("https://h:8443/b", "robot", "s3cret")
-    for url in ("https://named/b", "https://h/b", "ssh://git@named/b", "git@named:b"):
-        found = access_to(url, root, root.repository, hosts)
-        assert (found.username, found.password, found.ssh_key_file, found.ca_file) == ("", "", None, Path("ca"))
-        assert len(found.transports) == 1
-    assert access_to("ssh://git:pw@named/b", root, root.repository, hosts).repository == "ssh://git@named/b"

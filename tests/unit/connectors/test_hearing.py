@@ -47,6 +47,35 @@ def test_scans_go_on_while_hints_are_away(documents: Documents, monkeypatch: pyt
         documents.wait_for({"first": "1", "second": "2", "third": "3"})
 
 
+class DeafAfterwards(Deaf):
+    """Its hints are away after the next ones."""
+
+    away = False
+    armed = False
+
+    def hints(self, timeout: float) -> list[Hint]:
+        found = super().hints(timeout)
+        self.away = self.armed and bool(found)
+        return found
+
+
+def test_a_look_that_is_due_does_not_wait_for_hints(documents: Documents) -> None:
+    """Given a document that is hinted to be gone, and hints that are away from then on, then it is deleted all the
+    same: its second look does that, and the next scan is far away.
+    """
+    source = MemorySource("m")
+    source.put("gone", "1")
+    source.put("stays", "1")
+    deaf = DeafAfterwards(source)
+    with running(deaf, documents, limits=RunnerLimits(rescan_seconds=3600.0, hints_seconds=0.01)) as one:
+        documents.wait_for({"gone": "1", "stays": "1"})
+        one.wait_scanned()
+        deaf.armed = True
+        source.remove("gone")
+        documents.wait_for({"stays": "1"})
+        wait_until(lambda: "the queue is away" in one.not_ready())
+
+
 def test_a_scan_waits_for_hints_before_it_goes_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mostly everything is away, and the scan would have to begin anew. Then it does not ask all the time."""
     now = [1000.0]
