@@ -287,6 +287,28 @@ def test_a_temporary_redirect_to_a_page_that_a_listing_names_counts_at_once(worl
     assert documents.texts() == {"a": "b\n", "b": "b\n"}
 
 
+def test_where_a_page_has_always_led_to_is_edited_like_the_page_itself(world: World) -> None:
+    """Given pages by language, which no listing names, then what is edited there counts at once; and where a page
+    begins to lead elsewhere, edits there begin its time of grace no anew.
+    """
+    documents = world.documents
+    for path in ("a", "b"):
+        world.site.redirect(f"/{path}", f"/en/{path}", 302)
+        world.site.page(f"/en/{path}", path, listed=False)
+    for text in ("first", "second", "third"):
+        world.site.page("/en/a", text, listed=False)
+        scanned(world.source(recheck_seconds=0), documents)
+        assert documents.texts() == {"a": f"{text}\n", "b": "b\n"}
+        world.now += 3600
+    world.site.redirect("/a", "/fr/a", 302)
+    for number in range(4):
+        assert documents.texts()["a"] == "third\n"
+        world.site.page("/fr/a", f"troisième {number}", listed=False)
+        scanned(world.source(recheck_seconds=0), documents)
+        world.now += DAY / 3 + 60
+    assert documents.texts()["a"] == "troisième 3\n"
+
+
 WALLS = {
     "logging in, for now": (302, "/login", "Who are you?", ""),
     "logging in, for good": (301, "/login", "Who are you?", ""),
@@ -411,6 +433,17 @@ def test_duplicates_fold_into_the_canonical_page(world: World) -> None:
     world.site.page("/self", "self", canonical.format("/a"))
     scanned(world.source(recheck_seconds=0), documents)
     assert "self" not in documents.texts()
+
+
+def test_duplicates_of_a_page_do_not_hold_its_edits_up(world: World) -> None:
+    """Given four duplicates that were found before their canonical page, then they are no others that have its text."""
+    documents = world.documents
+    for text in ("first", "second"):
+        for number in range(4):
+            world.site.page(f"/a?from={number}", text, "<link rel=canonical href='/a'>")
+        world.site.page("/a", text)
+        scanned(world.source(recheck_seconds=0), documents)
+        assert documents.texts() == {"a": f"{text}\n"}
 
 
 def test_a_page_is_back_once_the_one_that_stood_for_it_is_excluded(world: World) -> None:
