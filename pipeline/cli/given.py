@@ -29,8 +29,8 @@ def given_sources(arguments: Sequence[str]) -> dict[str, SourceConfig]:
     Raises:
         ConfigError: one is not a folder, lies inside another, is given twice, or no connector knows it.
     """
-    # Not Path's own: it has an error for a user that is not there.
-    folders = [Path(os.path.expanduser(one)).resolve() for one in arguments if scheme_of(one) is None]  # noqa: PTH111
+    # Not Path's own: they have errors for a user that is not there, and for links that lead in a circle.
+    folders = [Path(os.path.realpath(os.path.expanduser(one))) for one in arguments if scheme_of(one) is None]  # noqa: PTH111
     uris = [one for one in arguments if scheme_of(one) is not None]
     _check(folders)
     for uri in uris:
