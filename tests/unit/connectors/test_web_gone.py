@@ -186,6 +186,33 @@ def test_pages_that_all_give_way_to_one_are_not_believed_and_those_that_move_are
     assert len(listed(source)) == 40
 
 
+@pytest.mark.parametrize("status", [410, 301])
+def test_pages_that_go_between_two_scans_count_together_with_the_others(world: World, status: int) -> None:
+    """Given pages that could not be read and are looked at again, then none of them is deleted but by a scan."""
+    paths = [f"{number:02}" for number in range(12)]
+    for path in paths:
+        world.site.page(f"/{path}", path)
+    source = world.source(recheck_seconds=0)
+    before = listed(source)
+    for path in paths:
+        world.site.page(f"/{path}", path, status=503)
+    listed(source)
+    world.now += 3600
+    world.site.page("/all", "all", listed=False)
+    for path in paths:
+        world.site.redirect(f"/{path}", "/all", status)
+    for path in paths:
+        with pytest.raises(Transient, match="since the last scan"):
+            source.fetch(path)
+    with pytest.raises(SourceUnavailable, match="nothing is deleted"):
+        listed(source)
+    world.site.answers.clear()
+    for path in paths:
+        world.site.page(f"/{path}", path)
+    world.now += 3600
+    assert {path: listed(source).get(path) for path in paths} == before
+
+
 def test_few_pages_may_all_go(world: World) -> None:
     for number in range(10):
         world.site.page(f"/{number}", "x")
