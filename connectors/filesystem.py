@@ -88,7 +88,7 @@ class FilesystemSource:
         self._settings = settings
         self._limit = limit_bytes
         self._extractor = Extractor(settings.extraction, limit_bytes)
-        root = os.path.abspath(settings.path.expanduser())
+        root = os.path.abspath(os.path.expanduser(settings.path))  # a user that is not there is no error here
         self._rules = Rules(
             root, settings.include, settings.exclude, gitignore=settings.gitignore, hidden=settings.hidden
         )

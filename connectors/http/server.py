@@ -98,6 +98,7 @@ def _timed(seconds: float) -> type[H11Protocol]:
             super().connection_made(transport)
             self._header: asyncio.TimerHandle | None = self.loop.call_later(seconds, self._late)
             self._unread: asyncio.TimerHandle | None = None
+            self._goodbye = self.loop.call_later(seconds, self._look)
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -123,12 +124,18 @@ def _timed(seconds: float) -> type[H11Protocol]:
         def connection_lost(self, exc: Exception | None) -> None:
             self._unset()
             self._read()
+            self._goodbye.cancel()
             super().connection_lost(exc)
 
         def _unset(self) -> None:
             if self._header is not None:
                 self._header.cancel()
                 self._header = None
+
+        def _look(self) -> None:
+            # One that is closed goes on until the last byte of its answer is read.
+            closing = self.transport.is_closing()
+            self._goodbye = self.loop.call_later(seconds, self.transport.abort if closing else self._look)
 
         def _late(self) -> None:
             self._header = None

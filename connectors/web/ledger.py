@@ -260,12 +260,13 @@ class Ledger:
             file.execute("UPDATE pages SET left_at = 0 WHERE left_at > 0")
 
     def twins(self, path: str, text: str, landing: str) -> int:
-        """How many other pages have a text, or lead to a page that none names; three at most. Empty: that does not
-        count.
+        """How many other pages have a text, or lead to a page that none names; three at most, and none that this one
+        stands for. Empty: that does not count.
         """
         with self._open() as file:
             found = file.execute(
-                "SELECT count(*) FROM (SELECT 1 FROM pages WHERE path != :path AND state != 'gone' AND ("
+                "SELECT count(*) FROM (SELECT 1 FROM pages "
+                "WHERE path != :path AND target != :path AND state != 'gone' AND ("
                 ":text != '' AND text = :text OR :text != '' AND doubted = :text OR :to != '' AND landing = :to"
                 ") LIMIT 3)",
                 {"path": path, "text": text, "to": landing},

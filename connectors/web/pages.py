@@ -187,7 +187,9 @@ class Pages:
         question to agree to, a notice of maintenance.
         """
         landing = "" if found.landing is None or self._named(found.landing) else found.landing.url
-        page.landing, now = landing, self._clock()
+        same, page.landing, now = landing == page.landing, landing, self._clock()
+        if same and not page.doubted:
+            landing = ""  # it led there when it was last taken
         canonical = None if found.canonical is None else self._admitted(found.canonical)
         if page.revision and found.text == page.text:  # as it was taken before
             return found
@@ -199,8 +201,10 @@ class Pages:
             return Failed(f"it leads to {landing}, which no listing names, as other pages do")
         if not page.revision or not (landing or twins >= _TWINS):
             return found
-        if page.doubted != found.text or not page.doubted_at:
-            page.doubted, page.doubted_at = found.text, now
+        # Where it leads to may be edited meanwhile.
+        if not page.doubted_at or not (page.doubted == found.text or (landing and same)):
+            page.doubted_at = now
+        page.doubted = found.text
         if now >= page.doubted_at + self._settings.grace_seconds:
             return found
         why = f"it leads to {landing}, which no listing names" if landing else "it has the text of several others now"
@@ -276,6 +280,8 @@ class Pages:
         while path and path not in seen and len(seen) <= _CHAIN:
             seen.add(path)
             other = self._ledger.page(path)
+            if other is not None:
+                self._at_home(other)
             if other is None or self._admitted(Address.parse(other.url)) is None:  # under other rules than then
                 break
             if not other.checked_at and not other.failures:

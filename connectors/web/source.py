@@ -129,6 +129,8 @@ class WebSource:
         found = self._pages.fetched(path, address)
         if found is None and (known is None or not known.revision):
             self._unheard(path)
+        elif found is None and known is not None and known.listed:  # a scan sees what else is gone, and what is new
+            raise Transient(f"{address.url}: it is gone since the last scan; the next one says so")
         return found
 
     def _unheard(self, path: str) -> None:

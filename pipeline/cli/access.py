@@ -36,6 +36,7 @@ def reached(config: Config) -> Iterator[Ask]:
     """Something to ask: the running process if there is one, else the opened pipeline.
 
     Raises:
+        ConfigError: there is no index, or this user may not see it.
         StateInUse: a process has the state, but does not answer.
         Transient: no answer.
     """
@@ -43,11 +44,8 @@ def reached(config: Config) -> Iterator[Ask]:
     if url is not None:
         yield _Following(config.state, url, token_of(config))
         return
-    if config.broker == "embedded" and not (config.state / "log").exists():
-        raise ConfigError(
-            f"there is no index in {config.state}",
-            "start one with `vectide up FOLDER`, or name its folder with --state",
-        )
+    if config.broker == "embedded":
+        _found(config.state)
     # What makes a pipeline takes long to import, and who asks a running one needs none of it.
     from pipeline.cli.assembly import Followed, Models, apply_topics, opened, search_service
     from pipeline.cli.given import remembered
@@ -74,6 +72,20 @@ def reached(config: Config) -> Iterator[Ask]:
 def token_of(config: Config) -> str | None:
     """What asks must carry; None: nothing."""
     return config.http.token.get_secret_value() if config.http.token else None
+
+
+def _found(state: Path) -> None:
+    try:
+        (state / "log").stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(
+            f"there is no index in {state}", "start one with `vectide up FOLDER`, or name its folder with --state"
+        ) from None
+    except OSError as error:  # it is its owner's only
+        raise ConfigError(
+            f"state folder {state}: {error.strerror}",
+            "ask as the user who runs `vectide up`, or name another folder with --state",
+        ) from None
 
 
 def running(state: Path) -> str | None:

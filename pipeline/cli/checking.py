@@ -33,13 +33,14 @@ def remarks(config: Config) -> Iterator[str]:
     """What may be right elsewhere, and is not on this machine; lines for people."""
     yield from _state(config.state)
     folders = {
-        id: Path(os.path.realpath(Path(str(source.settings["path"])).expanduser()))
+        id: Path(os.path.realpath(os.path.expanduser(str(source.settings["path"]))))  # noqa: PTH111 - of no such user, too
         for id, source in config.sources.items()
         if source.connector == "filesystem" and "path" in source.settings
     }
     for id, folder in folders.items():
-        if not folder.is_dir():
-            why = "is not a folder" if folder.exists() else "is not there"
+        # Not Path's own: they have an error where this user may not look.
+        if not os.path.isdir(folder):  # noqa: PTH112
+            why = "is not a folder" if os.path.exists(folder) else "is not there"  # noqa: PTH110
             yield f"sources.{id}.path: {folder} {why} on this machine"
         for other, outer in folders.items():
             if id != other and folder.is_relative_to(outer) and (folder != outer or id > other):
@@ -79,7 +80,7 @@ def _mistake(check: Callable[[], object]) -> ConfigError | None:
 
 
 def _state(state: Path) -> Iterator[str]:
-    there = next(folder for folder in (state, *state.absolute().parents) if folder.exists())
+    there = next(folder for folder in (state, *state.absolute().parents) if os.path.exists(folder))  # noqa: PTH110 - as above
     if not there.is_dir():
         yield f"state: {there} is not a folder"
     elif not os.access(there, os.W_OK | os.X_OK):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 from pipeline.cli.assembly import Parts
@@ -46,6 +46,7 @@ def figures(parts: Parts, control: ControlState) -> dict[str, Any]:
         "generations": {one.id: one.state for one in control.followed},
         "verified": _verified(parts, control),
         "workers": [_worker(report) for report in reports if report.alive],
+        "unattended": _unattended(reports, kept_out.sources),
     }
 
 
@@ -125,6 +126,23 @@ def _verified(parts: Parts, control: ControlState) -> dict[str, Any]:
     """When each generation that is followed was last verified, and what was found; None: not in a week."""
     last = last_verified(parts.broker, parts.names)
     return {one.id: last[one.id].as_json() if one.id in last else None for one in control.followed}
+
+
+def _unattended(reports: Sequence[WorkerReport], forgotten: Collection[str]) -> dict[str, float]:
+    """Sources that some process has kept in step within a week and none does now, and for how many seconds. What is
+    indexed of them still answers.
+    """
+    last: dict[str, float] = {}
+    for report in reports:
+        for source in report.sources:
+            last[source] = max(last.get(source, 0.0), report.reported)
+    attended = {source for report in reports if report.alive for source in report.sources}
+    now = time.time()
+    return {
+        source: round(max(0.0, now - at), 1)
+        for source, at in sorted(last.items())
+        if source not in attended and source not in forgotten
+    }
 
 
 def _described(live: GenerationSpec) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -29,7 +29,8 @@ def given_sources(arguments: Sequence[str]) -> dict[str, SourceConfig]:
     Raises:
         ConfigError: one is not a folder, lies inside another, is given twice, or no connector knows it.
     """
-    folders = [Path(one).expanduser().resolve() for one in arguments if scheme_of(one) is None]
+    # Not Path's own: they have errors for a user that is not there, and for links that lead in a circle.
+    folders = [Path(os.path.realpath(os.path.expanduser(one))) for one in arguments if scheme_of(one) is None]  # noqa: PTH111
     uris = [one for one in arguments if scheme_of(one) is not None]
     _check(folders)
     for uri in uris:
@@ -76,18 +77,18 @@ def remembered(state: Path) -> dict[str, SourceConfig]:
         return {}
 
 
-def no_longer_given(state: Path, sources: Mapping[str, SourceConfig]) -> list[str]:
-    """A line for each source that the last process on this state folder was given, and this one is not."""
+def no_longer_given(state: Path, known: Collection[str]) -> list[str]:
+    """A line for each source that the last process on this state folder was given, and that is not among these."""
     return [
         f"source {id} is not given any more: its documents stay in the index as they are; "
         f"`vectide forget --source {shlex.quote(id)}` deletes them"
-        for id in sorted(remembered(state).keys() - sources.keys())
+        for id in sorted(remembered(state).keys() - set(known))
     ]
 
 
 def _check(roots: Sequence[Path]) -> None:
     for root in roots:
-        if not root.is_dir():
+        if not os.path.isdir(root):  # noqa: PTH112 - False, too, where this user may not look
             raise ConfigError(f"{root} is not a folder", "give an existing folder, or the URI of a source")
     for one in roots:
         for other in roots:

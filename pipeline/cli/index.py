@@ -57,6 +57,8 @@ class Index:
         embedder: Embedder | None = None,
     ) -> None:
         self.parts = parts
+        self.syncing = True
+        """Until it is in step with its sources for the first time."""
         self.crew = Crew(stop)
         apply_topics(parts)
         live = founded(parts).live
@@ -74,7 +76,14 @@ class Index:
             parts.broker, parts.names, "up", self.spec.id, parts.health, parts.metrics, list(self.sources)
         )
         self.operations = Operations(
-            parts, self.control, self.search, self.models, self._reporter.now, sources, runs=frozenset(sources)
+            parts,
+            self.control,
+            self.search,
+            self.models,
+            self._reporter.now,
+            sources,
+            runs=frozenset(sources),
+            syncing=lambda: self.syncing,
         )
         self.lines = Lines(
             parts,

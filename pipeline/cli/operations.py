@@ -45,6 +45,7 @@ class Operations:
         sources: that this process can read, by source id; the configured ones if not given.
         runs: ids of those whose connectors this very process runs.
         alone: no other process can have the state: what reports tell of workers is of some that were killed.
+        syncing: whether this very process reads its sources for the first time, so that answers may lack documents.
     """
 
     def __init__(
@@ -58,8 +59,10 @@ class Operations:
         runs: Collection[str] = frozenset(),
         *,
         alone: bool = False,
+        syncing: Callable[[], bool] = lambda: False,
     ) -> None:
         self._alone = alone
+        self._syncing = syncing
         self._parts = parts
         self._control = control
         self._search = search
@@ -125,13 +128,13 @@ class Operations:
             metrics.search_errors.labels(bounded(type(error).__name__, PASSING)).inc()
             raise
         metrics.searches.labels(str(answer.complete).lower()).inc()
-        return answer.as_json()
+        return answer.as_json() | ({"syncing": True} if self._syncing() else {})
 
     def status(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that ``vectide status`` shows."""
         self._before_status()
         found = figures(self._parts, self._control())
-        return {**found, "workers": []} if self._alone else found
+        return {**found, "workers": [], "unattended": {}} if self._alone else found
 
     def dead_letters(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """``action``: ``list``, ``show``, ``replay`` or ``drop``; ``ids``: which (empty for all).

@@ -42,6 +42,7 @@ class FirstSync:
                     completed=done,
                 )
                 if scanned and self._index.lag() == 0:
+                    self._index.syncing = False
                     break
         seconds = time.monotonic() - self._started
         if closing and not self._index.crew.stop.is_set():

@@ -48,6 +48,8 @@ def search(
         click.echo(described(hit))
     if not answer["hits"]:
         click.echo("nothing found", err=True)
+    if answer.get("syncing"):
+        click.echo("`vectide up` is not in step with its sources yet: documents may be missing or older", err=True)
     if not answer["complete"]:
         click.echo("there may be more: the documents are changing faster than they could be checked", err=True)
 

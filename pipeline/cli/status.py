@@ -52,6 +52,10 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(
             ("without a reader", f"{found['without_reader']} documents were left out: install vectide[documents]")
         )
+    for source, seconds in found.get("unattended", {}).items():
+        rows.append(
+            ("unattended", f"{source}: no process reads it for {_ago(seconds)}; what is indexed of it still answers")
+        )
     for worker in found["workers"]:
         state = "ready" if worker["ready"] else f"not ready: {worker['why']}"
         rows.append((f"worker {worker['role']}", f"{worker['worker']} {state}"))

@@ -42,6 +42,7 @@ def up(given: tuple[str, ...], config_file: Path | None, state: Path | None) -> 
     from pipeline.cli.index import Index
     from pipeline.cli.process import http_server, stopping
     from pipeline.cli.progress import FirstSync
+    from pipeline.generations.requests import suppressed
     from pipeline.observe.http import refuse_open
 
     configure_logs(config)
@@ -58,7 +59,8 @@ def up(given: tuple[str, ...], config_file: Path | None, state: Path | None) -> 
         endpoint = Endpoint(config.state)
         try:
             index = Index(parts, sources, stop)
-            for line in no_longer_given(config.state, sources):
+            # What was forgotten is gone: nobody needs to be told again.
+            for line in no_longer_given(config.state, {*sources, *suppressed(index.control()).sources}):
                 click.echo(printable(f"vectide up: {line}"), err=True)
             if given:
                 remember(config.state, sources)

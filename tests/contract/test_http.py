@@ -508,6 +508,22 @@ def test_who_never_reads_its_answers_is_cut_off(small: Pushed) -> None:
         wait_until(lambda: running._api.gate.requests == 0, seconds=SECONDS)
 
 
+def test_who_reads_no_answer_and_then_says_goodbye_is_cut_off(small: Pushed) -> None:
+    """Given an answer of which little is left to send, then its connection is not kept until that is read."""
+    running = small.source._running
+    assert running is not None
+    connections = running._server._server.server_state.connections
+    wait_until(lambda: not connections, seconds=SECONDS)
+    running._server._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.settimeout(SECONDS)
+        deaf.connect(("127.0.0.1", small.source.port))
+        deaf.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        wait_until(lambda: [one for one in connections if one.transport.get_write_buffer_size()], seconds=SECONDS)
+        wait_until(lambda: not connections, seconds=SECONDS)
+
+
 _HALF = b"PUT /documents/a HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 150000\r\n\r\nx"
 
 

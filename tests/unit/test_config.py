@@ -189,14 +189,15 @@ def test_a_check_tells_what_is_not_on_this_machine_and_refuses_nothing_of_it(fil
     (tmp_path / "notes" / "inner").mkdir(parents=True)
     (tmp_path / "plain").touch()
     of = {"a": "notes", "b": "notes/inner", "c": "notes", "d": "plain", "e": "nowhere"}
+    paths = {id: f"{tmp_path}/{path}" for id, path in of.items()} | {"f": "~nosuchuser/notes", "g": "/" + "x" * 300}
     file.write_text(
         f"state = '{tmp_path}/plain/state'\n[http]\nhost = '0.0.0.0'\n"
-        + "".join(f"[sources.{id}]\npath = '{tmp_path}/{path}'\n" for id, path in of.items())
+        + "".join(f"[sources.{id}]\npath = '{path}'\n" for id, path in paths.items())
     )
     found = _checked("--config", str(file), "--json")
     assert found.exit_code == 0
     assert json.loads(found.stdout)["sources"]["e"]["path"] == f"{tmp_path}/nowhere"
-    lines = [line.replace(str(tmp_path), "") for line in found.stderr.splitlines()]
+    lines = [line.replace(str(tmp_path), "").replace(str(Path.cwd()), "") for line in found.stderr.splitlines()]
     told = "http.host = '0.0.0.0' can be reached from other machines, and there is no http.token"
     assert lines == [
         "vectide: state: /plain is not a folder",
@@ -205,6 +206,8 @@ def test_a_check_tells_what_is_not_on_this_machine_and_refuses_nothing_of_it(fil
         "vectide: sources.c.path: /notes lies inside sources.a, or is the same: it is indexed twice",
         "vectide: sources.d.path: /plain is not a folder on this machine",
         "vectide: sources.e.path: /nowhere is not there on this machine",
+        "vectide: sources.f.path: /~nosuchuser/notes is not there on this machine",
+        f"vectide: sources.g.path: /{'x' * 300} is not there on this machine",
         f"vectide: `up` and `serve` will refuse: {told}",
     ]
 

@@ -96,6 +96,14 @@ def test_a_source_that_is_not_given_any_more_is_told_with_what_deletes_it(tmp_pa
     (line,) = no_longer_given(tmp_path, {"docs": plain, "new": plain})
     assert "source my notes is not given any more" in line
     assert "`vectide forget --source 'my notes'`" in line
+    assert no_longer_given(tmp_path, ["docs", "my notes"]) == []
+
+
+def test_a_folder_of_a_user_that_is_not_there_is_none_and_so_is_a_circle_of_links(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    for given in ("~nosuchuser/notes", str(tmp_path / "circle")):
+        with pytest.raises(ConfigError, match=f"{given} is not a folder"):
+            given_sources([given])
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', json.dumps({"a": {"rescan_seconds": -1}})])

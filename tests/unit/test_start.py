@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
-from pipeline.cli.access import Endpoint
+from pipeline.cli.access import Endpoint, reached
 from pipeline.cli.main import cli
+from pipeline.config import Config
+from pipeline.errors import ConfigError
 from pipeline.observe.health import Health
 from pipeline.observe.http import HttpServer
 from pipeline.observe.metrics import Metrics
@@ -52,6 +55,15 @@ def test_a_command_that_is_mistyped_is_told_the_near_one() -> None:
     found = CliRunner().invoke(cli, ["serch", "x"])
     assert found.exit_code == 2
     assert "'search'" in found.output
+
+
+@pytest.mark.parametrize(
+    ("folder", "why"), [("none", "there is no index in"), ("x" * 300, "File name too long"), ("plain", "there is no")]
+)
+def test_a_state_folder_that_cannot_be_looked_into_is_told_as_what_it_is(tmp_path: Path, folder: str, why: str) -> None:
+    (tmp_path / "plain").touch()
+    with pytest.raises(ConfigError, match=why), reached(Config(state=tmp_path / folder)):
+        pass
 
 
 def test_who_asks_a_running_pipeline_imports_none_of_its_own(tmp_path: Path) -> None:

@@ -186,6 +186,33 @@ def test_pages_that_all_give_way_to_one_are_not_believed_and_those_that_move_are
     assert len(listed(source)) == 40
 
 
+@pytest.mark.parametrize("status", [410, 301])
+def test_pages_that_go_between_two_scans_count_together_with_the_others(world: World, status: int) -> None:
+    """Given pages that could not be read and are looked at again, then none of them is deleted but by a scan."""
+    paths = [f"{number:02}" for number in range(12)]
+    for path in paths:
+        world.site.page(f"/{path}", path)
+    source = world.source(recheck_seconds=0)
+    before = listed(source)
+    for path in paths:
+        world.site.page(f"/{path}", path, status=503)
+    listed(source)
+    world.now += 3600
+    world.site.page("/all", "all", listed=False)
+    for path in paths:
+        world.site.redirect(f"/{path}", "/all", status)
+    for path in paths:
+        with pytest.raises(Transient, match="since the last scan"):
+            source.fetch(path)
+    with pytest.raises(SourceUnavailable, match="nothing is deleted"):
+        listed(source)
+    world.site.answers.clear()
+    for path in paths:
+        world.site.page(f"/{path}", path)
+    world.now += 3600
+    assert {path: listed(source).get(path) for path in paths} == before
+
+
 def test_few_pages_may_all_go(world: World) -> None:
     for number in range(10):
         world.site.page(f"/{number}", "x")
@@ -285,6 +312,28 @@ def test_a_temporary_redirect_to_a_page_that_a_listing_names_counts_at_once(worl
     world.site.redirect("/a", "/b", 302)
     scanned(world.source(recheck_seconds=0), documents)
     assert documents.texts() == {"a": "b\n", "b": "b\n"}
+
+
+def test_where_a_page_has_always_led_to_is_edited_like_the_page_itself(world: World) -> None:
+    """Given pages by language, which no listing names, then what is edited there counts at once; and where a page
+    begins to lead elsewhere, edits there begin its time of grace no anew.
+    """
+    documents = world.documents
+    for path in ("a", "b"):
+        world.site.redirect(f"/{path}", f"/en/{path}", 302)
+        world.site.page(f"/en/{path}", path, listed=False)
+    for text in ("first", "second", "third"):
+        world.site.page("/en/a", text, listed=False)
+        scanned(world.source(recheck_seconds=0), documents)
+        assert documents.texts() == {"a": f"{text}\n", "b": "b\n"}
+        world.now += 3600
+    world.site.redirect("/a", "/fr/a", 302)
+    for number in range(4):
+        assert documents.texts()["a"] == "third\n"
+        world.site.page("/fr/a", f"troisième {number}", listed=False)
+        scanned(world.source(recheck_seconds=0), documents)
+        world.now += DAY / 3 + 60
+    assert documents.texts()["a"] == "troisième 3\n"
 
 
 WALLS = {
@@ -411,6 +460,17 @@ def test_duplicates_fold_into_the_canonical_page(world: World) -> None:
     world.site.page("/self", "self", canonical.format("/a"))
     scanned(world.source(recheck_seconds=0), documents)
     assert "self" not in documents.texts()
+
+
+def test_duplicates_of_a_page_do_not_hold_its_edits_up(world: World) -> None:
+    """Given four duplicates that were found before their canonical page, then they are no others that have its text."""
+    documents = world.documents
+    for text in ("first", "second"):
+        for number in range(4):
+            world.site.page(f"/a?from={number}", text, "<link rel=canonical href='/a'>")
+        world.site.page("/a", text)
+        scanned(world.source(recheck_seconds=0), documents)
+        assert documents.texts() == {"a": f"{text}\n"}
 
 
 def test_a_page_is_back_once_the_one_that_stood_for_it_is_excluded(world: World) -> None:
