@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer
@@ -73,6 +74,7 @@ class KafkaGroupConsumer:
             self._consumer = made(KafkaConsumer, options)
             _keep_finished_joins(self._consumer._coordinator)  # noqa: SLF001
             _rest_while_a_heartbeat_is_due(self._consumer._coordinator)  # noqa: SLF001
+            _claim_what_is_held(self._consumer._coordinator)  # noqa: SLF001
             self._consumer.subscribe(list(topics), listener=self._changes)
 
     def poll(self, timeout: float, max_records: int) -> Polled:
@@ -257,6 +259,23 @@ def _rest_while_a_heartbeat_is_due(coordinator: Any) -> None:
     """
     until_next = coordinator.time_to_next_poll
     coordinator.time_to_next_poll = lambda: max(_REST_SECONDS, until_next())
+
+
+def _claim_what_is_held(coordinator: Any) -> None:
+    """Join with the partitions that this member holds now, and no others.
+
+    kafka-python 3.0.12 joins with those of its last assignment, and forgets none when it has lost them.
+    Where two members have lost theirs (a hang, and a coordinator that went away), both claim the same
+    ones; the leader leaves a partition that seems to move to its owner, who would give it up and have
+    the group share it out again. But nobody holds it: it is read by nobody until somebody joins or leaves.
+    """
+    for assignor in coordinator._assignors.values():  # noqa: SLF001
+        assignor.metadata = partial(_claims, assignor, assignor.metadata, coordinator._subscription)  # noqa: SLF001
+
+
+def _claims(assignor: Any, metadata: Callable[[Any], Any], subscription: Any, topics: Any) -> Any:
+    assignor.member_assignment = sorted(subscription.assigned_partitions())
+    return metadata(topics)
 
 
 class _Finished:

@@ -170,11 +170,12 @@ class KafkaServer:
             self._process.wait()
             self._process = None
 
-    @property
-    def pid(self) -> int:
-        """Of the process; it must have been started."""
+    def leave(self) -> int:
+        """Its process's id: somebody else stops it."""
         assert self._process is not None
-        return self._process.pid
+        pid, self._process.returncode = self._process.pid, 0  # else Python warns of a process that still runs
+        self._process = None
+        return pid
 
     @property
     def ended(self) -> int | None:

@@ -18,8 +18,6 @@ from tests.support.kafka import KafkaServer
 #: Names the run's folder to its workers, which inherit it.
 _VARIABLE = "VECTIDE_TEST_KAFKA"
 _STOP_SECONDS = 30.0
-#: By this process, which need not be who stops it; without a reference, Python warns of a process that still runs.
-_STARTED: list[KafkaServer] = []
 
 
 class SharedKafka(NamedTuple):
@@ -50,8 +48,7 @@ def shared() -> SharedKafka:
         if not noted.exists():
             server = KafkaServer(folder)
             server.start()
-            _STARTED.append(server)
-            noted.write_text(f"{server.port} {server.pid}")
+            noted.write_text(f"{server.port} {server.leave()}")
     return SharedKafka(int(noted.read_text().split()[0]))
 
 
