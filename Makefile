@@ -73,11 +73,11 @@ audit: install
 		{ echo "vectide: pip-audit is missing, so nothing was audited: pipx install pip-audit (docs/security.md)" >&2; exit 1; }; \
 	"$$audit" --strict --requirement requirements.lock --no-deps --disable-pip
 
-# Five at a time, for half of what they do is waiting; a file to each: its tests share what they start. A model has one
+# Four at a time, for half of what they do is waiting; a file to each: its tests share what they start. A model has one
 # thread each: more of them spin for each other's processors, and take half as much again of what there is.
 test: export OMP_NUM_THREADS := 1
 test: install kafka promtool postgres deploy-tools lint
-	$(BIN)/pytest -n 5 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 bench: install kafka
 	$(BIN)/python -m tests.bench

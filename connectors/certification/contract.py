@@ -172,6 +172,8 @@ def a_quiet_place_gives_no_hints(trial: Trial) -> None:
     source = trial.source()
     trial.put("quiet", "x")
     list(source.scan())
+    trial.put("the last change", "x")
+    trial.hinted(source, ["the last change"])  # whatever is told of what was before has come by then
     trial.settled(source)
     for hint in source.hints(trial.quiet_seconds):
         assert trial.polls, f"{hint}, though nothing changed"

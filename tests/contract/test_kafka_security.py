@@ -35,8 +35,8 @@ from tests.support.secure_kafka import SecureKafka
 
 pytestmark = pytest.mark.kafka
 
-#: TLS is tried for so long before a command gives up: many attempts, and one at least where brokers are being started.
-QUICK = {"options": {"bootstrap_timeout_ms": 4000}}
+#: TLS is tried for so long before a command gives up: many attempts, and one at least where others take the machine.
+QUICK = {"options": {"bootstrap_timeout_ms": 8000}}
 
 
 @contextmanager

@@ -132,7 +132,7 @@ def test_real_models_under_edits_deletes_and_searches(deployment: tuple[Deployme
     served = made.begin("serve")
     url = served.ready().split()[-1].rstrip(",")
     with asking(url, "How is this package installed?") as asker:
-        with editing(made, 60, 15, 0.05, seed=2):
+        with editing(made, 30, 10, 0.1, seed=2):
             done = migrated(made, "--model", MINILM)
         made.quiet(12)
         asker.until(done["id"])

@@ -276,8 +276,9 @@ def test_what_is_embedded_when_the_time_to_stop_is_over_is_written(running: Runn
     """Given more documents than can be done before the drain budget ends, then no text was embedded for nothing."""
     running.model.seconds = 0.3
     running.stage._limits = replace(running.stage._limits, documents=1)
-    for number in range(40):
-        running.send(f"d{number}", f"text number {number}")
+    with running.stage._busy:  # nothing is taken until all are there
+        for number in range(40):
+            running.send(f"d{number}", f"text number {number}")
     assert running.model.passed.wait(SECONDS)
     running.stage.stop(Deadline.after(2.0))
     embedded = len(running.model.embedded)
