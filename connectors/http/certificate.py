@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import logging
 import ssl
-import threading
-import time
 from pathlib import Path
-from typing import Final
 
-from connectors.http.files import looks
+from connectors.http.files import Watch
 from pipeline.errors import ConfigError
 
 log = logging.getLogger(__name__)
-
-_LOOK_SECONDS: Final = 1.0
 
 
 class Certificate:
@@ -31,9 +26,7 @@ class Certificate:
 
     def __init__(self, chain: Path, key: Path) -> None:
         self._files = (chain, key)
-        self._lock = threading.Lock()
-        self._next = 0.0
-        self._seen = self._looks()
+        self._watch = Watch(chain, key)
         try:
             self._newest = self._read()
         except (OSError, ssl.SSLError) as error:
@@ -46,28 +39,17 @@ class Certificate:
 
     def _greeted(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
         """A handshake begins, with the name of a host or without."""
-        self._refresh()
+        self._watch.refresh(self._read_again)
         connection.context = self._newest
 
-    def _refresh(self) -> None:
-        with self._lock:
-            if time.monotonic() < self._next:
-                return
-            self._next = time.monotonic() + _LOOK_SECONDS
-            seen = self._looks()
-            if seen == self._seen:
-                return
-            self._seen = seen
-            files = {"certificate": str(self._files[0]), "key": str(self._files[1])}
-            try:
-                self._newest = self._read()
-            except (OSError, ssl.SSLError) as error:
-                log.error("the certificate stays as it was", extra={**files, "error": str(error)})  # noqa: TRY400 - nobody needs the traceback
-            else:
-                log.info("the certificate was read again", extra=files)
-
-    def _looks(self) -> tuple[tuple[int, ...], ...]:
-        return tuple(looks(one) for one in self._files)
+    def _read_again(self) -> None:
+        files = {"certificate": str(self._files[0]), "key": str(self._files[1])}
+        try:
+            self._newest = self._read()
+        except (OSError, ssl.SSLError) as error:
+            log.error("the certificate stays as it was", extra={**files, "error": str(error)})  # noqa: TRY400 - nobody needs the traceback
+        else:
+            log.info("the certificate was read again", extra=files)
 
     def _read(self) -> ssl.SSLContext:
         # A context of its own: one that has a certificate and is given another one's key is left with neither.

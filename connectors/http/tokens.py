@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import threading
-import time
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from connectors.http.files import looks
+from connectors.http.files import Watch
 from pipeline.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -22,7 +20,6 @@ log = logging.getLogger(__name__)
 Scope: TypeAlias = Literal["read", "write", "delete"]
 SCOPES: Final[tuple[Scope, ...]] = ("read", "write", "delete")
 
-_LOOK_SECONDS: Final = 1.0
 _LARGEST_BYTES: Final = 1024 * 1024
 _LONGEST: Final = 1024
 
@@ -59,17 +56,15 @@ class Tokens:
     def __init__(self, file: Path, source: str) -> None:
         self._file = file
         self._source = source
-        self._lock = threading.Lock()
-        self._seen = looks(file)
+        self._watch = Watch(file)
         self._tokens = _read(file, source)
-        self._next = 0.0
 
     def scopes(self, token: str) -> tuple[str, frozenset[Scope]] | None:
         """The name and the scopes of a token; None: it is none of this source's.
 
         It is compared with all of them, in the same time whichever it is.
         """
-        self._refresh()
+        self._watch.refresh(self._read_again)
         if len(token) > _LONGEST:
             return None
         given = hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
@@ -79,22 +74,14 @@ class Tokens:
                 found = name, one.scopes
         return found
 
-    def _refresh(self) -> None:
-        """Read the file again if it is another one. While it is missing or broken, the tokens stay that it had."""
-        with self._lock:
-            if time.monotonic() < self._next:
-                return
-            self._next = time.monotonic() + _LOOK_SECONDS
-            seen = looks(self._file)
-            if seen == self._seen:
-                return
-            self._seen = seen
-            try:
-                self._tokens = _read(self._file, self._source)
-            except ConfigError as error:
-                log.error("tokens stay as they were", extra={"file": str(self._file), "error": str(error)})  # noqa: TRY400 - no traceback of a file with secrets
-            else:
-                log.info("tokens were read again", extra={"file": str(self._file), "tokens": len(self._tokens)})
+    def _read_again(self) -> None:
+        """While the file is missing or broken, the tokens stay that it had."""
+        try:
+            self._tokens = _read(self._file, self._source)
+        except ConfigError as error:
+            log.error("tokens stay as they were", extra={"file": str(self._file), "error": str(error)})  # noqa: TRY400 - no traceback of a file with secrets
+        else:
+            log.info("tokens were read again", extra={"file": str(self._file), "tokens": len(self._tokens)})
 
 
 def _read(file: Path, source: str) -> Mapping[str, Token]:

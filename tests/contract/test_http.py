@@ -345,7 +345,7 @@ def test_tokens_are_read_again_when_their_file_changes_and_kept_when_it_breaks(
     tokens = Tokens(file, "crm")
 
     def scopes(token: str) -> Any:
-        tokens._next = 0.0
+        tokens._watch._next = 0.0
         return tokens.scopes(token)
 
     assert scopes("token of all") == ("all", frozenset(TOKENS["all"]))
@@ -417,7 +417,7 @@ def test_a_certificate_that_is_renewed_counts_for_new_connections_and_a_broken_o
     documents: Documents, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given files that are replaced one after the other while it serves, then every handshake gets a pair that fits."""
-    monkeypatch.setattr("connectors.http.certificate._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("connectors.http.files._LOOK_SECONDS", 0.0)
     authority = Authority(tmp_path)
     first, second = (authority.sign(name, ["DNS:localhost", "IP:127.0.0.1"]) for name in ("first", "second"))
     chain, key = tmp_path / "tls.crt", tmp_path / "tls.key"
