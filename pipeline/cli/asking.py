@@ -15,6 +15,7 @@ from typing import Any, Final
 from connectors.duties import Duties, carry_out, decode_done, done_name
 from connectors.state import State, mark_key
 from pipeline.broker.partitioner import partition_of
+from pipeline.broker.publishing import closed_after
 from pipeline.broker.reading import to_the_end
 from pipeline.cli.assembly import Followed, Parts
 from pipeline.cli.tasks import Task
@@ -190,9 +191,12 @@ class Asking:
     def _take_over(self, request: Request) -> None:
         """Be the source's writer for a moment. A runner that starts meanwhile fences this, and does it."""
         broker, names, source = self._parts.broker, self._parts.names, request.source
-        publisher = broker.transactional_publisher(names.connector(source))
+        taken_over = broker.transactional_publisher(names.connector(source))
         try:
-            with tempfile.TemporaryDirectory(prefix="vectide-") as folder:
+            with (
+                closed_after(taken_over, _CLOSE_SECONDS) as publisher,
+                tempfile.TemporaryDirectory(prefix="vectide-") as folder,
+            ):
                 state = State(broker, names.connector_state, source, Path(folder))
                 try:
                     state.refresh()
@@ -203,5 +207,3 @@ class Asking:
                     state.close()
         except Fenced:
             log.info("the source is run again", extra={"source": source})
-        finally:
-            publisher.close(Deadline.after(_CLOSE_SECONDS))

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from connectors.duties import OldDeletes
 from pipeline.broker.partitioner import partition_of
+from pipeline.broker.publishing import closed_after
 from pipeline.broker.reading import to_the_end
 from pipeline.cli import clearing
 from pipeline.cli.asking import Asking
@@ -136,11 +137,8 @@ class Collecting:
             self._task.at(f"removing generation {orphan.id}", 0, 0)
             clearing.clear(self._parts, orphan.id, Deadline.after(_LEAVE_SECONDS))
         if letters:
-            publisher = self._parts.broker.publisher("gc")
-            try:
+            with closed_after(self._parts.broker.publisher("gc"), _CLOSE_SECONDS) as publisher:
                 dead_letters.resolve(publisher, self._parts.names, letters)
-            finally:
-                publisher.close(Deadline.after(_CLOSE_SECONDS))
         needless = requests.needless(state, self._older)
         operator.forget_requests(self._parts.broker, self._parts.names, lambda now: requests.needless(now, self._older))
         return {

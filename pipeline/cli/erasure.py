@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+from pipeline.broker.publishing import closed_after
 from pipeline.cli import clearing, proof, traces
 from pipeline.cli.asking import Asking
 from pipeline.cli.assembly import Followed, Parts
@@ -292,25 +293,22 @@ class Forgetting:
 
     def _resolve(self, asked: Sequence[Request], done: Mapping[str, Done]) -> None:
         """End the dead letters of these documents; not those of what was let in again."""
-        publisher = None
         suppressed = requests.suppressed(self._control.again())
         epoch = self._parts.config.pipeline.epoch
+        ended: set[str] = set()
         for request in asked:
             if request.id not in done:
                 continue
             # A whole source that stays out has no living document, and no bounds by document.
             offsets = zip(request.paths, done[request.id].offsets, strict=False)
             deletes = {DocumentKey(request.source, path): version_of(epoch, offset) for path, (_, offset) in offsets}
-            ended = []
             for id, letter in traces.letters(self._parts, _wanted(request)).standing.items():
                 key = DocumentKey.from_bytes(letter.record_key or b"")
                 if suppressed.by(key) and letter.version <= deletes.get(key, letter.version):
-                    ended.append(id)
-            if ended:
-                publisher = publisher or self._parts.broker.publisher("forget")
-                dead_letters.resolve(publisher, self._parts.names, ended)
-        if publisher is not None:
-            publisher.close(Deadline.after(_CLOSE_SECONDS))
+                    ended.add(id)
+        if ended:
+            with closed_after(self._parts.broker.publisher("forget"), _CLOSE_SECONDS) as publisher:
+                dead_letters.resolve(publisher, self._parts.names, sorted(ended))
 
     def _trim(self, state: ControlState, asked: Sequence[Request]) -> None:
         """Chunks topics, below what is committed; of generations that are over, all of it."""

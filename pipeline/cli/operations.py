@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
+from pipeline.broker.publishing import closed_after
 from pipeline.chunking.documents import chunked
 from pipeline.cli.assembly import Followed, Models, Parts
 from pipeline.cli.erasure import Erasure
@@ -13,7 +14,6 @@ from pipeline.cli.figures import figures
 from pipeline.cli.migrations import Migrations
 from pipeline.cli.verifications import Verifications
 from pipeline.config import SourceConfig
-from pipeline.deadline import Deadline
 from pipeline.embedding.generation import chunker
 from pipeline.embedding.models import located, tokenizer_of
 from pipeline.errors import ConfigError
@@ -177,13 +177,8 @@ class Operations:
                     kept.append({"id": letter.id, "why": str(error)})
         return {"replayed": replayed, "kept": kept}
 
-    @contextmanager
-    def _publisher(self) -> Iterator[Publisher]:
-        publisher = self._parts.broker.publisher("dead-letters")
-        try:
-            yield publisher
-        finally:
-            publisher.close(Deadline.after(_CLOSE_SECONDS))
+    def _publisher(self) -> AbstractContextManager[Publisher]:
+        return closed_after(self._parts.broker.publisher("dead-letters"), _CLOSE_SECONDS)
 
     def _chunkers(self) -> dict[str, Callable[[DocumentEvent, int], ChunkedDocument]]:
         """By generation: a letter is replayed into the one that it comes from."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from connectors.batches import Pending, changed, deleted, traceparent
 from connectors.state import State
+from pipeline.broker.publishing import closed_after
 from pipeline.cli.access import Ask
 from pipeline.cli.assembly import Parts
 from pipeline.deadline import Deadline
@@ -170,12 +171,9 @@ class Canary:
         records = [one.records[place] for place in (0, 1) for one in pending]
         while True:
             try:
-                publisher = self._broker.transactional_publisher(self._id)
-                try:
+                with closed_after(self._broker.transactional_publisher(self._id), _CLOSE_SECONDS) as publisher:
                     publisher.publish(records, Deadline.after(min(_PUBLISH_SECONDS, deadline.remaining())))
                     return
-                finally:
-                    publisher.close(Deadline.after(_CLOSE_SECONDS))
             except (Fenced, Transient, Backpressure):
                 if deadline.expired or (stoppable and self._stop.is_set()):
                     raise

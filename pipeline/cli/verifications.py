@@ -8,11 +8,11 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+from pipeline.broker.publishing import closed_after
 from pipeline.cli.assembly import Followed, Models, Parts
 from pipeline.cli.tasks import Task, Tasks
 from pipeline.cli.verifying import Examination, Wanted
 from pipeline.config import SourceConfig
-from pipeline.deadline import Deadline
 from pipeline.errors import ConfigError, Refused, Transient, VectideError
 from pipeline.generations.control import FOLLOWED, Generation
 from pipeline.verification.published import Verified, publish
@@ -108,13 +108,11 @@ def told(parts: Parts, report: Mapping[str, Any], by: Any) -> Verified:
         vectors=whole["chunks"] if whole else looked["chunks"] if looked else 0,
         repaired=sum((report["repaired"] or {"documents": {}})["documents"].values()),
     )
-    publisher = parts.broker.publisher("verify")
-    try:
-        publish(publisher, parts.names, verified)
-    except VectideError as error:
-        log.debug("outcome not published", extra={"error": str(error)})
-    finally:
-        publisher.close(Deadline.after(_CLOSE_SECONDS))
+    with closed_after(parts.broker.publisher("verify"), _CLOSE_SECONDS) as publisher:
+        try:
+            publish(publisher, parts.names, verified)
+        except VectideError as error:
+            log.debug("outcome not published", extra={"error": str(error)})
     return verified
 
 
