@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -77,23 +78,32 @@ class Bench:
         return self.parts.store.open(name).count_heads().get("complete", 0) if self.parts.store.names(name) else 0
 
 
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    monkeypatch.setattr("pipeline.cli.lines._RETRY_SECONDS", 0.1)
-    monkeypatch.setattr("pipeline.cli.clearing._LEFT_SECONDS", 1.0)
+@contextmanager
+def running() -> Iterator[Bench]:
+    """Both stages of a pipeline without a server, and its lines, turned by hand."""
     broker = EmbeddedBroker(None)
     parts = Parts(CONFIG, Names("t", "p"), broker, MemoryStore())
     apply_topics(parts)
     live = founded(parts).live
     assert live is not None
     control, models = Followed(parts), Models(CONFIG)
-    lines = Lines(parts, control, models, ("chunk", "embed"))
+    lines = Lines(
+        parts, control, models, ("chunk", "embed"), on_state=lambda now: models.keep(one.spec for one in now.followed)
+    )
     lines.start_live(control())
     yield Bench(parts, control, models, lines, live)
     for line in lines._lines.values():
         assert line.end()
     control.close()
     broker.close()
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setattr("pipeline.cli.lines._RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.cli.clearing._LEFT_SECONDS", 1.0)
+    with running() as made:
+        yield made
 
 
 def test_a_second_generation_is_built_beside_the_live_one_and_left_when_it_is_over(bench: Bench) -> None:
