@@ -6,6 +6,7 @@ Not RSS, which says more of the allocator than of a leak; `python -m tests.bench
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 import time
 from collections import Counter
@@ -43,7 +44,9 @@ def cycle(bench: Bench, number: int) -> None:
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
+def bench(caplog: pytest.LogCaptureFixture) -> Iterator[Bench]:
+    # pytest keeps records, with the partitions in them, if an earlier test has left the level at INFO.
+    caplog.set_level(logging.CRITICAL, "pipeline")
     with running() as made:
         for number in range(DOCUMENTS):
             made.put(f"d{number}")
