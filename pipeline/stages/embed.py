@@ -37,7 +37,7 @@ from pipeline.stages.pace import Pace, unhurried
 from pipeline.stages.parking import Parking
 from pipeline.stages.repair import RepairWalk
 from pipeline.stages.window import Taken
-from pipeline.sync import Embed, Outcome, PreparedBatch, prepare, sweep_deleted, upsert_slice, write
+from pipeline.sync import Embed, Outcome, PreparedBatch, prepare, repair, sweep_deleted, upsert_slice, write
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,8 @@ class _Batch:
     prepared: PreparedBatch | None = None
     vectors: dict[str, Vectors] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    sliced: bool = False
+    """Chunks of it are in the store already."""
     unread: list[DeadLetter] = field(default_factory=list)
     """Of records that cannot be decoded."""
     lost: list[Taken] = field(default_factory=list)
@@ -246,6 +248,7 @@ class EmbedStage:
             unfinished = any(one.content_hash not in vectors.keys() | failed.keys() for one in items)
             last = start + size >= len(prepared.to_embed)
             if unfinished or not last:
+                batch.sliced = True
                 self._patience.until_done("store", lambda part=vectors: upsert_slice(prepared, part))  # type: ignore[misc]
             if unfinished or (self._enough.is_set() and not last):
                 return  # nothing of it is committed; whoever reads it again finds these vectors by content hash
@@ -377,7 +380,11 @@ class EmbedStage:
                 self._held.add(outcome.document.key.doc, taken, seconds)
             else:
                 self._finish(taken)
-        for doc in batch.taken.keys() - live:
+        lost = batch.taken.keys() - live
+        if batch.sliced and lost:
+            # The new owner may have been there before these slices: what it deleted must not stand again.
+            self._patience.until_done("store", lambda: repair(self._collection, sorted(lost)))
+        for doc in lost:
             self._finish(batch.taken[doc])
         self._steps += 1
         self._metrics.stage_duration_seconds.labels(self.name).observe(time.monotonic() - batch.started)

@@ -5,12 +5,12 @@ The simulation replaces each of them by a weaker one and must notice; keep them 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias
 
 from pipeline.errors import LogDiverged, Poison
 from pipeline.identity import ATTEMPTS, attempt_in, stamp_of
-from pipeline.points import Alignment, Head, Sweep
+from pipeline.points import Alignment, ChunkPoint, Head, Sweep
 from pipeline.records import ChunkedDocument
 from pipeline.sync.batches import Plan
 
@@ -110,6 +110,15 @@ def settled(plans: Iterable[Plan]) -> list[str]:
     with chunks in the store, and this redelivery is all that ever comes to sweep them.
     """
     return [plan.doc for plan in plans]
+
+
+def holds(written: Sequence[ChunkPoint], donor_seconds: float) -> bool:
+    """Whether step 5 leaves a deleted document's chunks for a rename to reuse, and comes back for them.
+
+    Not where this writer has written some of them: then the tombstone is another's, who may have swept
+    already. What is held goes with the partition, and this writer has lost it.
+    """
+    return donor_seconds > 0 and not written
 
 
 def sweep_of(head: Head) -> Sweep:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Final
 
 from pipeline.errors import Transient
@@ -19,7 +19,7 @@ def settle(
     collection: Collection,
     docs: Sequence[str],
     expected: Mapping[str, int],
-    hold_deleted: bool,
+    held: Container[str] = (),
 ) -> tuple[dict[str, Head], set[str]]:
     """Step 5 for documents, by the heads just read and never by one's own event.
 
@@ -28,7 +28,7 @@ def settle(
         docs: the documents' ids.
         expected: by document, the stamp that step 4 tried to write. A head below it means that the
             compare-and-set was lost: that document is left alone and has to start over.
-        hold_deleted: leave the chunks of tombstones as vector donors; ``sweep_deleted`` ends that.
+        held: documents whose chunks stay as vector donors if they are deleted; ``sweep_deleted`` ends that.
 
     Returns:
         The heads as last read, and the documents whose compare-and-set was lost.
@@ -42,8 +42,7 @@ def settle(
     lost = {doc for doc, stamp in expected.items() if doc not in heads or heads[doc].stamp < stamp}
     pending = [head for doc, head in heads.items() if doc not in lost]
     for _ in range(ALIGN_ROUNDS):
-        if hold_deleted:
-            pending = [head for head in pending if head.state != "deleted"]
+        pending = [head for head in pending if head.state != "deleted" or head.doc not in held]
         if not pending:
             return heads, lost
         collection.sweep([guards.sweep_of(head) for head in pending])
@@ -61,7 +60,7 @@ def sweep_deleted(collection: Collection, docs: Sequence[str]) -> None:
 
     The worker commits the deletes' offsets only after this.
     """
-    settle(collection, list(dict.fromkeys(docs)), {}, hold_deleted=False)
+    settle(collection, list(dict.fromkeys(docs)), {})
 
 
 def repair(collection: Collection, docs: Sequence[str]) -> None:
@@ -69,7 +68,7 @@ def repair(collection: Collection, docs: Sequence[str]) -> None:
 
     It removes what dead writers left. It is safe at any time, and needless where writers live.
     """
-    settle(collection, list(dict.fromkeys(docs)), {}, hold_deleted=False)
+    settle(collection, list(dict.fromkeys(docs)), {})
 
 
 def sweep_headless(collection: Collection, stamps: Mapping[str, int]) -> set[str]:

@@ -69,7 +69,7 @@ def write(
         collection,
         guards.settled(prepared.plans),
         expected,
-        hold_deleted=donor_seconds > 0,
+        held={writing.plan.doc for writing in writings if guards.holds(writing.chunks, donor_seconds)},
     )
     # Stamps only grow: a head that is still what was read was moved by nobody, and yet it did not match.
     torn = [
@@ -253,6 +253,7 @@ def _outcome(writing: _Writing, head: Head | None, lost: set[str], donor_seconds
         result = "unchanged"
     listed = set() if writing.head is None else {chunk.id for chunk in writing.head.chunks}
     before = set() if plan.read is None else {chunk.id for chunk in plan.read.chunks}
+    holds = guards.holds(writing.chunks, donor_seconds)
     return Outcome(
         document=plan.document,
         result=result,
@@ -264,7 +265,7 @@ def _outcome(writing: _Writing, head: Head | None, lost: set[str], donor_seconds
         removed=0 if writing.head is None else len(before - listed),
         failures=tuple(writing.failures),
         rejected_fields=plan.fields.rejected,
-        sweep_after=donor_seconds if donor_seconds > 0 and head is not None and head.state == "deleted" else None,
+        sweep_after=donor_seconds if head is not None and head.state == "deleted" and holds else None,
         poison=plan.poison,
     )
 

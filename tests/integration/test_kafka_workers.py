@@ -104,7 +104,7 @@ def test_workers_come_go_hang_and_die_and_the_store_equals_the_log(
             write(path, random_)
     # Then, once it is quiet, nothing is lost, stale or twice
     status = made.quiet(len(made.truth()))
-    assert made.differences(collection(store, fresh), "docs") == []
+    made.until_equal(collection(store, fresh), "docs")
     assert status["dead_letters"] == 0
     assert status["oldest_unprocessed_event_age_seconds"] == 0
     # And verify says so too; what is planted it finds, repairs while the workers run, and finds no more

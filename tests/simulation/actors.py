@@ -25,8 +25,6 @@ class Group:
 
     committed: int = 0
     owner: Owner | None = None
-    abandoned: bool = False
-    """Somebody who lost the partition left sweeps of deleted documents undone: work for the repair walk."""
 
 
 @dataclass
@@ -59,7 +57,6 @@ class Owner:
             if not self.in_charge:
                 self.unaware -= 1
                 if self.unaware < 0:
-                    self.group.abandoned |= bool(self.held)
                     return
             records, position = self.world.records(self.position, random.randint(1, self.profile.batch))
             if self.held and (not records or random.random() < 0.2):

@@ -202,8 +202,12 @@ def _only_what_is_not_stale(plans: Sequence[Plan]) -> list[str]:
     return [plan.doc for plan in plans if plan.stamp is not None or plan.result != "stale"]
 
 
-def _lost_is_won(collection: Any, docs: Any, expected: Any, hold_deleted: bool) -> Any:
-    return settling.settle(collection, docs, {}, hold_deleted)
+def _lost_is_won(collection: Any, docs: Any, expected: Any, held: Any) -> Any:
+    return settling.settle(collection, docs, {}, held)
+
+
+def _always_holds(written: Any, donor_seconds: float) -> bool:
+    return donor_seconds > 0
 
 
 def _align_whatever_stamp(collection: Stepped, heads: Sequence[Head]) -> list[Head]:
@@ -333,5 +337,6 @@ MUTANTS: dict[str, Mutant] = {
     "failure-no-head": Mutant(
         "the head that a failure advances", FAILURES, ((writing, "_composed", _failure_writes_no_head),)
     ),
+    "always-holds": Mutant("the sweep of what one has written oneself", ZOMBIES, ((guards, "holds", _always_holds),)),
     "delete-unswept": Mutant("the sweep after a delete's grace", CALM, ((settling, "sweep_deleted", _nothing_swept),)),
 }

@@ -283,6 +283,21 @@ def a_slice_of_a_version_that_was_overtaken() -> None:
     scene.check()
 
 
+def a_zombie_wakes_after_the_delete_was_swept() -> None:
+    """Given a writer that hangs before its chunks, when its document is deleted and swept by the new owner
+    and it goes on, then it removes what it has written: nobody else looks there before a repair walk does.
+    """
+    v0, v1 = _version(0, "ab"), deleted(KEY, 1)
+    scene = Scene(v0, v1)
+    prepared = prepare(scene.collection, [v0])
+    vectors, _ = scene.world.embed(prepared.to_embed)
+    scene.write(v1)
+    (outcome,) = write(prepared, vectors, {}, 10.0)
+    if (outcome.result, outcome.sweep_after) != ("stale", None):
+        raise Diverged(f"the outcome is {outcome.result}, to be swept in {outcome.sweep_after} s")
+    scene.check()
+
+
 #: Scenario, and the mutants that it must kill.
 SCENARIOS: Sequence[tuple[Callable[[], None], tuple[str, ...]]] = (
     (a_version_in_between_takes_a_chunk_that_the_next_one_relies_on, ("older-than-mine",)),
@@ -299,4 +314,5 @@ SCENARIOS: Sequence[tuple[Callable[[], None], tuple[str, ...]]] = (
     (nothing_of_it_can_be_embedded, ("failure-no-head", "failure-drops-list")),
     (a_delete_is_redelivered_before_its_sweep, ("delete-unswept",)),
     (a_slice_of_a_version_that_was_overtaken, ("own-event-sweep",)),
+    (a_zombie_wakes_after_the_delete_was_swept, ("always-holds",)),
 )

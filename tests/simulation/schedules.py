@@ -112,7 +112,7 @@ class Schedule:
         if self.profile.final_replay:
             self._replay_everything()
             self._run_to_rest()
-        if (self.needs_repair or self.group.abandoned) and self.profile.last_walk:
+        if self.needs_repair and self.profile.last_walk:
             self.walk = self.moments.start("repair", lambda: self._repair([key.doc for key in self.world.keys]))
             while not self.walk.dead:
                 self.moments.step(self.walk)

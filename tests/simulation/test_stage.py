@@ -13,13 +13,14 @@ from pipeline.naming import Names
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
 from pipeline.patience import Patience
+from pipeline.points import Vectors
 from pipeline.ports import NewRecord, Record, Written
 from pipeline.records import ChunkedDocument
 from pipeline.retry import RetryPolicy
 from pipeline.stages.embed import EmbedLimits, EmbedStage
 from pipeline.stages.window import Window
 from pipeline.store.memory import MemoryCollection
-from pipeline.sync import synchronise
+from pipeline.sync import Embed, ToEmbed, synchronise
 from tests.simulation.world import SPEC, World, chunked, deleted
 
 KEY = DocumentKey("source", "document")
@@ -35,21 +36,23 @@ class _NoLetters:
         """Nothing is open."""
 
 
-def _finished_by_the_stage(collection: MemoryCollection, *documents: ChunkedDocument) -> list[int]:
-    """What a fresh worker finishes of these records, by offset."""
+def _finished_by_the_stage(
+    collection: MemoryCollection, *documents: ChunkedDocument, embed: Embed | None = None, window: Window | None = None
+) -> list[int]:
+    """What a fresh worker finishes of these records, by offset; it writes one chunk at a time."""
     health, metrics = Health(), Metrics()
     stage = EmbedStage(
         collection,
-        World([KEY]).embed,
+        embed or World([KEY]).embed,
         _NoLetters(),
         Names("test", "test"),
-        EmbedLimits(delete_grace_seconds=0.3),
+        EmbedLimits(slice_chunks=1, delete_grace_seconds=0.3),
         Patience(RetryPolicy(), health, metrics),
         health,
         metrics,
         RecentVectors(1 << 20),
     )
-    window = Window()
+    window = window or Window()
     records = []
     for offset, document in enumerate(documents):
         encoded = encode_chunked(document)
@@ -88,4 +91,25 @@ def test_an_event_behind_a_tombstone_is_finished_only_with_the_sweep() -> None:
     synchronise(collection, [v0], world.embed)
     synchronise(collection, [v1], world.embed, donor_seconds=10.0)
     assert _finished_by_the_stage(collection, v0) == [0]
+    assert collection.count_chunks() == 0
+
+
+def test_slices_of_a_zombie_go_with_its_partition() -> None:
+    """Given a worker in the middle of a big document, when its partition is lost and the new owner deletes the
+    document and sweeps, then the slice that comes after that does not stand there until a repair walk finds it.
+    """
+    collection, world, window = MemoryCollection(SPEC), World([KEY]), Window()
+    v0, v1 = chunked(KEY, 0, "abc", "x"), deleted(KEY, 1)
+    calls = 0
+
+    def embed(items: Sequence[ToEmbed]) -> tuple[dict[str, Vectors], dict[str, str]]:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            window.revoke([("chunks", 0)])
+            synchronise(collection, [v1], world.embed, donor_seconds=0)
+        return world.embed(items)
+
+    assert _finished_by_the_stage(collection, v0, embed=embed, window=window) == [0]
+    assert calls == 2, "nothing is embedded for a partition that is lost"
     assert collection.count_chunks() == 0
