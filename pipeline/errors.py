@@ -6,6 +6,7 @@
     ├── Transient               try again, within the retry budget
     │   ├── BrokerUnavailable     Kafka does not answer, or not in time
     │   ├── StoreUnavailable      Qdrant does not answer, or not in time
+    │   │   └── CollectionUnfinished  a collection is being made
     │   ├── SourceUnavailable     a source as a whole does not answer: none of it counts as deleted
     │   └── PartitionsLost        the group moved on: drop the batch, write no more
     ├── Backpressure            wait for ``retry_after`` seconds, then go on
@@ -46,6 +47,10 @@ class BrokerUnavailable(Transient):
 
 class StoreUnavailable(Transient):
     """The vector store does not answer, or not in time. The request may have been applied."""
+
+
+class CollectionUnfinished(StoreUnavailable):
+    """A collection that is being made: it does not have all of its indexes yet."""
 
 
 class SourceUnavailable(Transient):

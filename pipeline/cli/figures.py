@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from pipeline.cli.assembly import Parts
 from pipeline.codec import event_time
-from pipeline.errors import CollectionMissing
+from pipeline.deadline import Deadline
+from pipeline.errors import CollectionMissing, CollectionUnfinished
 from pipeline.generations.control import ControlState
 from pipeline.generations.requests import suppressed
 from pipeline.ports import Record
@@ -20,6 +21,8 @@ from pipeline.verification.published import last_verified
 _COUNTERS: Final = ("chunks_embedded", "chunks_reused", "tokens_embedded", "documents_published", "source_skipped")
 #: One record of each partition is read to learn its event time; more would only be slower.
 _READ_SECONDS: Final = 2.0
+#: For the first worker to come from a collection to its indexes, which takes it a second.
+_MADE_SECONDS: Final = 10.0
 
 
 def figures(parts: Parts, control: ControlState) -> dict[str, Any]:
@@ -54,18 +57,24 @@ def _stored(parts: Parts, live: GenerationSpec | None) -> dict[str, Any]:
     empty = {"documents": 0, "chunks": 0, "incomplete": 0, "failed": 0, "omitted": 0}
     if live is None:
         return empty
-    try:
-        collection = parts.store.open(parts.names.collection(live.id))
-        states = collection.count_heads()
-        return {
-            "documents": sum(count for state, count in states.items() if state != "deleted"),
-            "chunks": collection.count_chunks(),
-            "incomplete": states.get("incomplete", 0),
-            "failed": states.get("failed", 0),
-            "omitted": states.get("omitted", 0),
-        }
-    except CollectionMissing:
-        return empty
+    deadline = Deadline.after(_MADE_SECONDS)
+    while True:
+        try:
+            collection = parts.store.open(parts.names.collection(live.id))
+            states = collection.count_heads()
+            return {
+                "documents": sum(count for state, count in states.items() if state != "deleted"),
+                "chunks": collection.count_chunks(),
+                "incomplete": states.get("incomplete", 0),
+                "failed": states.get("failed", 0),
+                "omitted": states.get("omitted", 0),
+            }
+        except CollectionMissing:
+            return empty
+        except CollectionUnfinished:
+            if deadline.expired:
+                raise
+            time.sleep(0.1)
 
 
 def lag_of(parts: Parts, live: GenerationSpec | None) -> tuple[dict[str, int], float]:

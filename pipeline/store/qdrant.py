@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.errors import (
     CollectionMissing,
+    CollectionUnfinished,
     ConfigError,
     Fatal,
     NotAllowed,
@@ -445,7 +446,7 @@ def _of_status(what: str, status: int, detail: str) -> VectideError:
         return StoreUnavailable(f"{what}: {detail}")
     if _NO_INDEX.search(detail):
         # Who makes a collection makes its indexes next; who was cut off between the two does it at the next start.
-        return StoreUnavailable(f"{what}: the collection is being made: {detail}")
+        return CollectionUnfinished(f"{what}: the collection is being made: {detail}")
     return RequestRefused(
         f"{what}: the server refuses the request: {detail}", "this is a bug of vectide, or a limit of strict mode"
     )

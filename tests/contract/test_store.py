@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.errors import CollectionMissing, FingerprintMismatch, StoreUnavailable
+from pipeline.errors import CollectionMissing, CollectionUnfinished, FingerprintMismatch
 from pipeline.ports import CollectionSpec, Store
 from pipeline.store.qdrant import QdrantStore
 from tests.contract.store_points import chunk, chunks_of, head, key, stamp
@@ -63,7 +63,7 @@ def test_one_that_is_being_made_is_waited_for(store: Store, spec: CollectionSpec
     if not isinstance(store, QdrantStore):
         pytest.skip("others make a collection in one step")
     store._make(spec)
-    with pytest.raises(StoreUnavailable, match="is being made"):
+    with pytest.raises(CollectionUnfinished, match="is being made"):
         store.open(spec.name).count_heads()
     store.create(spec)
     assert store.open(spec.name).count_heads() == {}

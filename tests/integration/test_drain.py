@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 from collections import Counter
@@ -59,8 +58,7 @@ class Pipeline:
 
     def status(self) -> dict[str, Any]:
         """``vectide status``, in this process."""
-        found: dict[str, Any] = json.loads(run(self.made.folder, "status", "--json").out)
-        return found
+        return self.made.status()
 
     def behind(self, stage: str, topic: str) -> int:
         """Records that the next worker will read."""
