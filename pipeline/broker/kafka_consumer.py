@@ -75,6 +75,7 @@ class KafkaGroupConsumer:
             _keep_finished_joins(self._consumer._coordinator)  # noqa: SLF001
             _rest_while_a_heartbeat_is_due(self._consumer._coordinator)  # noqa: SLF001
             _claim_what_is_held(self._consumer._coordinator)  # noqa: SLF001
+            _lose_in_a_join_too(self._consumer._coordinator)  # noqa: SLF001
             self._consumer.subscribe(list(topics), listener=self._changes)
 
     def poll(self, timeout: float, max_records: int) -> Polled:
@@ -276,6 +277,22 @@ def _claim_what_is_held(coordinator: Any) -> None:
 def _claims(assignor: Any, metadata: Callable[[Any], Any], subscription: Any, topics: Any) -> Any:
     assignor.member_assignment = sorted(subscription.assigned_partitions())
     return metadata(topics)
+
+
+def _lose_in_a_join_too(coordinator: Any) -> None:
+    """Let a member that learns in the middle of a join that it is out of the group lose what it holds.
+
+    kafka-python 3.0.12 looks at what a member has lost only when it begins to join. One that learns it by
+    the answer (it waited on a broker that hung, and its group had moved on) keeps its partitions, claims
+    them once more, and may be left them: then it reads on where it was, and commits below their new owner.
+    """
+    reset = coordinator.reset_generation
+
+    def reset_and_begin_anew(*arguments: Any, **named: Any) -> None:
+        reset(*arguments, **named)
+        coordinator.rejoining = False
+
+    coordinator.reset_generation = reset_and_begin_anew
 
 
 class _Finished:

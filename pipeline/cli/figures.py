@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Final, TypeVar
 
 from pipeline.cli.assembly import Parts
 from pipeline.codec import event_time
@@ -12,11 +12,14 @@ from pipeline.deadline import Deadline
 from pipeline.errors import CollectionMissing, CollectionUnfinished
 from pipeline.generations.control import ControlState
 from pipeline.generations.requests import suppressed
+from pipeline.ports import Collection as StoredCollection
 from pipeline.ports import Record
 from pipeline.specs import GenerationSpec
 from pipeline.stages import dead_letters
 from pipeline.stages.reports import WorkerReport, read_reports
 from pipeline.verification.published import last_verified
+
+T = TypeVar("T")
 
 _COUNTERS: Final = ("chunks_embedded", "chunks_reused", "tokens_embedded", "documents_published", "source_skipped")
 #: One record of each partition is read to learn its event time; more would only be slower.
@@ -57,20 +60,33 @@ def _stored(parts: Parts, live: GenerationSpec | None) -> dict[str, Any]:
     empty = {"documents": 0, "chunks": 0, "incomplete": 0, "failed": 0, "omitted": 0}
     if live is None:
         return empty
+    collection = parts.names.collection(live.id)
+    return once_made(lambda: _counted(parts.store.open(collection))) or empty
+
+
+def _counted(collection: StoredCollection) -> dict[str, int]:
+    states = collection.count_heads()
+    return {
+        "documents": sum(count for state, count in states.items() if state != "deleted"),
+        "chunks": collection.count_chunks(),
+        "incomplete": states.get("incomplete", 0),
+        "failed": states.get("failed", 0),
+        "omitted": states.get("omitted", 0),
+    }
+
+
+def once_made(look: Callable[[], T]) -> T | None:
+    """What a look into a collection shows; None where there is none. One that is being made is waited for.
+
+    Raises:
+        CollectionUnfinished: it does not get its indexes.
+    """
     deadline = Deadline.after(_MADE_SECONDS)
     while True:
         try:
-            collection = parts.store.open(parts.names.collection(live.id))
-            states = collection.count_heads()
-            return {
-                "documents": sum(count for state, count in states.items() if state != "deleted"),
-                "chunks": collection.count_chunks(),
-                "incomplete": states.get("incomplete", 0),
-                "failed": states.get("failed", 0),
-                "omitted": states.get("omitted", 0),
-            }
+            return look()
         except CollectionMissing:
-            return empty
+            return None
         except CollectionUnfinished:
             if deadline.expired:
                 raise

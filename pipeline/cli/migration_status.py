@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline.cli.assembly import Parts
-from pipeline.cli.figures import lag_of
-from pipeline.errors import CollectionMissing, Fatal
+from pipeline.cli.figures import lag_of, once_made
+from pipeline.errors import Fatal
 from pipeline.generations import gate
 from pipeline.generations.control import UNDER_WAY, ControlState, Generation
+from pipeline.ports import Collection
 
 #: Documents whose tokens are counted; to count all would read every head.
 _SAMPLE: Final = 200
@@ -93,18 +94,18 @@ def _progress(parts: Parts, one: Generation, state: ControlState) -> dict[str, A
 
 
 def _stored(parts: Parts, one: Generation) -> _Stored:
-    try:
-        collection = parts.store.open(parts.names.collection(one.id))
-        states = collection.count_heads()
-        sample = [head for head in collection.scan_heads(None, _SAMPLE)[0] if head.state != "deleted"]
-        chunks = collection.count_chunks()
-    except CollectionMissing:
-        return _Stored(0, 0, 0, 0)
+    name = parts.names.collection(one.id)
+    return once_made(lambda: _looked_into(parts.store.open(name))) or _Stored(0, 0, 0, 0)
+
+
+def _looked_into(collection: Collection) -> _Stored:
+    states = collection.count_heads()
+    sample = [head for head in collection.scan_heads(None, _SAMPLE)[0] if head.state != "deleted"]
     documents = sum(states.values()) - states.get("deleted", 0)
     tokens = sum(chunk.tokens for head in sample for chunk in head.chunks)
     return _Stored(
         documents,
-        chunks,
+        collection.count_chunks(),
         round(tokens * documents / len(sample)) if sample else 0,
         gate.unserved(states),
     )

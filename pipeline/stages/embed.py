@@ -15,7 +15,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pipeline.codec import decode_chunked, unreadable
@@ -251,6 +251,7 @@ class EmbedStage:
                 batch.sliced = True
                 self._patience.until_done("store", lambda part=vectors: upsert_slice(prepared, part))  # type: ignore[misc]
             if unfinished or (self._enough.is_set() and not last):
+                self._settle_slices(batch, batch.taken.keys())
                 return  # nothing of it is committed; whoever reads it again finds these vectors by content hash
         with self._busy:
             self._writing = self._writing | batch.taken.keys()
@@ -381,13 +382,19 @@ class EmbedStage:
             else:
                 self._finish(taken)
         lost = batch.taken.keys() - live
-        if batch.sliced and lost:
-            # The new owner may have been there before these slices: what it deleted must not stand again.
-            self._patience.until_done("store", lambda: repair(self._collection, sorted(lost)))
+        self._settle_slices(batch, lost)
         for doc in lost:
             self._finish(batch.taken[doc])
         self._steps += 1
         self._metrics.stage_duration_seconds.labels(self.name).observe(time.monotonic() - batch.started)
+
+    def _settle_slices(self, batch: _Batch, docs: Container[str]) -> None:
+        """Of documents that are not written to the end: a new owner may have been there before their slices,
+        and what it deleted must not stand again. Those that nobody has overtaken are above their heads, and stay.
+        """
+        if batch.sliced and batch.prepared is not None:
+            needed = [plan.doc for plan in batch.prepared.plans if plan.needed and plan.doc in docs]
+            self._patience.until_done("store", lambda: repair(self._collection, needed))
 
     def _letters(self, prepared: PreparedBatch, batch: _Batch) -> dict[str, DeadLetter]:
         letters = {}

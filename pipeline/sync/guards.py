@@ -116,7 +116,7 @@ def holds(written: Sequence[ChunkPoint], donor_seconds: float) -> bool:
     """Whether step 5 leaves a deleted document's chunks for a rename to reuse, and comes back for them.
 
     Not where this writer has written some of them: then the tombstone is another's, who may have swept
-    already. What is held goes with the partition, and this writer has lost it.
+    already. What is held goes with its partition, and that may be another's too.
     """
     return donor_seconds > 0 and not written
 

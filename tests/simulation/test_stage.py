@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
+
+import pytest
 
 from pipeline.codec import encode_chunked
 from pipeline.deadline import Deadline
@@ -14,9 +17,10 @@ from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
 from pipeline.patience import Patience
 from pipeline.points import Vectors
-from pipeline.ports import NewRecord, Record, Written
+from pipeline.ports import NewRecord, Record, TopicPartition, Written
 from pipeline.records import ChunkedDocument
 from pipeline.retry import RetryPolicy
+from pipeline.stages import repair as walking
 from pipeline.stages.embed import EmbedLimits, EmbedStage
 from pipeline.stages.window import Window
 from pipeline.store.memory import MemoryCollection
@@ -37,7 +41,12 @@ class _NoLetters:
 
 
 def _finished_by_the_stage(
-    collection: MemoryCollection, *documents: ChunkedDocument, embed: Embed | None = None, window: Window | None = None
+    collection: MemoryCollection,
+    *documents: ChunkedDocument,
+    embed: Embed | None = None,
+    window: Window | None = None,
+    enough: threading.Event | None = None,
+    most: float = 30.0,
 ) -> list[int]:
     """What a fresh worker finishes of these records, by offset; it writes one chunk at a time."""
     health, metrics = Health(), Metrics()
@@ -51,6 +60,7 @@ def _finished_by_the_stage(
         health,
         metrics,
         RecentVectors(1 << 20),
+        enough=enough,
     )
     window = window or Window()
     records = []
@@ -61,7 +71,7 @@ def _finished_by_the_stage(
     stage.start()
     try:
         stage.offer([window.take(record) for record in records])
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + most
         while len(finished) < len(records) and time.monotonic() < deadline:
             stage.raise_failure()
             finished += [taken.record.offset for taken in stage.finished()]
@@ -94,22 +104,28 @@ def test_an_event_behind_a_tombstone_is_finished_only_with_the_sweep() -> None:
     assert collection.count_chunks() == 0
 
 
-def test_slices_of_a_zombie_go_with_its_partition() -> None:
-    """Given a worker in the middle of a big document, when its partition is lost and the new owner deletes the
-    document and sweeps, then the slice that comes after that does not stand there until a repair walk finds it.
+@pytest.mark.parametrize("leaves", ["loses its partition", "stops"])
+def test_slices_of_a_zombie_do_not_stay(leaves: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a worker in the middle of a big document, whose new owner deletes the document and sweeps, then the
+    slice that comes after that does not stand there until a repair walk finds it.
     """
-    collection, world, window = MemoryCollection(SPEC), World([KEY]), Window()
+    collection, world, window, enough = MemoryCollection(SPEC), World([KEY]), Window(), threading.Event()
     v0, v1 = chunked(KEY, 0, "abc", "x"), deleted(KEY, 1)
     calls = 0
+    monkeypatch.setattr(walking, "_CALM_SECONDS", 1_000.0)
 
     def embed(items: Sequence[ToEmbed]) -> tuple[dict[str, Vectors], dict[str, str]]:
         nonlocal calls
         calls += 1
         if calls == 2:
-            window.revoke([("chunks", 0)])
+            if leaves == "stops":
+                enough.set()  # before it has heard of anything
+            else:
+                window.revoke([TopicPartition("chunks", 0)])
             synchronise(collection, [v1], world.embed, donor_seconds=0)
         return world.embed(items)
 
-    assert _finished_by_the_stage(collection, v0, embed=embed, window=window) == [0]
+    done = _finished_by_the_stage(collection, v0, embed=embed, window=window, enough=enough, most=5.0)
+    assert done == ([] if leaves == "stops" else [0])
     assert calls == 2, "nothing is embedded for a partition that is lost"
     assert collection.count_chunks() == 0

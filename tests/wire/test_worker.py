@@ -92,6 +92,34 @@ def test_a_group_that_joined_before_its_topic_was_known_joins_again_over_several
 
 
 @pytest.mark.parametrize(
+    "api, error",
+    [
+        (Api.JOIN_GROUP, errors.UnknownMemberIdError),
+        (Api.SYNC_GROUP, errors.UnknownMemberIdError),
+        (Api.SYNC_GROUP, errors.IllegalGenerationError),
+    ],
+)
+def test_who_learns_in_a_join_that_it_is_out_loses_what_it_holds(
+    cluster: MockKafka, broker: KafkaBroker, api: Api, error: Error
+) -> None:
+    """Given a member that joins again, and a group that has given its partitions to another meanwhile."""
+    consumer = broker.consumer("g", [cluster.topic("t")], "c")
+    deadline = Deadline.after(SECONDS)
+    while not consumer.assignment():
+        assert not deadline.expired
+        consumer.poll(0.2, 1)
+    (held,) = consumer.assignment()
+    cluster.fail(api, error)
+    consumer._consumer._coordinator.request_rejoin()  # type: ignore[attr-defined]
+    while held not in (polled := consumer.poll(0.2, 1)).revoked:
+        assert not deadline.expired, "it reads on where it was"
+    while held not in polled.assigned:
+        assert not deadline.expired
+        polled = consumer.poll(0.2, 1)
+    consumer.close(Deadline.after(5))
+
+
+@pytest.mark.parametrize(
     "error",
     [
         errors.NotLeaderForPartitionError,
