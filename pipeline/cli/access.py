@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pipeline.deadline import Deadline
 from pipeline.errors import ConfigError, Transient, VectideError, as_error
 
 if TYPE_CHECKING:
@@ -89,15 +90,38 @@ def _found(state: Path) -> None:
 
 
 def running(state: Path) -> str | None:
-    """The address of the process that has this state open; None if there is none."""
+    """The address of the process that has this state open; None if there is none, or none that answers.
+
+    One that is alive and slow is knocked at again: it has the state, whatever else takes its time.
+    """
+    deadline = Deadline.after(_ASK_SECONDS)
+    while True:
+        described: dict[str, Any] = {}
+        try:
+            described = json.loads((state / "endpoint.json").read_text())
+            url, instance = str(described["url"]), str(described["instance"])
+            # Without the token: another program may have the port by now.
+            answer = posted(url, "GET", "/instance", {}, None, _KNOCK_SECONDS, _KNOCK_BYTES)
+        except _Slow:
+            if deadline.expired or not _alive(described.get("pid")):
+                return None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, VectideError):
+            return None
+        else:
+            return url if answer == {"instance": instance} else None
+
+
+def _alive(pid: object) -> bool:
+    """Whether there is such a process here; one of another container is none."""
+    if not isinstance(pid, int) or pid <= 0:
+        return False
     try:
-        described = json.loads((state / "endpoint.json").read_text())
-        url, instance = str(described["url"]), str(described["instance"])
-        # Without the token: another program may have the port by now.
-        answer = posted(url, "GET", "/instance", {}, None, _KNOCK_SECONDS, _KNOCK_BYTES)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, VectideError):
-        return None
-    return url if answer == {"instance": instance} else None
+        os.kill(pid, 0)
+    except PermissionError:
+        return True  # another user's
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 class _Following:
@@ -190,11 +214,16 @@ def posted(
         raise _raised(url, error) from None
     except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
         # The latter of another program that has the port by now: whatever it speaks, it is not vectide.
-        raise _Silent(f"{url} does not answer: {type(error).__name__} {error}") from None
+        late = isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError)
+        raise (_Slow if late else _Silent)(f"{url} does not answer: {type(error).__name__} {error}") from None
 
 
 class _Silent(Transient):
     """Nobody answers there any more."""
+
+
+class _Slow(_Silent):
+    """Nobody has answered in time."""
 
 
 def _raised(url: str, error: HTTPError) -> VectideError:

@@ -22,9 +22,9 @@ from pipeline.store.edge import EdgeStore
 from tests.support.commands import run
 
 READY_SECONDS = 60.0
-QUIET_SECONDS = 120.0
+QUIET_SECONDS = 300.0
 #: Less than a repair walk takes at rest over the 300 documents of a test: a zombie takes away its own.
-EQUAL_SECONDS = 15.0
+EQUAL_SECONDS = 20.0
 
 
 class Command:
@@ -153,10 +153,12 @@ class Deployment:
             )
             time.sleep(0.5)
 
-    def until_equal(self, collection: Collection, source: str) -> None:
-        """Wait until the store is what the documents say. What a zombie writes and takes away is in no lag."""
+    def until_equal(self, collection: Collection, source: str, **settings: Any) -> None:
+        """Wait until the store is what the documents say: no lag tells of an edit that is not noticed yet, nor of
+        what a zombie writes and takes away.
+        """
         deadline = time.monotonic() + EQUAL_SECONDS
-        while found := self.differences(collection, source):
+        while found := self.differences(collection, source, **settings):
             assert time.monotonic() < deadline, found
             time.sleep(0.5)
 

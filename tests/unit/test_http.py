@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import os
 import re
 import socket
 import threading
@@ -15,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.cli import access
 from pipeline.cli.access import Endpoint, running
 from pipeline.errors import ConfigError, Fatal, FingerprintMismatch, Refused, StoreUnavailable, as_error, exit_code
 from pipeline.observe.connections import Listener
@@ -424,6 +427,46 @@ def test_a_process_says_where_it_really_listens_and_only_http_is_asked(tmp_path:
     secret.write_text(json.dumps({"instance": described["instance"]}))
     (tmp_path / "endpoint.json").write_text(json.dumps({**described, "url": f"file://{secret}?"}))
     assert running(tmp_path) is None
+
+
+@pytest.mark.parametrize("pid", [os.getpid(), 2**22 + 1, -1, "a"])
+def test_who_is_slow_and_alive_is_knocked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pid: object
+) -> None:
+    """A busy process has its state all the same: to open it beside it would be refused."""
+    monkeypatch.setattr(access, "_KNOCK_SECONDS", 0.2)
+    knocks: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        described = {"url": f"http://127.0.0.1:{silent.getsockname()[1]}", "instance": "x", "pid": pid}
+        (tmp_path / "endpoint.json").write_text(json.dumps(described))
+
+        def answer_from_the_third_on() -> None:
+            body = b'{"instance": "x"}'
+            with contextlib.suppress(OSError):  # the test is over
+                while True:
+                    knocks.append(silent.accept()[0])
+                    if len(knocks) >= 3:
+                        knocks[-1].recv(65_536)
+                        knocks[-1].sendall(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+        threading.Thread(target=answer_from_the_third_on, daemon=True).start()
+        if pid == os.getpid():
+            assert running(tmp_path) == described["url"]
+            assert len(knocks) >= 3
+        else:
+            assert running(tmp_path) is None
+            assert len(knocks) <= 1
+    for one in knocks:
+        one.close()
+
+
+def test_who_is_silent_for_ever_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "_KNOCK_SECONDS", 0.05)
+    monkeypatch.setattr(access, "_ASK_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        described = {"url": f"http://127.0.0.1:{silent.getsockname()[1]}", "instance": "x", "pid": os.getpid()}
+        (tmp_path / "endpoint.json").write_text(json.dumps(described))
+        assert running(tmp_path) is None
 
 
 def ask_as(server: HttpServer, path: str, **headers: str) -> tuple[int, str]:
