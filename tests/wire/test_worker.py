@@ -95,15 +95,14 @@ def test_a_group_that_joined_before_its_topic_was_known_joins_again_over_several
     "api, error",
     [
         (Api.JOIN_GROUP, errors.UnknownMemberIdError),
-        (Api.SYNC_GROUP, errors.UnknownMemberIdError),
         (Api.SYNC_GROUP, errors.IllegalGenerationError),
     ],
 )
 def test_who_learns_in_a_join_that_it_is_out_loses_what_it_holds(
-    cluster: MockKafka, broker: KafkaBroker, api: Api, error: Error
+    cluster: MockKafka, brisk: KafkaBroker, api: Api, error: Error
 ) -> None:
     """Given a member that joins again, and a group that has given its partitions to another meanwhile."""
-    consumer = broker.consumer("g", [cluster.topic("t")], "c")
+    consumer = brisk.consumer("g", [cluster.topic("t")], "c")
     deadline = Deadline.after(SECONDS)
     while not consumer.assignment():
         assert not deadline.expired
