@@ -9,6 +9,7 @@ from typing import Any
 
 from greenlet import greenlet
 
+from pipeline.identity import version_in
 from pipeline.ports import Collection
 from pipeline.store.memory import MemoryCollection
 from pipeline.sync import settling
@@ -116,8 +117,9 @@ class Schedule:
             self.walk = self.moments.start("repair", lambda: self._repair([key.doc for key in self.world.keys]))
             while not self.walk.dead:
                 self.moments.step(self.walk)
-        if self.spoilt:
-            self._mend()
+        begun = self.needs_repair and self._begun()
+        if self.spoilt or begun:
+            self._mend(found=begun)
         check(self.world, self.collection, power_was_cut=self.cuts > 0 or self.spoilt > 0)
 
     # ------------------------------------------------------------------------- the choices
@@ -237,10 +239,21 @@ class Schedule:
             self.repairs += bool(found)
             repaired(documents, collection, verdict.findings, self.world.embed, end)
 
-    def _mend(self) -> None:
+    def _begun(self) -> bool:
+        """Whether a dead zombie has begun another run of a version: its chunks are above their head, where no
+        walk takes them (it may be at work), and its event may be committed, so that nobody is told of it again.
+        """
+        heads = self.collection.heads([key.doc for key in self.world.keys])
+        listed = {listed.id for head in heads.values() for listed in head.chunks}
+        left = [one for one in all_chunks(self.collection) if one.doc in heads and one.id not in listed]
+        return any(one.stamp > heads[one.doc].stamp and version_in(one.stamp) == heads[one.doc].version for one in left)
+
+    def _mend(self, *, found: bool = False) -> None:
         """Nobody writes any more: what was spoilt is found, and one repair mends it."""
         documents = Documents(self.world, self.salt)
         with verified(documents, self.collection, wait=lambda _: None) as verdict:
+            if found and verdict.ok:
+                raise Diverged("chunks above their heads are left, and a verification does not find them")
             repaired(documents, self.collection, verdict.findings, self.world.embed)
         with verified(documents, self.collection, wait=lambda _: None) as verdict:
             if not verdict.ok or verdict.unexplained:
