@@ -86,10 +86,12 @@ def test_a_member_rests_while_a_broker_that_hangs_owes_it_a_heartbeat(
     own_kafka: KafkaServer, fresh: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """kafka-python alone looks for records thousands of times in each poll then, and keeps something of each."""
-    broker = kafka_broker(own_kafka, session_timeout_seconds=1.5)
+    # Far longer than the test: who is out of its group owes it nothing. But it soon owes a heartbeat.
+    broker = kafka_broker(own_kafka, session_timeout_seconds=10.0)
     name = topic(broker, f"{fresh}.a")
     broker.publisher("p").publish([record(name, "x")], soon())
     consumer = broker.consumer(f"{fresh}.g", [name], "c")
+    consumer._consumer._coordinator.heartbeat.config["heartbeat_interval_ms"] = 300  # type: ignore[attr-defined]
     read(consumer, 1)
     own_kafka.pause()
     try:

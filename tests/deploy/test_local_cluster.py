@@ -25,6 +25,7 @@ import pytest
 
 from tests.deploy.charts import Rendered, render
 from tests.support.deployment import loopback_qdrant
+from tests.support.probing import until
 from tests.support.shared_kafka import SharedKafka
 
 pytestmark = [pytest.mark.kafka, pytest.mark.processes, pytest.mark.timeout(400)]
@@ -63,7 +64,7 @@ class Pod:
         get = self._container[kind]["httpGet"]
         (port,) = [port["containerPort"] for port in self._container["ports"] if port["name"] == get["port"]]
         try:
-            with urllib.request.urlopen(f"http://{self.address}:{port}{get['path']}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://{self.address}:{port}{get['path']}", timeout=30) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             return error.code
@@ -268,8 +269,14 @@ def test_what_the_chart_starts_works_end_to_end(cluster: Cluster) -> None:
         json.dumps({"query": "the tide follows the moon", "filter": ["source=docs"]}).encode(),
         {"Authorization": f"Bearer {TOKEN}"},
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        assert [hit["key"] for hit in json.load(answer)["hits"]] == ["docs:tide.md"]
+
+    def found_there() -> list[str]:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return [hit["key"] for hit in json.load(answer)["hits"]]
+
+    # A pod may be ready before what it read is searchable.
+    until(lambda: found_there() != [], cluster.told)
+    assert found_there() == ["docs:tide.md"]
     for pod in cluster.running.values():
         assert (pod.probe("livenessProbe"), pod.probe("startupProbe")) == (200, 200)
 

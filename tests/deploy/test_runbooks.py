@@ -25,8 +25,9 @@ from tests.deploy.expressions import RUNBOOKS, alerts
 from tests.deploy.test_rules import Promtool, page
 from tests.support.commands import Done, run
 from tests.support.deployment import Deployment
+from tests.support.probing import SECONDS
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
 PAGES = sorted(RUNBOOKS.glob("*.md"))
 KUBECTL = {"get", "describe", "logs", "scale", "rollout", "top", "exec"}
@@ -144,7 +145,7 @@ def asked(made: Deployment, *arguments: str) -> dict[str, object]:
 
 def until(made: Deployment, true: object) -> None:
     assert callable(true)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + SECONDS
     while not true(asked(made, "status")):
         assert time.monotonic() < deadline, asked(made, "status")
         time.sleep(0.1)
@@ -175,7 +176,7 @@ def test_what_the_runbooks_say_works_where_they_say_it(made: Deployment) -> None
         assert (done := follow(made, line, GENERATION=target)).code == 0, f"{line}: {done}"
     # Given one that is built
     asked(made, "migrate", "start", "--dimension", "64")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + SECONDS
     while not all(one["documents"] == 2 for one in asked(made, "migrate", "status")["generations"]):  # type: ignore[attr-defined]
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
@@ -88,6 +87,12 @@ def fill(folder: Path, count: int) -> None:
         )
 
 
+def in_the_middle(worker: Probed, stage: str) -> bool:
+    """Whether it has done some of its work, and has not done more of it."""
+    done, left = (worker.metric(name, stage=stage) for name in ("records_processed_total", "inflight_records"))
+    return min(done, left) > 0
+
+
 def test_whoever_is_told_to_stop_finishes_commits_leaves_and_repeats_nothing(pipeline: Pipeline) -> None:
     """Given each command in the middle of its work, when it gets SIGTERM, then it ends with 0, its group is
     empty at once, and its successor does what is left, and nothing else.
@@ -102,11 +107,13 @@ def test_whoever_is_told_to_stop_finishes_commits_leaves_and_repeats_nothing(pip
     connector = made.start("connect", "filesystem")
     until(lambda: len(pipeline.records(documents)) >= DOCUMENTS)
     # A chunk worker, with hundreds of documents read
-    first = Probed(made, "work", "chunk", cut=0.02)
-    until(lambda: first.metric("records_processed_total", stage="chunk") > 0, first.command.errors)
-    assert first.metric("inflight_records", stage="chunk") > 0
+    held = made.folder / "held"
+    held.touch()
+    first = Probed(made, "work", "chunk", cut=held)
+    until(lambda: in_the_middle(first, "chunk"), first.command.errors)
     first.command.process.terminate()
     until(lambda: "stopping" in first.get("/readyz")[1] or first.command.process.poll() is not None)
+    held.unlink()
     assert first.command.stop() == 0, first.command.errors()
     assert members(pipeline.kafka.bootstrap, pipeline.group("chunk")) == 0
     cut = len(pipeline.records(pipeline.chunks))
@@ -117,8 +124,7 @@ def test_whoever_is_told_to_stop_finishes_commits_leaves_and_repeats_nothing(pip
     assert second.metric("records_consumed_total", stage="chunk") == left
     # An embed worker that cannot do all of it in its time; and it is told twice
     first = Probed(made, "work", "embed", **{"pass": 1})
-    until(lambda: first.metric("records_processed_total", stage="embed") > 0, first.command.errors)
-    assert first.metric("inflight_records", stage="embed") > 0
+    until(lambda: in_the_middle(first, "embed"), first.command.errors)
     first.command.process.terminate()
     until(lambda: "stopping" in first.get("/readyz")[1] or first.command.process.poll() is not None)
     first.command.process.send_signal(signal.SIGTERM)
@@ -148,28 +154,22 @@ def test_whoever_is_told_to_stop_finishes_commits_leaves_and_repeats_nothing(pip
 
 
 def test_a_search_in_flight_is_answered(pipeline: Pipeline) -> None:
-    """Given a search that takes two seconds, when the service is told to stop, then it is answered, and nobody
-    is let in after it.
+    """Given a search that is being answered, when the service is told to stop, then nobody is let in after it, and
+    it is answered.
     """
     made = pipeline.made
     fill(made.documents, 3)
     workers = [made.begin("connect", "filesystem"), made.begin("work", "chunk"), made.begin("work", "embed")]
     until(lambda: pipeline.status()["documents"] == 3)
-    served = Probed(made, "serve", query=2)
+    held = made.folder / "held"
+    served = Probed(made, "serve", query=held)
     served.until_probes(200, 200, 200)
-    answers: list[Any] = []
-    asking = threading.Thread(
-        target=lambda: answers.append(served.post("/search", {"query": "The words of number w1", "top": 1}))
-    )
-    asking.start()
-    # A probe is answered while it runs: the request has been let in by then
-    until(lambda: served.get("/livez")[0] == 200)
-    threading.Event().wait(0.5)
-    served.command.process.terminate()
-    asking.join(60)
+    with served.searching(held):
+        assert served.get("/livez")[0] == 200, "a search keeps no probe waiting"
+        served.command.process.terminate()
+        until(lambda: served.get("/livez")[0] == 0)
+        assert served.command.process.poll() is None
     assert served.command.stop() == 0, served.command.errors()
-    ((status, answer),) = answers
-    assert (status, len(answer["hits"])) == (200, 1)
     for one in workers:
         assert one.stop() == 0, one.errors()
 

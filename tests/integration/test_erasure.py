@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.deployment import Deployment
+from tests.support.probing import until
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
 
@@ -90,6 +90,7 @@ def test_a_document_is_forgotten_with_no_process_running(made: Deployment) -> No
     assert receipt["state"] == "gone", receipt["places"]
     assert files_with(made, SECRET) == []
     up = made.start("up", "docs")
+    until(lambda: "Watching." in up.errors(), up.errors)  # it has seen that the file is still there
     made.quiet(8)
     assert "docs:secret.md" not in hits(made)
     (made.documents / "d1.md").unlink()
@@ -106,18 +107,18 @@ def test_a_document_is_forgotten_with_no_process_running(made: Deployment) -> No
 
 
 def test_a_command_that_is_killed_leaves_a_request_that_is_carried_out_all_the_same(made: Deployment) -> None:
-    """Given `up` that is stopped for a while and a command that is killed meanwhile, then the running process
-    does what was asked, and the same command again gives the receipt.
+    """Given a command that is killed once `up` has written down what it asks, then the running process does it, and
+    the same command again gives the receipt.
     """
     up = made.start("up", "docs")
     made.quiet(9)
     for point in range(2):
         name = f"d{point}.md"
         command = made.begin("forget", f"docs:{name}")
-        time.sleep(0.4 + 0.5 * point)
-        command.process.send_signal(signal.SIGKILL)
-        command.process.wait(30)
-        command._end()
+        until(lambda: made.status()["kept_out"]["documents"] > point, command.errors)
+        command.kill()
+        made.quiet(8 - point)
+        assert f"docs:{name}" not in hits(made)
         receipt = json.loads(asked_again(made, f"docs:{name}"))
         assert receipt["state"] == "gone"
         assert f"docs:{name}" not in hits(made)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -38,19 +36,14 @@ def test_up_that_is_told_to_stop_finishes_its_batch_and_answers_what_it_was_aske
     """Given `up` in the middle of its first sync and of a search, when it is told to stop, then it ends with 0, the
     search is answered, and the next one embeds only what is left.
     """
-    up = Probed(made, "up", "docs", **{"pass": 0.3, "query": 2})
+    held = made.folder / "held"
+    up = Probed(made, "up", "docs", **{"pass": 0.3, "query": held})
     until(lambda: up.metric("records_processed_total", stage="embed") > 0, up.command.errors)
-    answers: list[Any] = []
-    asking = threading.Thread(
-        target=lambda: answers.append(up.post("/search", {"query": "The words of number w1", "top": 1}))
-    )
-    asking.start()
-    threading.Event().wait(0.5)
-    up.command.process.terminate()
-    asking.join(60)
+    with up.searching(held):
+        up.command.process.terminate()
+        until(lambda: up.get("/livez")[0] == 0)
+        assert up.command.process.poll() is None
     assert up.command.stop() == 0, up.command.errors()
-    ((status, answer),) = answers
-    assert (status, len(answer["hits"])) == (200, 1)
     up = Probed(made, "up", "docs")
     up.until_probes(200, 200, 200)
     status = made.quiet(DOCUMENTS)
@@ -73,7 +66,8 @@ def test_the_codes_of_a_job_an_impatient_user_and_another_log(made: Deployment) 
     up.until_probes(200, 200, 200)
     made.quiet(DOCUMENTS)
     assert up.command.stop() == 0
-    # A job that builds by itself
+    # A job that builds by itself, in thirty steps of a second
+    (made.folder / "vectide.toml").write_text(f"{CONFIGURATION}gather_documents = 2\n")
     arguments = ("migrate", "run", "--dimension", "64", "--cutover", "auto")
     job = Probed(made, *arguments, **{"pass": 1})
     until(lambda: "building" in job.command.errors(), job.command.errors)

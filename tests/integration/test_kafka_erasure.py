@@ -18,7 +18,7 @@ from tests.support.shared_kafka import SharedKafka
 
 __all__ = ["deployment"]
 
-pytestmark = [pytest.mark.kafka, pytest.mark.processes, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.kafka, pytest.mark.processes, pytest.mark.timeout(900)]
 
 SECRET = "QxZjKw19VbPt"
 DAY = 86_400.0

@@ -15,9 +15,10 @@ from pipeline.ports import Collection
 from pipeline.store.qdrant import QdrantSettings, QdrantStore
 from tests.support.deployment import Deployment, loopback_qdrant
 from tests.support.kafka import KafkaServer
+from tests.support.probing import until
 from tests.support.shared_kafka import SharedKafka
 
-pytestmark = [pytest.mark.kafka, pytest.mark.processes, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.kafka, pytest.mark.processes, pytest.mark.timeout(900)]
 
 CONFIGURATION = """
 broker = "kafka"
@@ -133,7 +134,7 @@ def test_a_worker_that_starts_before_kafka_waits_for_it(kafka: SharedKafka, fres
         made = Deployment(tmp_path, CONFIGURATION.format(prefix=fresh, kafka=own.bootstrap, qdrant=url))
         try:
             worker = made.begin("work", "chunk")
-            time.sleep(2)
+            until(lambda: '"waiting"' in worker.errors() or worker.process.poll() is not None, worker.errors)
             assert worker.process.poll() is None, worker.errors()
             assert worker.stop() == 0, "it stops while it waits"
             own.start()
@@ -155,11 +156,8 @@ def test_a_search_service_that_starts_first_waits_for_the_first_collection(
     made.ask("topics", "apply")
     made.start("work", "chunk")
     served = made.begin("serve")
-    waiting = time.monotonic() + 30
-    while "no embed worker has made it" not in served.errors():
-        assert served.process.poll() is None, served.errors()
-        assert time.monotonic() < waiting, served.errors()
-        time.sleep(0.1)
+    until(lambda: "no embed worker has made it" in served.errors() or served.process.poll() is not None, served.errors)
+    assert served.process.poll() is None, served.errors()
     made.start("work", "embed")
     assert "ready" in served.ready()
     assert served.stop() == 0

@@ -11,6 +11,7 @@ import pytest
 from pipeline.config import ModelConfig
 from pipeline.embedding.models import resolve
 from tests.support.deployment import Deployment
+from tests.support.probing import until
 
 pytestmark = [pytest.mark.model, pytest.mark.processes, pytest.mark.timeout(240)]
 
@@ -40,6 +41,10 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deployment]
     made.end()
 
 
+def found(made: Deployment) -> set[str]:
+    return {hit["key"] for hit in made.look("search", "how high the water is", "--top", "10")["hits"]}
+
+
 def test_a_question_finds_the_document_that_answers_it(made: Deployment) -> None:
     for name, text in DOCUMENTS.items():
         (made.documents / name).write_text(text)
@@ -51,6 +56,7 @@ def test_a_question_finds_the_document_that_answers_it(made: Deployment) -> None
         assert hits[0]["key"] == key, [(hit["key"], hit["score"]) for hit in hits]
         assert hits[0]["headings"] == [DOCUMENTS[key.removeprefix("docs:")].splitlines()[0].removeprefix("# ")]
     (made.documents / "sea.md").rename(made.documents / "tide.md")
+    until(lambda: found(made) == {"docs:bread.md", "docs:tide.md", "docs:money.md"})
     made.quiet(len(DOCUMENTS))
     after = made.status()
     assert after["chunks_embedded"] == 3, "a rename embeds nothing"

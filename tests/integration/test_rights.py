@@ -30,11 +30,12 @@ from pipeline.records import DeadLetter, Origin
 from tests.support.commands import run
 from tests.support.deployment import Deployment
 from tests.support.kafka import _free_ports, clean_soon
+from tests.support.probing import SECONDS
 from tests.support.qdrant_server import Handler
 from tests.support.secure_kafka import Decision, SecureKafka
 from tests.support.stores import loopback
 
-pytestmark = [pytest.mark.kafka, pytest.mark.processes, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kafka, pytest.mark.processes, pytest.mark.timeout(900)]
 
 CONFIGURATION = """
 broker = "kafka"
@@ -116,7 +117,7 @@ class Roles:
 
     def ask(self, role: Role, *arguments: str, code: int = 0) -> str:
         """A short command's output; what does not answer yet is asked again."""
-        deadline = Deadline.after(60)
+        deadline = Deadline.after(SECONDS)
         while True:
             done = run(self.made.folder, *arguments, environment={"VECTIDE_CONFIG": f"{role}.toml"})
             if done.code != UNAVAILABLE or deadline.expired:
@@ -137,7 +138,7 @@ class Roles:
 
     def until(self, true: Callable[[], bool]) -> None:
         """Wait until something is true, and all processes are there."""
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + SECONDS
         while not true():
             ended = [one for one in self.made.running if one.process.poll() is not None]
             assert not ended, ended[0].errors()
@@ -200,6 +201,7 @@ def test_a_pipeline_needs_exactly_these_rights(
     assert json.loads(roles.ask("search", "search", "tide", "--json"))["hits"]
     _fail_records(server, names, live)
     roles.quiet(6, dead_letters=3)
+    roles.until(lambda: _ready(f"http://127.0.0.1:{port}"))
     _look_around(f"http://127.0.0.1:{port}")
     assert json.loads(roles.ask("connector", "canary", "--url", f"http://127.0.0.1:{port}", "--json"))["ok"]
     roles.ask("operator", "dead-letters", "replay", "--all", code=1)
@@ -335,6 +337,14 @@ def _fail_records(server: SecureKafka, names: Names, generation: str) -> None:
     ]
     broker.publisher("test").publish(broken, Deadline.after(10))
     broker.close()
+
+
+def _ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=10) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def _look_around(url: str) -> None:

@@ -47,7 +47,7 @@ def test_a_guard_that_is_off_is_found(kafka_jars: None, tmp_path: Path) -> None:
     """Given workers that write no head for a document that fails, then the first quiet point finds it."""
     seed = random.randrange(2**32)
     print(f"seed {seed}: python -m tests.soak --minutes 1 --mutant failure-no-head --seed {seed}")
-    settings = Settings(0.1, seed, documents=20, mutant="failure-no-head", quiet_seconds=5.0)
+    settings = Settings(0.1, seed, documents=20, mutant="failure-no-head", sure_seconds=2.0)
     report = run(settings, tmp_path)
     print(last_line(report))
     assert report["violations"].get("store is not the truth"), report["violations"]

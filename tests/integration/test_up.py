@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.store.edge import EdgeStore
 from tests.support.deployment import Deployment
+from tests.support.probing import until
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 
@@ -67,15 +68,18 @@ def test_an_up_that_is_killed_twenty_times_ends_with_the_store_as_the_files(made
     print(f"seed {seed}")
     random_ = random.Random(seed)
     fill(made.documents, 150, random_)
-    for _ in range(20):
+    for turn in range(20):
         up = made.begin("up", "docs")
-        # From before its first read to the middle of the sync.
-        time.sleep(random_.uniform(0.2, 1.6))
+        # From before its first read on; each other time in the sync, however long a start takes here.
+        if turn % 2:
+            up.ready()
+        time.sleep(random_.uniform(0.0, 0.8) if turn % 2 else random_.uniform(0.2, 1.6))
         up.kill()
         number = random_.randrange(150)
         (made.documents / f"d{number}.md").write_text(f"# Again {random_.random()}\n\nedited {number}\n")
         (made.documents / f"d{random_.randrange(150)}.md").unlink(missing_ok=True)
     up = made.start("up", "docs")
+    until(lambda: "Watching." in up.errors(), up.errors)  # until it has scanned, there may be as many documents
     made.quiet(len(made.truth()))
     assert up.stop() == 0
     store = EdgeStore(made.folder / ".vectide" / "store")
@@ -92,7 +96,8 @@ def test_a_restart_with_nothing_changed_does_nothing(made: Deployment) -> None:
     made.start("up", "docs")
     before = made.quiet(20)
     assert made.running[-1].stop() == 0
-    made.start("up", "docs")
+    up = made.start("up", "docs")
+    until(lambda: "Watching." in up.errors(), up.errors)  # it has scanned again
     after = made.quiet(20)
     for name in ("chunks_embedded", "documents_published", "chunks_reused"):
         assert after[name] == before[name]

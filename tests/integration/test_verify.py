@@ -7,7 +7,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from pipeline.records import DocumentChanged, Provenance
 from pipeline.store.collection import PointCollection
 from pipeline.store.edge import EdgeStore
 from tests.support.deployment import Deployment
+from tests.support.probing import until
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 
@@ -131,13 +131,21 @@ def test_an_index_is_verified_while_up_runs_and_after(made: Deployment) -> None:
     assert "there is no generation gx that is kept in step" in made.ask("verify", "--generation", "gx", code=8)
 
 
-#: The command, in small steps: so that it is killed in the middle, not at an end.
-SLOWLY = """
+#: The command, in small steps, of which it does not end the one after twelve documents: so that it is killed in the
+#: middle, not at an end.
+HANGING = """
+import json
+import pathlib
 import time
 from pipeline.embedding.hashing import HashingEmbedder
 from pipeline.verification import full, log
 embed = HashingEmbedder.embed_documents
-HashingEmbedder.embed_documents = lambda self, texts: (time.sleep(0.1), embed(self, texts))[1]
+def hanging(self, texts):
+    for point in pathlib.Path(".vectide").glob("verify-*.json"):
+        if json.loads(point.read_text())["documents"] >= 12:
+            time.sleep(600)
+    return embed(self, texts)
+HashingEmbedder.embed_documents = hanging
 log._PAGE, full._SAVE_SECONDS = 4, 0.0
 from pipeline.cli import main
 main()
@@ -145,13 +153,13 @@ main()
 
 
 def test_a_full_verification_that_is_killed_goes_on_where_it_was(made: Deployment) -> None:
-    with subprocess.Popen([sys.executable, "-c", SLOWLY, "verify", "--full"], cwd=made.folder) as killed:
-        deadline = time.monotonic() + 60
-        while not (left := [*(made.folder / ".vectide").glob("verify-*.json")]) or looked_at(left[0]) < 12:
-            assert time.monotonic() < deadline
+    with subprocess.Popen([sys.executable, "-c", HANGING, "verify", "--full"], cwd=made.folder) as killed:
+        try:
+            until(lambda: killed.poll() is not None or any(looked_at(one) >= 12 for one in checkpoints(made)))
             assert killed.poll() is None
-            time.sleep(0.01)
-        killed.kill()
+        finally:
+            killed.kill()
+    left = checkpoints(made)
     assert 12 <= looked_at(left[0]) < 40
     report = verified(made, "--full")
     chunks = report["points"] - DOCUMENTS
@@ -160,6 +168,10 @@ def test_a_full_verification_that_is_killed_goes_on_where_it_was(made: Deploymen
     # One of another generation is refused, and nothing is thrown away.
     left[0].write_text(json.dumps({"format": 1, "generation": "gx"}))
     assert "is of generation gx" in made.ask("verify", "--full", code=8)
+
+
+def checkpoints(made: Deployment) -> list[Path]:
+    return [*(made.folder / ".vectide").glob("verify-*.json")]
 
 
 def looked_at(checkpoint: Path) -> int:

@@ -12,9 +12,18 @@ from tests.simulation.migration_schedules import first_failure
 COUNT = 150
 #: Those that show in one of about 100, and where to begin with them.
 RARE = {"gate-unexamined": 138, "rollback-anyway": 135}
+#: Each of its schedules is long: a minute in all.
+LONG = {"gate-unexamined": 300}
 
 
-@pytest.mark.parametrize("name", [name for name, mutant in MUTANTS.items() if mutant.profile is not None])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.timeout(LONG[name]) if name in LONG else ())
+        for name, mutant in MUTANTS.items()
+        if mutant.profile is not None
+    ],
+)
 def test_random_schedules_kill(name: str) -> None:
     mutant = MUTANTS[name]
     assert mutant.profile is not None

@@ -40,6 +40,8 @@ class Settings:
     migrations: bool = True
     quiet_seconds: float = 180.0
     """From the end of a storm until nothing lags or differs."""
+    sure_seconds: float | None = None
+    """What differs for so long although nothing lags is a violation at once: for a mutant, which differs for ever."""
     rest_seconds: float = 0.1
     """Between two questions, so that the pipeline has the machine too."""
 
@@ -185,7 +187,9 @@ class _Soak:
         self._storms += 1
 
     def _quiet(self) -> None:
-        self._drains.append(quiet(self._cluster, self._truth, self._weather, self._settings.quiet_seconds))
+        self._drains.append(
+            quiet(self._cluster, self._truth, self._weather, self._settings.quiet_seconds, self._settings.sure_seconds)
+        )
         self._weather.settled(time.monotonic())
         self._events.note("quiet", seconds=round(self._drains[-1], 1))
 

@@ -31,12 +31,17 @@ _SAY_SECONDS = 15.0
 #: A machine that is taken puts the deadline off, by so many times its length at most.
 _MOST = 3.0
 _EXAMPLES = 5
+#: Of documents, where nothing lags.
+_DIFFERENT = {"store is not the truth", "store is not the log", "dead letter"}
 _COSINE = 0.999
 
 
-def quiet(cluster: Cluster, truth: Truth, weather: Weather, seconds: float) -> float:
-    """Wait until nothing lags and nothing differs; what still does after so long is a violation. Seconds taken."""
+def quiet(cluster: Cluster, truth: Truth, weather: Weather, seconds: float, sure: float | None = None) -> float:
+    """Wait until nothing lags and nothing differs; what still does after so long is a violation, and so is what
+    differs for ``sure`` seconds while nothing lags. Seconds taken.
+    """
     started, said = time.monotonic(), _SAY_SECONDS
+    differs: float | None = None
     found: dict[str, list[str]] = {"not looked": ["nothing could be asked yet"]}
     while True:
         try:
@@ -51,6 +56,9 @@ def quiet(cluster: Cluster, truth: Truth, weather: Weather, seconds: float) -> f
             break
         waited = time.monotonic() - started
         if not found or waited > seconds + min(_MOST * seconds, weather.starved_since(started)):
+            break
+        differs = (differs or time.monotonic()) if found.keys() <= _DIFFERENT else None
+        if sure is not None and differs is not None and time.monotonic() - differs > sure:
             break
         if waited > said:
             said += _SAY_SECONDS

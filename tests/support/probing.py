@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from queue import Queue
 from typing import Any, Final
 
 from kafka import KafkaAdminClient
@@ -68,6 +71,35 @@ class Probed:
         )
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             return answer.status, json.loads(answer.read())
+
+    @contextmanager
+    def searching(self, held: Path) -> Iterator[None]:
+        """What is done within is done while a search is in work, which is answered afterwards.
+
+        Args:
+            held: its hindrance ``query``, which must not be there yet.
+        """
+        question, answers = "The words of number w1", Queue[Any]()
+
+        def ask() -> None:
+            try:
+                answers.put(self.post("/search", {"query": question, "top": 1}))
+            except OSError as error:
+                answers.put(error)
+
+        held.touch()
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        try:
+            until(lambda: question in held.read_text() or not asking.is_alive(), self.command.errors)
+            assert asking.is_alive(), f"{answers.get()!r}\n{self.command.errors()}"
+            yield
+        finally:
+            held.unlink()
+        found = answers.get(timeout=SECONDS)
+        assert not isinstance(found, OSError), f"{found!r}\n{self.command.errors()}"
+        status, answer = found
+        assert (status, len(answer["hits"])) == (200, 1)
 
     def probes(self) -> tuple[int, int, int]:
         """What /livez, /readyz and /startupz answer."""

@@ -3,14 +3,16 @@
 ``VECTIDE_TEST_IMPORT``  a file: it is made when the command's own module is about to be imported, which then hangs
 ``VECTIDE_TEST_LOAD``    a file: it is made when the model is about to be loaded, which then hangs
 ``VECTIDE_TEST_PASS``    seconds that each forward pass of documents takes longer
-``VECTIDE_TEST_QUERY``   seconds that each query takes longer
-``VECTIDE_TEST_CUT``     seconds that each document takes longer to be cut
+``VECTIDE_TEST_QUERY``   a file: while it is there, no query is embedded; what was asked is written there
+``VECTIDE_TEST_CUT``     a file: while it is there, not more than the first hundred documents are cut
 ``VECTIDE_TEST_COMMIT``  a file: while it is there, a commit of offsets does not come back
 ``VECTIDE_TEST_BEATS``   seconds without a beat after which a loop is stuck
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import pathlib
 import sys
@@ -37,6 +39,11 @@ def _hang(path: str) -> None:
     time.sleep(600)
 
 
+def _wait(name: str) -> None:
+    while pathlib.Path(NAMED[name]).exists():
+        time.sleep(0.05)
+
+
 def _models() -> None:
     from pipeline.embedding import generation
     from pipeline.embedding.hashing import HashingEmbedder
@@ -54,13 +61,19 @@ def _models() -> None:
         return passed(self, texts)
 
     def asked_slowly(self, text):
-        time.sleep(float(NAMED.get("query", 0)))
+        if "query" in NAMED:
+            with contextlib.suppress(FileNotFoundError), open(NAMED["query"], "r+") as file:
+                file.write(text)
+            _wait("query")
         return asked(self, text)
 
     def cut_slowly(*of):
-        time.sleep(float(NAMED.get("cut", 0)))
+        # More than one batch: the first is sent on meanwhile.
+        if "cut" in NAMED and next(begun) >= 100:
+            _wait("cut")
         return cut(*of)
 
+    begun = itertools.count()
     HashingEmbedder.__init__, HashingEmbedder.embed_documents = loaded, slowly
     HashingEmbedder.embed_query, generation.chunk = asked_slowly, cut_slowly
 
@@ -71,8 +84,7 @@ def _commits() -> None:
 
     def hindered(commit):
         def hanging(self, offsets, deadline):
-            while pathlib.Path(NAMED["commit"]).exists():
-                time.sleep(0.05)
+            _wait("commit")
             commit(self, offsets, deadline)
 
         return hanging
