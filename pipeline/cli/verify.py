@@ -100,7 +100,7 @@ def report_lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _compared(found)
     unserved = found["unserved"]
     if unserved["count"]:
-        yield f"not served    {unserved['count']} documents are incomplete, failed or omitted (`vectide explain` says why)"
+        yield f"not served    {unserved['count']} documents are incomplete, failed or omitted (see `vectide explain`)"
         for one in unserved["examples"][:_SHOWN]:
             yield f"  {one['state']:<12}{printable(one['key'])}: {printable(one['reason'])}"
     if found["sample"]:
