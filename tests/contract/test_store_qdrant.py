@@ -7,6 +7,7 @@ import socket
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def url(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def store(url: str) -> Iterator[QdrantStore]:
-    store = QdrantStore(QdrantSettings(url=url, timeout_seconds=2))
+    store = QdrantStore(QdrantSettings(url=url, timeout_seconds=60))
     yield store
     store.close()
 
@@ -123,13 +124,27 @@ def test_a_refused_request_is_fatal(filled: Collection, url: str) -> None:
 
 def test_a_silent_server_is_unavailable(filled: Collection, url: str) -> None:
     """Given a server slower than the timeout, when it is asked, then it counts as away; afterwards it answers."""
+    store = QdrantStore(QdrantSettings(url=url, timeout_seconds=2))
+
+    def opened() -> Collection | None:
+        with suppress(StoreUnavailable):  # two seconds are little on a busy machine
+            return store.open(SPEC.name)
+        return None
+
+    def answers() -> bool:
+        with suppress(StoreUnavailable):
+            return set(hasty.heads([POINT.doc])) == {POINT.doc}
+        return False
+
+    hasty = next(one for _ in range(10) if (one := opened()) is not None)
     _fault(url, delay=4.0)
     with pytest.raises(StoreUnavailable):
-        filled.heads([POINT.doc])
+        hasty.heads([POINT.doc])
     with pytest.raises(StoreUnavailable):
-        filled.search(POINT.vector, 1)
+        hasty.search(POINT.vector, 1)
     _fault(url, delay=0.0)
-    assert set(filled.heads([POINT.doc])) == {POINT.doc}
+    assert any(answers() for _ in range(10))
+    store.close()
 
 
 def test_no_server_is_unavailable() -> None:

@@ -50,7 +50,6 @@ def searching(running: RunningPipeline) -> Search:
 def canary(
     running: RunningPipeline,
     search: Search,
-    seconds: float = SECONDS,
     stop: threading.Event | None = None,
     clock: Callable[[], float] | None = None,
 ) -> Canary:
@@ -60,10 +59,15 @@ def canary(
         parts,
         lambda method, path, arguments: search(arguments),
         "canary",
-        Deadline.after(seconds),
+        Deadline.after(SECONDS),
         stop or threading.Event(),
         **given,
     )
+
+
+def ended(made: Canary) -> None:
+    """Its time is over, now and not when a clock says so."""
+    object.__setattr__(made._deadline, "at", 0.0)
 
 
 def left(running: RunningPipeline, key: str) -> bool:
@@ -95,9 +99,13 @@ def test_what_it_publishes_is_known_as_published_by_its_source_and_then_as_gone(
 
 def test_a_canary_that_is_not_found_in_time_says_so_and_is_deleted(running: RunningPipeline) -> None:
     def blind(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return {**searching(running)(arguments), "hits": []}
+        answer = searching(running)(arguments)
+        if any(hit["key"] == made.key.text for hit in answer["hits"]):
+            ended(made)
+        return {**answer, "hits": []}
 
-    found = canary(running, blind, 0.5).run()
+    made = canary(running, blind)
+    found = made.run()
     assert (found["ok"], found["searchable_seconds"], found["gone_seconds"]) == (False, None, None)
     assert "the search answered" in found["why"]
     assert not left(running, found["key"])
@@ -111,9 +119,11 @@ def test_a_document_that_stays_is_not_called_gone(running: RunningPipeline) -> N
         answer = searching(running)(arguments)
         if any(hit["key"] == made.key.text for hit in answer["hits"]):
             seen.update(answer)
+        if seen and not made._there:  # it is deleted
+            ended(made)
         return seen or answer
 
-    made = canary(running, stale, 2.0)
+    made = canary(running, stale)
     found = made.run()
     assert found["searchable_seconds"] is not None
     assert (found["ok"], found["gone_seconds"]) == (False, None)
@@ -131,9 +141,11 @@ def test_a_search_that_does_not_answer_is_waited_out_and_named(running: RunningP
     assert canary(running, away).run()["ok"]
 
     def gone(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        ended(made)
         raise StoreUnavailable("Qdrant is away")
 
-    found = canary(running, gone, 0.3).run()
+    made = canary(running, gone)
+    found = made.run()
     assert (found["ok"], found["why"]) == (False, "the search did not answer: Qdrant is away")
     assert running.head_of(DocumentKey.from_text(found["key"])) is None, "nothing is published before a search answers"
 
@@ -223,7 +235,7 @@ def test_what_a_killed_canary_left_is_deleted_by_one_an_hour_later_and_not_befor
 
 def test_a_document_that_cannot_be_deleted_is_told(running: RunningPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.cli.roundtrip._CLEAN_SECONDS", 0.2)
-    made = canary(running, searching(running), 2.0)
+    made = canary(running, searching(running))
     broker = running.broker
 
     class Dying:
@@ -232,6 +244,7 @@ def test_a_document_that_cannot_be_deleted_is_told(running: RunningPipeline, mon
 
         def transactional_publisher(self, id: str) -> Any:
             if made._there and running.head_of(made.key) is not None:
+                ended(made)
                 raise BrokerUnavailable("Kafka is away")
             return broker.transactional_publisher(id)
 

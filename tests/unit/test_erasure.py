@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from connectors.looks import Look
+from connectors.runner import Runner
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.topics import chunks_topic
 from pipeline.cli import clearing, proof, traces
@@ -66,6 +68,20 @@ class Told:
 
 
 @dataclass
+class ToldToStop(Told):
+    """One that is stopped as soon as it waits for nothing but the workers of one generation."""
+
+    generation: str
+    over: bool = False
+
+    def at(self, phase: str, done: int, whole: int) -> None:
+        self.over = self.over or phase == f"waiting for the workers of generation {self.generation}"
+
+    def stopped(self) -> bool:
+        return self.over
+
+
+@dataclass
 class Place:
     """A pipeline and its folder."""
 
@@ -112,11 +128,12 @@ class Place:
 
         return Followed(self.parts)
 
-    def forget(self, *keys: str, parts: Parts | None = None, **given: Any) -> dict[str, Any]:
+    def forget(self, *keys: str, parts: Parts | None = None, told: Told | None = None, **given: Any) -> dict[str, Any]:
         """As a command does it: through the running process, or by itself."""
         sources = (lambda: self.index.sources) if self.index is not None else tuple  # type: ignore[union-attr]
         asked = {"keys": list(keys), **given} if keys else given
-        return Forgetting(parts or self.parts, self.control(), sources, Told(), {"wait": 20.0, **asked}).forget()  # type: ignore[arg-type]
+        run = Forgetting(parts or self.parts, self.control(), sources, told or Told(), {"wait": 20.0, **asked})  # type: ignore[arg-type]
+        return run.forget()
 
     def lift(self, **given: Any) -> dict[str, Any]:
         sources = (lambda: self.index.sources) if self.index is not None else tuple  # type: ignore[union-attr]
@@ -251,18 +268,27 @@ def test_without_a_running_process_the_command_does_it_all(place: Place) -> None
         assert place.paths() == {"kept.md"}
 
 
-def test_a_whole_source(place: Place) -> None:
+def test_a_whole_source(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    examine, examined = Runner._examine, list[str]()
+
+    def noted(self: Runner, look: Look) -> None:
+        examine(self, look)
+        examined.append(look.path)
+
     for number in range(20):
         place.write(f"{number}.md", f"# {number}\n\nIt is about {number}.\n")
-    with place.up():
+    with place.up() as index:
         assert len(place.paths()) == 22
         found = place.forget(source="docs")
         assert found["state"] == "gone"
         assert place.paths() == set()
         assert found["requests"][0]["deletes"] == 22
         assert found["requests"][0]["whole_source"]
-        place.write("later.md", "# Later\n\nText.\n")
-        time.sleep(0.5)
+        monkeypatch.setattr(Runner, "_examine", noted)
+        for name in ("later.md", "last.md"):  # when it looks at the second, what it made of the first is published
+            place.write(name, "# Later\n\nText.\n")
+            place.until(lambda name=name: name in examined)  # type: ignore[misc]
+        place.until(lambda: index.lag() == 0)
         assert place.paths() == set()
         assert places(found)["collection"][2] == 44, "heads and chunks before"
 
@@ -314,7 +340,7 @@ def test_a_worker_that_is_behind_is_waited_for_and_then_said(place: Place) -> No
         place.write("secret.md", "# Edited\n\nSo that something is behind.\n")
         place.write("more.md", "# More\n\nSomething.\n")
         place.until(lambda: "more.md" in place.paths())
-        found = place.forget("docs:secret.md", wait=1.0)
+        found = place.forget("docs:secret.md", told=ToldToStop(spec.id))
         assert "secret.md" not in place.paths()
         assert found["state"] == "pending"
         workers = {one["name"]: one for one in found["places"] if one["place"] == "workers"}

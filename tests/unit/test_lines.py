@@ -106,7 +106,10 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
         yield made
 
 
-def test_a_second_generation_is_built_beside_the_live_one_and_left_when_it_is_over(bench: Bench) -> None:
+def test_a_second_generation_is_built_beside_the_live_one_and_left_when_it_is_over(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.cli.clearing._LEFT_SECONDS", 600.0)  # not before its documents were counted
     for number in range(20):
         bench.put(f"d{number}")
     id = bench.start()
@@ -120,6 +123,8 @@ def test_a_second_generation_is_built_beside_the_live_one_and_left_when_it_is_ov
     bench.turn_until(lambda: bench.documents(bench.live.id) == 21)
     assert bench.documents(id) == 20
     # Whoever gave it up died before it was removed, or a line began late.
+    assert bench.lines._leftovers is not None
+    bench.lines._leftovers._next = 0.0
     bench.turn_until(lambda: not bench.parts.store.names(bench.parts.names.collection(id)))
     assert bench.parts.names.chunks(id) not in bench.parts.broker.topics(bench.parts.names.root)
     assert bench.documents(bench.live.id) == 21
@@ -268,10 +273,10 @@ def test_weights_that_are_missing_are_looked_for_again_and_fail_nothing(
 def test_what_was_aborted_while_its_model_was_loaded_is_not_made_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of = bench.models.of
+    of, aborted = bench.models.of, threading.Event()
 
     def slow(spec: GenerationSpec) -> Embedder:
-        time.sleep(0.3)
+        assert aborted.wait(SECONDS)
         return of(spec)
 
     monkeypatch.setattr(bench.models, "of", slow)
@@ -279,10 +284,11 @@ def test_what_was_aborted_while_its_model_was_loaded_is_not_made_again(
     stale = bench.control.again()
     for _ in range(3):
         bench.lines._try(stale.generations[id])
-        time.sleep(0.01)
     bench.operate(lambda state: transitions.abort(state, id, time.time()))
-    time.sleep(0.5)
+    aborted.set()
+    bench.lines._loading[id]._thread.join(SECONDS)
     bench.lines._try(stale.generations[id])
+    assert bench.lines._loading == {}
     assert list(bench.lines._lines) == [bench.live.id]
     assert bench.parts.store.names(bench.parts.names.collection(id)) == []
 

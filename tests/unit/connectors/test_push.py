@@ -467,13 +467,15 @@ def test_while_the_log_is_away_nothing_is_taken_and_afterwards_it_is(broker: Emb
     documents = Documents(FaultyBroker(broker, plan))
     with writing(documents) as one:
         away.set()
-        lost = one.ask(put("lost", "x"), seconds=0.2)
+        lost = Asked((put("lost", "x"),), 100, Deadline.after(2 * SECONDS))
+        one.runner.intake.submit(lost)
         wait_until(lambda: one.runner.intake._away, seconds=SECONDS)
         assert not one.health.readyz().ok
         with pytest.raises(Transient, match="the log is away"):
             one.ask(put("a", "x"))
+        lost.deadline = Deadline.after(0.0)
         with pytest.raises(Transient):
-            lost.result(SECONDS)  # its time is over, and the next attempt finds that out
+            lost.future.result(SECONDS)  # its time is over, and the next attempt finds that out
         away.clear()
         wait_until(lambda: not one.runner.intake._away, seconds=SECONDS)
         assert one.health.readyz().ok

@@ -7,6 +7,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from connectors.memory import MemorySource
 from connectors.runner import RunnerLimits
 from pipeline.errors import SourceUnavailable, Transient
@@ -17,29 +19,40 @@ from tests.support.sources import Documents, running, scanned, wait_until
 from tests.unit.connectors.faults import Spy, reopened
 
 
-def test_a_document_that_is_gone_only_for_a_moment_is_not_deleted(documents: Documents) -> None:
+def test_a_document_that_is_gone_only_for_a_moment_is_not_deleted(
+    documents: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Readers never see a gap: editors save by moving the file away first."""
+    monkeypatch.setattr("connectors.runner._GONE_SECONDS", 60.0)  # of that moment: a machine can be slow
     source = MemorySource("m")
     source.put("saved", "1")
-    with running(source, documents) as one:
+    spy = Spy(source)
+    with running(spy, documents) as one:
         one.wait_scanned()
         for number in range(2, 7):
+            looks = len(spy.fetched)
             source.remove("saved")
-            time.sleep(0.01)
+            wait_until(lambda looks=looks: len(spy.fetched) > looks)  # type: ignore[misc]
             source.put("saved", str(number))
             documents.wait_for({"saved": str(number)})
     assert one.published("deleted") == 0
 
 
-def test_a_document_that_is_emptied_before_it_is_written_is_not_published_empty(documents: Documents) -> None:
+def test_a_document_that_is_emptied_before_it_is_written_is_not_published_empty(
+    documents: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.runner._UNSETTLED_SECONDS", (60.0,))  # for the writer: a machine can be slow
     source = MemorySource("m")
     source.put("saved", "before")
-    with running(source, documents) as one:
+    spy = Spy(source)
+    with running(spy, documents) as one:
         one.wait_scanned()
+        looks = len(spy.fetched)
         source.put("saved", "")
-        time.sleep(0.05)
+        wait_until(lambda: len(spy.fetched) > looks)
         source.put("saved", "after")
         documents.wait_for({"saved": "after"})
+        monkeypatch.setattr("connectors.runner._UNSETTLED_SECONDS", (0.01,))
         source.put("saved", "")
         documents.wait_for({"saved": ""})
     assert [event.text for event in documents.events() if isinstance(event, DocumentChanged)] == [
@@ -67,10 +80,13 @@ def test_one_that_cannot_be_read_keeps_its_old_version_until_it_can(documents: D
     spy = Spy(source)
     with running(spy, documents) as one:
         one.wait_scanned()
-        spy.fetch_errors["locked"] = [Transient("locked: Permission denied") for _ in range(2)]
+        looks = len(spy.fetched)
+        spy.fetch_errors["locked"] = [Transient("locked: Permission denied") for _ in range(100)]
         source.put("locked", "2")
         source.put("free", "2")
         documents.wait_for({"locked": "1", "free": "2"})
+        wait_until(lambda: "locked" in spy.fetched[looks:])
+        spy.fetch_errors["locked"].clear()
         documents.wait_for({"locked": "2", "free": "2"})
     assert one.skipped("unreadable") == 1
     assert one.published("deleted") == 0

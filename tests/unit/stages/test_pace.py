@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
+from collections.abc import Callable
 
 import pytest
 
@@ -13,8 +13,36 @@ from pipeline.stages.pace import LiveTraffic, Pace, unhurried
 SECONDS = 10.0
 
 
+class Clock:
+    """What the pace takes for the time: it moves when the test says so, and for whoever rests."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.meanwhile: Callable[[], None] = lambda: None
+        """Done as soon as somebody rests."""
+
+    def monotonic(self) -> float:
+        return self.now
+
+    # Of the event that wakes who rests.
+
+    def is_set(self) -> bool:
+        return False
+
+    def wait(self, seconds: float) -> None:
+        self.meanwhile()
+        self.now += seconds
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(pacing, "time", clock)
+    return clock
+
+
 @pytest.fixture
-def traffic() -> LiveTraffic:
+def traffic(clock: Clock) -> LiveTraffic:
     return LiveTraffic()
 
 
@@ -56,62 +84,65 @@ def test_it_waits_while_it_is_paused(pace: Pace) -> None:
     assert waiting.wait(SECONDS)
 
 
-def took(pace: Pace, seconds: float) -> None:
+def took(pace: Pace, clock: Clock, seconds: float) -> None:
     with pace.turn():
-        time.sleep(seconds)
+        clock.now += seconds
 
 
-def waited(pace: Pace) -> float:
+def waited(pace: Pace, clock: Clock) -> float:
     """Seconds until the next turn of this thread begins."""
-    started = time.monotonic()
+    pace._released = clock  # type: ignore[assignment]
+    started = clock.now
     with pace.turn():
-        return time.monotonic() - started
+        return clock.now - started
 
 
-def test_a_live_generation_that_is_behind_leaves_it_a_twentieth_of_the_time(pace: Pace, traffic: LiveTraffic) -> None:
+def test_a_live_generation_that_is_behind_leaves_it_a_twentieth_of_the_time(
+    pace: Pace, traffic: LiveTraffic, clock: Clock
+) -> None:
     traffic.serve(lambda: True, whole=True)
-    time.sleep(0.06)
-    took(pace, 0.01)
-    assert waited(pace) >= 0.15, "nineteen times as long, but for what the clock rounds"
+    clock.now += 0.06
+    took(pace, clock, 0.01)
+    assert waited(pace, clock) >= 0.15, "nineteen times as long, but for what the clock rounds"
 
 
-def test_elsewhere_it_is_behind_for_as_long_as_something_is_not_committed() -> None:
+def test_elsewhere_it_is_behind_for_as_long_as_something_is_not_committed(clock: Clock) -> None:
     traffic = LiveTraffic(slack_seconds=0.05)
     traffic.sampled({"a": 3, "b": 5}, {"a": 3})
     assert traffic.behind_seconds == 0.0
-    time.sleep(0.1)
+    clock.now += 0.1
     assert traffic.behind_seconds > 0.0
     # A steady stream: there is always something newer, and the older is committed.
     traffic.sampled({"a": 4, "b": 9}, {"a": 3, "b": 5})
     assert traffic.behind_seconds == 0.0
     traffic.sampled({"a": 4, "b": 9}, {"a": 4, "b": 9})
-    time.sleep(0.1)
+    clock.now += 0.1
     assert traffic.behind_seconds == 0.0
 
 
-def test_a_trickle_of_live_work_is_not_behind(pace: Pace, traffic: LiveTraffic) -> None:
+def test_a_trickle_of_live_work_is_not_behind(pace: Pace, traffic: LiveTraffic, clock: Clock) -> None:
     busy = [False]
     traffic.serve(lambda: busy[0], whole=True)
     for _ in range(10):
         busy[0] = not busy[0]
-        time.sleep(0.02)
+        clock.now += 0.02
         assert traffic.behind_seconds <= 0.05
 
 
-def test_live_work_in_this_process_goes_first_but_not_for_ever(pace: Pace, traffic: LiveTraffic) -> None:
+def test_live_work_in_this_process_goes_first_but_not_for_ever(pace: Pace, traffic: LiveTraffic, clock: Clock) -> None:
     pace = Pace(traffic, live_seconds=60.0)
     pace.set(building=True, paused=False, share=1.0)
     busy = True
     traffic.serve(lambda: busy, whole=True)
-    took(pace, 0.02)
-    assert waited(pace) >= 0.15, "nine times as long: beside a stream of live work it gets a tenth"
+    took(pace, clock, 0.02)
+    assert waited(pace, clock) >= 0.15, "nine times as long: beside a stream of live work it gets a tenth"
     busy = False
-    took(pace, 0.02)
-    assert waited(pace) < 0.1
+    took(pace, clock, 0.02)
+    assert waited(pace, clock) < 0.1
 
 
 def test_batches_are_small_while_live_changes_come_in(
-    pace: Pace, traffic: LiveTraffic, monkeypatch: pytest.MonkeyPatch
+    pace: Pace, traffic: LiveTraffic, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pacing, "_LIVELY_SECONDS", 0.1)
     assert pace.batch_tokens(1024) == 1024
@@ -123,38 +154,34 @@ def test_batches_are_small_while_live_changes_come_in(
     assert pace.batch(1) == 1
     busy = False
     assert pace.batch_tokens(1024) == small, "more will come"
-    time.sleep(0.15)
+    clock.now += 0.15
     assert pace.batch_tokens(1024) == 1024
     assert pace.batch(64) == 64
 
 
 def test_building_gets_a_third_of_the_time_while_live_changes_come_in(
-    pace: Pace, traffic: LiveTraffic, monkeypatch: pytest.MonkeyPatch
+    pace: Pace, traffic: LiveTraffic, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pacing, "_LIVELY_SECONDS", 60.0)
     busy = True
     traffic.serve(lambda: busy, whole=True)
     assert traffic.lively
     busy = False
-    took(pace, 0.1)
-    assert waited(pace) >= 0.15, "more will come"
+    took(pace, clock, 0.1)
+    assert waited(pace, clock) >= 0.15, "more will come"
 
 
-def test_a_throttle_rests_in_proportion_to_the_last_batch(pace: Pace) -> None:
+def test_a_throttle_rests_in_proportion_to_the_last_batch(pace: Pace, clock: Clock) -> None:
     pace.set(building=True, paused=False, share=0.25)
-    with pace.turn():
-        time.sleep(0.1)
-    started = time.monotonic()
-    with pace.turn():
-        pass
-    assert time.monotonic() - started >= 0.25, "three times as long, but for what the clock rounds"
+    took(pace, clock, 0.1)
+    assert waited(pace, clock) >= 0.25, "three times as long, but for what the clock rounds"
 
 
-def test_a_share_that_is_raised_counts_at_once(pace: Pace) -> None:
+def test_a_share_that_is_raised_counts_at_once(pace: Pace, clock: Clock) -> None:
     pace.set(building=True, paused=False, share=0.01)
-    took(pace, 0.2)
-    threading.Timer(0.1, lambda: pace.set(building=True, paused=False, share=1.0)).start()
-    assert waited(pace) < SECONDS
+    took(pace, clock, 0.2)
+    clock.meanwhile = lambda: pace.set(building=True, paused=False, share=1.0)
+    assert waited(pace, clock) < SECONDS
 
 
 def test_a_line_that_ends_waits_no_more(pace: Pace) -> None:
