@@ -168,8 +168,7 @@ class Searcher:
         self.counts["searches"] += 1
         for hit in answer["hits"]:
             self._judge(hit, answer, group)
-        if answer["hits"]:
-            self._score(answer["hits"][0], answer, marker)
+        self._score(answer, marker)
         return answer
 
     def _must_have(self, answer: dict[str, Any], path: str, marker: int, group: str | None) -> None:
@@ -242,22 +241,27 @@ class Searcher:
             text = f"{path}: {what} ended {age:.1f} s before the search, by {why}"
             self._cluster.events.violation(kind, text, hit=hit, generation=answer["generation"])
 
-    def _score(self, hit: dict[str, Any], answer: dict[str, Any], marker: int) -> None:
+    def _score(self, answer: dict[str, Any], marker: int) -> None:
         """By the model of the generation that answers; a vector of another one gives another score."""
+        hits = answer["hits"]
+        if not hits:
+            return
         model = self._model(answer["generation"])
         if model is None:
+            self.counts["scores not checked, as control could not be read"] += len(hits)
             return
         embedder, _ = model
         query = embedder.embed_query(asked(marker))
-        contexts = {""}
-        for headings in (hit["headings"], hit["headings"][:-1]):
-            if headings:
-                contexts.add(" > ".join(headings) + "\n\n")
-        vectors = embedder.embed_documents([context + hit["text"] for context in sorted(contexts)])
-        scores = [float(np.dot(query, vector)) for vector in vectors]
-        if min(abs(score - hit["score"]) for score in scores) > _SCORE:
-            self._cluster.events.violation("mixed space", f"{hit['key']}: {hit['score']} is none of {scores}", hit=hit)
-        self.counts["scores checked"] += 1
+        texts = [_embedded(hit) for hit in hits]
+        vectors = embedder.embed_documents([text for one in texts for text in one])  # of 20 hits: 1 ms
+        products = iter((vectors @ query).tolist())
+        for hit, one in zip(hits, texts, strict=True):
+            scores = [next(products) for _ in one]
+            # Not the other way round: a score that is not a number is within nothing.
+            if not min(abs(score - hit["score"]) for score in scores) <= _SCORE:
+                text = f"{hit['key']}: {hit['score']} is none of {scores}"
+                self._cluster.events.violation("mixed space", text, hit=hit, generation=answer["generation"])
+        self.counts["scores checked"] += len(hits)
 
     def _model(self, generation: str) -> tuple[HashingEmbedder, Chunk] | None:
         if generation not in self._models:
@@ -301,3 +305,9 @@ class Searcher:
             return False
         self.freshness[self._weather.between(change.at, now)].append(now - change.at)
         return True
+
+
+def _embedded(hit: dict[str, Any]) -> list[str]:
+    """The texts that a hit's vector can be of: an answer says its headings, not how many of them were its context."""
+    contexts = {" > ".join(one) + "\n\n" for one in (hit["headings"], hit["headings"][:-1]) if one}
+    return [context + hit["text"] for context in sorted({"", *contexts})]
