@@ -54,7 +54,11 @@ def report(figures: Figures) -> dict[str, Any]:
             "worst": round(max(figures.drains), 1),
         },
         "searches": dict(figures.searcher.counts),
-        "freshness seconds": {weather: _quantiles(values) for weather, values in figures.searcher.freshness.items()},
+        "freshness seconds": {
+            weather: {**_quantiles(values), "given up": dict(figures.searcher.untimed[weather])}
+            for weather, values in figures.searcher.freshness.items()
+        },
+        "changes not timed, as others were": figures.searcher.passed_over,
         "freshness targets": {"calm": CALM_TARGET, "storm": STORM_TARGET},
         "seconds without a machine": round(figures.starved),
         "memory MiB": memory,

@@ -105,6 +105,10 @@ class Searcher:
         self._tokenizer = tokenizer_of(cluster.parts.config.model)
         self.counts: Counter[str] = Counter()
         self.freshness: dict[Kind, list[float]] = {"calm": [], "starved": [], "storm": []}
+        self.untimed: dict[Kind, Counter[str]] = {kind: Counter() for kind in self.freshness}
+        """Changes whose timing was given up, by why: the freshness of what was timed says nothing of these."""
+        self.passed_over = 0
+        """Changes that were never asked for: so many others were being timed."""
         self._threads = [threading.Thread(target=one, daemon=True) for one in (self._asking, self._timing)]
 
     def start(self) -> None:
@@ -281,11 +285,19 @@ class Searcher:
             with self._truth.lock:
                 while len(pending) < _PROBES and self._truth.changes:
                     pending.append(self._truth.changes.pop())
+                self.passed_over += len(self._truth.changes)
                 self._truth.changes.clear()
-            for change in list(pending):
-                if self._stop.is_set() or self._timed(searches, change):
-                    pending.remove(change)
+            pending = [change for change in pending if self._stop.is_set() or not self._over(searches, change)]
+        for change in pending:
+            self._gives_up(change, "the run ended")
         searches.close()
+
+    def _over(self, searches: Searches, change: Change) -> bool:
+        try:
+            return self._timed(searches, change)
+        except Exception as error:
+            self._cluster.events.violation("harness", f"timing: {type(error).__name__}: {error}")
+            return True
 
     def _timed(self, searches: Searches, change: Change) -> bool:
         """True once it is over."""
@@ -294,17 +306,25 @@ class Searcher:
             span = self._truth.texts[change.path, change.marker]
             overtaken = (span.until < float("inf")) != change.gone
         now = time.monotonic()
-        if overtaken or now - change.at > STORM_TARGET:
+        if overtaken:
+            self._gives_up(change, "overtaken by another change")
             return True
-        if answer is None:
+        if answer is not None:
+            there = any(
+                hit["key"] == f"docs:{change.path}" and f"mk{change.marker}a" in hit["text"] for hit in answer["hits"]
+            )
+            if there != change.gone:
+                self.freshness[self._weather.between(change.at, now)].append(now - change.at)
+                return True
+        if now - change.at <= STORM_TARGET:
             return False
-        there = any(
-            hit["key"] == f"docs:{change.path}" and f"mk{change.marker}a" in hit["text"] for hit in answer["hits"]
-        )
-        if there == change.gone:
-            return False
-        self.freshness[self._weather.between(change.at, now)].append(now - change.at)
+        self._gives_up(change, f"not seen for {STORM_TARGET:.0f} s")
+        if answer is not None and not change.gone:  # one that ought to be gone has been judged with its answer
+            self._must_have(answer, change.path, change.marker, None)
         return True
+
+    def _gives_up(self, change: Change, why: str) -> None:
+        self.untimed[self._weather.between(change.at, time.monotonic())][why] += 1
 
 
 def _embedded(hit: dict[str, Any]) -> list[str]:
