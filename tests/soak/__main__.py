@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.bench.setting import machine
 from tests.soak.mutants import USABLE
-from tests.soak.report import last_line
+from tests.soak.report import last_line, not_tried
 from tests.soak.running import Settings, run
 from tests.soak.truth import removed
 from tests.support.kafka import Missing
@@ -63,6 +63,8 @@ def main() -> int:
         print(f"kept: {folder}/events.jsonl, and what each process said")
     elif chosen.folder is None:
         removed(folder)
+    for line in not_tried(report):
+        print(line)
     print(last_line(report), flush=True)
     return int(failed)
 

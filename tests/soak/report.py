@@ -13,6 +13,8 @@ from tests.soak.searcher import Searcher
 from tests.soak.truth import Truth
 from tests.soak.weather import CALM_TARGET, STORM_TARGET
 
+DISK_SKIPPED = "skipped: no file system can be mounted here (it needs root)"
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -24,6 +26,7 @@ class Figures:
     truth: Truth
     searcher: Searcher
     faults: Mapping[str, int]
+    idle: Mapping[str, int]
     proxied: Mapping[str, int]
     migrations: Mapping[str, int]
     drains: Sequence[float]
@@ -44,8 +47,9 @@ def report(figures: Figures) -> dict[str, Any]:
         "operations": dict(figures.truth.operations),
         "documents now": len(figures.truth.documents),
         "faults": dict(figures.faults),
+        "faults that did nothing": dict(figures.idle),
         "requests that the proxy spoilt": dict(figures.proxied),
-        "disk faults": "on" if cluster.small_disk else "skipped: no file system can be mounted here (it needs root)",
+        "disk faults": "on" if cluster.small_disk else DISK_SKIPPED,
         "migrations": dict(figures.migrations),
         "storms": figures.storms,
         "quiet points": len(figures.drains),
@@ -54,7 +58,11 @@ def report(figures: Figures) -> dict[str, Any]:
             "worst": round(max(figures.drains), 1),
         },
         "searches": dict(figures.searcher.counts),
-        "freshness seconds": {weather: _quantiles(values) for weather, values in figures.searcher.freshness.items()},
+        "freshness seconds": {
+            weather: {**_quantiles(values), "given up": dict(figures.searcher.untimed[weather])}
+            for weather, values in figures.searcher.freshness.items()
+        },
+        "changes not timed, as others were": figures.searcher.passed_over,
         "freshness targets": {"calm": CALM_TARGET, "storm": STORM_TARGET},
         "seconds without a machine": round(figures.starved),
         "memory MiB": memory,
@@ -64,6 +72,13 @@ def report(figures: Figures) -> dict[str, Any]:
         "violations": dict(events.violations),
         "examples": events.examples,
     }
+
+
+def not_tried(found: Mapping[str, Any]) -> list[str]:
+    """What was planned and did not happen, a line each: it stands beside the last one."""
+    lines = [f"disk faults were {DISK_SKIPPED}"] if found["disk faults"] == DISK_SKIPPED else []
+    idle = [f"{name} {count}" for name, count in sorted(found["faults that did nothing"].items())]
+    return [*lines, f"faults that did nothing, and are not counted: {', '.join(idle)}"] if idle else lines
 
 
 def last_line(found: Mapping[str, Any]) -> str:

@@ -216,6 +216,7 @@ class _Soak:
                 truth=self._truth,
                 searcher=self._searcher,
                 faults=self._faults.counts,
+                idle=self._faults.idle,
                 proxied=proxied,
                 migrations=self._migrations,
                 drains=self._drains,

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
 
 from tests.soak.cluster import Cluster
 from tests.soak.faults import Fault, Storm
@@ -29,6 +30,8 @@ class Faults:
         self._disk = threading.Lock()
         self._broker_lock = threading.Lock()
         self.counts: Counter[str] = Counter()
+        self.idle: Counter[str] = Counter()
+        """Those that did nothing: what they are for was down, busy with another, or as they would have it."""
 
     def run(self, storm: Storm) -> None:
         """All of them; on return everything is healed."""
@@ -48,11 +51,11 @@ class Faults:
     def _one(self, fault: Fault) -> None:
         try:
             with self._applied(fault) as done:
-                if done:
-                    self.counts[f"{fault.kind} {fault.target}" if fault.kind in _NAMED else fault.kind] += 1
-                    self._cluster.events.note("fault", **fault.as_json())
-                    if fault.seconds:
-                        time.sleep(fault.seconds)
+                counts = self.counts if done else self.idle
+                counts[f"{fault.kind} {fault.target}" if fault.kind in _NAMED else fault.kind] += 1
+                self._cluster.events.note("fault" if done else "fault that did nothing", **fault.as_json())
+                if done and fault.seconds:
+                    time.sleep(fault.seconds)
             self._cluster.events.note("healed", kind=fault.kind, target=fault.target)
         except Exception as error:
             self._cluster.events.violation("harness", f"{fault}: {type(error).__name__}: {error}")
@@ -92,12 +95,7 @@ class Faults:
                     if free:
                         ballast.unlink()
             case "leaders":
-                admin = KafkaAdminClient(bootstrap_servers=cluster.bootstrap)
-                try:
-                    admin.elect_leaders(0, raise_errors=False)
-                finally:
-                    admin.close()
-                yield True
+                yield _elected(cluster.bootstrap) > 0
             case "broker kill" | "broker hang":
                 yield from self._broker(fault)
             case _:
@@ -125,6 +123,20 @@ def _taken(lock: threading.Lock) -> Iterator[bool]:
     finally:
         if free:
             lock.release()
+
+
+def _elected(bootstrap: str) -> int:
+    """Partitions that have another leader now, by the election's own answer: metadata says so only a moment later."""
+    try:
+        admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+        try:
+            answer = admin.elect_leaders(0, raise_errors=False)
+        finally:
+            admin.close()
+    except KafkaError:
+        return 0  # brokers are dead or hang
+    results = answer.replica_election_results
+    return sum(one.error_code == 0 for topic in results for one in topic.partition_result)
 
 
 def _fill(ballast: Path) -> None:

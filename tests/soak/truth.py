@@ -121,7 +121,8 @@ class Truth:
     """Every path that ever was poison."""
     ended: deque[tuple[str, int]] = field(default_factory=lambda: deque(maxlen=_ENDED))
     revoked: deque[tuple[str, str, int]] = field(default_factory=lambda: deque(maxlen=_ENDED))
-    changes: deque[Change] = field(default_factory=lambda: deque(maxlen=64))
+    changes: deque[Change] = field(default_factory=deque)
+    """Until somebody times or counts them."""
     operations: Counter[str] = field(default_factory=Counter)
     lock: threading.RLock = field(default_factory=threading.RLock)
 

@@ -214,7 +214,8 @@ def _document(
             wrong.append(f"{path}: chunk {id} is of another text")
         if dict(chunk.filters) != fields or chunk.filter_hash != head.filter_hash:
             wrong.append(f"{path}: chunk {id} has filters {dict(chunk.filters)}, not {fields}")
-        if chunk.vector is None or float(np.dot(chunk.vector, vectors[id])) < _COSINE:
+        # Not the other way round: what is not a number is not below anything.
+        if chunk.vector is None or not float(np.dot(chunk.vector, vectors[id])) >= _COSINE:
             wrong.append(f"{path}: chunk {id} has another vector than its text")
     return wrong
 
