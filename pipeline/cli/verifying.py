@@ -21,7 +21,7 @@ from pipeline.errors import CollectionMissing, ConfigError, FingerprintMismatch,
 from pipeline.generations import requests
 from pipeline.generations.control import Generation, read
 from pipeline.generations.gate import applied, caught_up, unserved
-from pipeline.identity import DocumentKey
+from pipeline.identity import DocumentKey, version_of
 from pipeline.ports import Collection, Embedder, Fetched
 from pipeline.records import DocumentChanged, Provenance
 from pipeline.verification import EXAMPLES, UNSERVED, Verdict, repair, verify
@@ -125,6 +125,7 @@ class Examination:
             if wanted.fix and not report["ok"]:
                 report["repaired"] = self._repaired(verdict)
                 report["again"] = self._again(verdict, sampled, whole)
+        report["covered"] = {partition: version_of(config.pipeline.epoch, end) for partition, end in self._ends.items()}
         report["seconds"] = round(time.time() - started, 3)
         last = report["again"] or report
         report["ahead"] = last["findings"]["ahead"]["count"]

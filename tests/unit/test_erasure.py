@@ -16,11 +16,12 @@ from click.testing import CliRunner
 
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.topics import chunks_topic
-from pipeline.cli import clearing, proof, traces
+from pipeline.cli import clearing, proof, traces, verifying
 from pipeline.cli.asking import Asking
 from pipeline.cli.assembly import Models, Parts, apply_topics, collection_of
 from pipeline.cli.collecting import Collecting
 from pipeline.cli.erasure import Erasure, Forgetting
+from pipeline.cli.explain import _generations
 from pipeline.cli.explaining import explained
 from pipeline.cli.gating import Gating
 from pipeline.cli.index import Index
@@ -29,6 +30,7 @@ from pipeline.cli.migrate import gate_lines
 from pipeline.cli.migrations import Migrations
 from pipeline.cli.tasks import raised
 from pipeline.cli.traces import Wanted
+from pipeline.cli.verifications import told
 from pipeline.codec import encode_dead_letter
 from pipeline.config import Config, EmbedConfig, ModelConfig, PipelineConfig, SourceConfig, WorkConfig
 from pipeline.deadline import Deadline
@@ -720,6 +722,46 @@ def test_the_life_of_a_document(place: Place) -> None:
     assert found["dead_letters"] == []
     with pytest.raises(ConfigError, match="nothing is known"):
         explained(place.parts, place.control().again(), DocumentKey("docs", "nope"))
+
+
+def verified(place: Place, **given: Any) -> dict[str, Any]:
+    """A verification that ``status`` knows of."""
+    live = place.control().again().live
+    given_ = verifying.Wanted(**given)
+    run = verifying.Examination(place.parts, live, Models(CONFIG), {}, given_, lambda *at: None, lambda seconds: None)
+    told(place.parts, run.run(), "command")
+    (one,) = explained(place.parts, place.control().again(), SECRET)["generations"]
+    return dict(one)
+
+
+def said_of(generation: dict[str, Any]) -> str:
+    (line,) = _generations({"generations": [generation]})
+    return line.split(", verified ")[1][len("2026-01-01 00:00:00") :]
+
+
+def test_the_life_of_a_document_says_what_a_verification_found_and_of_which_version(place: Place) -> None:
+    """Given a head that is gone, a repair, an edit and an earlier vectide's outcome, then "verified" is never all."""
+    with place.up():
+        pass
+    whole = verified(place)
+    assert (whole["verified"]["ok"], whole["verified"]["findings"], whole["verified"]["covers"]) == (True, {}, True)
+    assert said_of(whole) == ": equal to the log"
+    collection: Any = place.parts.store.open(place.names.collection(live_of(place).id))
+    del collection._heads[SECRET.doc]
+    lost = verified(place)
+    assert (lost["head"], lost["verified"]["ok"], lost["verified"]["findings"]) == (None, False, {"missing": 1})
+    assert said_of(lost) == ": 1 missing in the generation"
+    assert said_of(verified(place, fix=True)) == ": 1 missing in the generation, 1 repaired, equal since"
+    place.write("secret.md", "# Edited\n\nOnce.\n")
+    with place.up():
+        pass
+    (later,) = explained(place.parts, place.control().again(), SECRET)["generations"]
+    assert (later["verified"]["ok"], later["verified"]["covers"]) == (True, False)
+    assert said_of(later).startswith(", before this version: 1 missing")
+    (other,) = explained(place.parts, place.control().again(), DocumentKey("docs", "kept.md"))["generations"]
+    assert other["verified"]["covers"], "what was not edited since"
+    later["verified"] |= {"covers": None, "findings": {}, "ok": False}
+    assert said_of(later) == ", this version or an older one: not equal to the log"
 
 
 def explained_heads(place: Place, key: DocumentKey) -> list[Any]:
