@@ -130,10 +130,11 @@ class Examination:
         last = report["again"] or report
         report["ahead"] = last["findings"]["ahead"]["count"]
         sources = report["sources"] or []
-        report["unreached"] = bool(sources) and all("unreached" in one for one in sources)
-        sourced = not report["unreached"] and all(one["ok"] or "unreached" in one for one in sources)
+        differ = any(not one["ok"] and "unreached" not in one for one in sources)
         lax = last["unserved"]["count"] + last["unexplained"] if wanted.strict else 0
-        report["equal"] = bool(last["ok"]) and sourced and not lax
+        report["different"] = differ or bool(lax) or not last["ok"]
+        report["unproven"] = [one["source"] for one in sources if _unproven(one)]
+        report["equal"] = not report["different"] and not report["unproven"]
         return report
 
     # ------------------------------------------------------------------------- the steps
@@ -304,6 +305,11 @@ class Examination:
 def _proven(verdict: Verdict, sampled: Mapping[str, Any] | None, whole: Mapping[str, Any] | None) -> bool:
     """Whether nothing is wrong, by whatever was looked at."""
     return verdict.ok and not (sampled and sampled["wrong"]) and not (whole and whole["more"])
+
+
+def _unproven(source: Mapping[str, Any]) -> bool:
+    """Whether something of it could not be held against the log."""
+    return "unreached" in source or bool(source["unreadable"]["count"] or source["changing"])
 
 
 def _after(seed: int) -> int:
