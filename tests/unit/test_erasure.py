@@ -28,6 +28,7 @@ from pipeline.cli.index import Index
 from pipeline.cli.main import cli
 from pipeline.cli.migrate import gate_lines
 from pipeline.cli.migrations import Migrations
+from pipeline.cli.receipts import moment
 from pipeline.cli.tasks import raised
 from pipeline.cli.traces import Wanted
 from pipeline.cli.verifications import told
@@ -43,9 +44,10 @@ from pipeline.generations.known_items import known_items
 from pipeline.generations.quality import unlabelled
 from pipeline.identity import DocumentKey
 from pipeline.naming import Names
-from pipeline.ports import NewRecord
+from pipeline.ports import Lifetime, NewRecord
 from pipeline.records import DeadLetter, Origin
 from pipeline.specs import GenerationSpec
+from pipeline.stages import dead_letters
 from pipeline.store.memory import MemoryStore
 
 SECONDS = 40.0
@@ -464,6 +466,38 @@ def test_a_letter_above_the_delete_is_not_ended_with_it(place: Place) -> None:
         assert set(traces.letters(place.parts, Wanted([SECRET])).standing) == {id}
         place.forget("docs:secret.md")
         assert not traces.letters(place.parts, Wanted([SECRET])).standing
+
+
+def test_the_date_of_a_resolved_letter_stands_however_often_it_is_looked_at(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a log that compacts within seven days, as Kafka's does, then that counts from the null, and passes."""
+    day, wanted = 86_400.0, Wanted([SECRET])
+    monkeypatch.setattr(place.parts.broker, "purge", lambda topics: False)
+    monkeypatch.setattr(place.parts.broker, "lifetime", lambda topic: Lifetime(7 * day, day, 37 * day))
+    with place.up():
+        written = time.time()
+        id = place.bury(live_of(place).id, SECRET, 7)
+        asked = time.time()
+        receipt = place.forget("docs:secret.md")
+        done = time.time()
+    first = proof._letters(place.parts, wanted)
+    assert (first.state, first.found, "overdue" in first.note) == ("waiting", 1, False)
+    assert first.until is not None
+    assert asked + 7 * day <= first.until <= done + 7 * day
+    (letters,) = [one for one in receipt["places"] if one["place"] == "dead letters"]
+    assert letters["until"] == moment(first.until)
+    dead_letters.resolve(place.parts.broker.publisher("t"), place.names, [id])  # as who was killed does it again
+    for days, overdue in ((3, False), (8, True)):
+        with monkeypatch.context() as patch:
+            patch.setattr(proof.time, "time", lambda now=done + days * day: now)
+            later = proof._letters(place.parts, wanted)
+        assert (later.until, "overdue" in later.note) == (first.until, overdue), days
+    assert later.note.endswith(f"goes by {moment(traces.letters(place.parts, wanted).last + 37 * day)} whatever comes")
+    monkeypatch.setattr(place.parts.broker, "lifetime", lambda topic: Lifetime(7 * day, day, 2 * day))
+    until = proof._letters(place.parts, wanted).until
+    assert until is not None
+    assert written + 2 * day <= until <= asked + 2 * day, "or when it has lain for long enough"
 
 
 def test_a_letter_that_cannot_be_read_keeps_a_receipt_open(place: Place) -> None:
