@@ -99,7 +99,7 @@ class Examination:
             Transient: it is behind the log for longer than it may be, or something does not answer.
             FingerprintMismatch, LogDiverged: collection or log are not this generation's.
         """
-        wanted, started = self._wanted, time.time()
+        wanted, started, begun = self._wanted, time.time(), time.monotonic()
         same_log(self._parts)
         spec, config = self._generation.spec, self._parts.config
         if wanted.sources and not self._sources:
@@ -126,7 +126,7 @@ class Examination:
                 report["repaired"] = self._repaired(verdict)
                 report["again"] = self._again(verdict, sampled, whole)
         report["covered"] = {partition: version_of(config.pipeline.epoch, end) for partition, end in self._ends.items()}
-        report["seconds"] = round(time.time() - started, 3)
+        report["seconds"] = round(time.monotonic() - begun, 3)
         last = report["again"] or report
         report["ahead"] = last["findings"]["ahead"]["count"]
         sources = report["sources"] or []

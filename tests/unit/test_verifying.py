@@ -15,6 +15,7 @@ import pytest
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.partitioner import partition_of
 from pipeline.cli.assembly import Followed, Models, Parts, apply_topics, founded
+from pipeline.cli.index import Index
 from pipeline.cli.lines import Lines
 from pipeline.cli.migrations import Migrations
 from pipeline.cli.patrolling import patrol_of
@@ -518,6 +519,28 @@ def test_who_does_not_hold_the_first_partition_verifies_nothing(bench: Bench) ->
     assert not bench.lines.holds("gx", 0)
     chunkers = Lines(bench.parts, bench.control, bench.models, ("chunk",))
     assert list(patrol_of(bench.parts, bench.control, bench.models, chunkers).generations()) == []
+
+
+def test_up_verifies_what_is_live_in_the_background(tmp_path: Path) -> None:
+    """Given an ``up`` that nobody asks for anything, then it is verified all the same."""
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "one.md").write_text("# One\n\nThe only document.\n")
+    config = CONFIG.model_copy(update={"state": tmp_path / "state"})
+    parts = Parts(config, Names("t", "p"), EmbeddedBroker(None), MemoryStore())
+    source = SourceConfig.model_validate({"connector": "filesystem", "path": str(folder)})
+    index = Index(parts, {"docs": source}, threading.Event())
+    index.start()
+    try:
+        until = time.monotonic() + SECONDS
+        while not (last := last_verified(parts.broker, parts.names).get(index.spec.id)) or not last.documents:
+            assert time.monotonic() < until, "it was never verified"
+            index.crew.raise_failure()
+            time.sleep(0.02)
+        assert (last.by, last.ok, last.documents) == ("patrol", True, 1)
+    finally:
+        assert index.close()
+        parts.broker.close()
 
 
 def test_a_process_that_ends_waits_for_no_generation_to_catch_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
