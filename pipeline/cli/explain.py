@@ -50,7 +50,7 @@ def _generations(found: Mapping[str, Any]) -> list[str]:
     for one in found["generations"]:
         head = one["head"]
         name = f"{one['generation']:<14}{one['state'] or 'unknown to control'}: "
-        verified = f", verified {_at(one['verified'])}" if one["verified"] else ""
+        verified = "" if one["verified"] is None else _verified(one["verified"])
         if head is None:
             lines.append(f"{name}no head, {one['chunks']} chunks{verified}")
             continue
@@ -62,6 +62,15 @@ def _generations(found: Mapping[str, Any]) -> list[str]:
             f"{one['chunks']} are there{verified}"
         )
     return lines
+
+
+def _verified(last: Mapping[str, Any]) -> str:
+    """Of the generation, not of the document: a verification keeps how many documents were wrong, and no names."""
+    which = {True: "", False: ", before this version", None: ", this version or an older one"}[last["covers"]]
+    wrong = ", ".join(f"{count} {kind}" for kind, count in last["findings"].items())
+    since = f", {last['repaired']} repaired, {'equal' if last['ok'] else 'not equal'} since" if last["repaired"] else ""
+    outcome = f"{wrong} in the generation{since}" if wrong else f"{'' if last['ok'] else 'not '}equal to the log"
+    return f", verified {_at(last['at'])}{which}: {outcome}"
 
 
 def _cost(head: Mapping[str, Any]) -> str:

@@ -36,7 +36,8 @@ def explained(parts: Parts, state: ControlState, key: DocumentKey) -> dict[str, 
     topic = parts.names.documents(parts.config.pipeline.epoch)
     versions = [_version(parts, record) for record in traces.records(parts, topic, wanted)]
     verified = last_verified(parts.broker, parts.names)
-    generations = list(_generations(parts, state, key, verified))
+    newest = versions[-1]["version"] if versions else -1
+    generations = list(_generations(parts, state, key, newest, verified))
     letters = [describe(letter) for letter in traces.letters(parts, wanted).standing.values()]
     kept_out = requests.suppressed(state).by(key)
     published = _published(parts, wanted)
@@ -93,9 +94,9 @@ def _version(parts: Parts, record: Record) -> dict[str, Any]:
 
 
 def _generations(
-    parts: Parts, state: ControlState, key: DocumentKey, verified: Mapping[str, Verified]
+    parts: Parts, state: ControlState, key: DocumentKey, newest: int, verified: Mapping[str, Verified]
 ) -> Iterator[dict[str, Any]]:
-    """What each collection has of it, followed or not."""
+    """What each collection has of it, followed or not; ``newest`` is the log's last version."""
     for collection in traces.collections(parts):
         id = collection.spec.generation
         known = state.generations.get(id)
@@ -109,8 +110,13 @@ def _generations(
             "state": None if known is None else known.state,
             "head": None if head is None else _head(head),
             "chunks": chunks,
-            "verified": verified[id].at if id in verified else None,
+            "verified": _verified(verified.get(id), key, newest if head is None else head.version),
         }
+
+
+def _verified(last: Verified | None, key: DocumentKey, version: int) -> dict[str, Any] | None:
+    """The generation's last verification, and whether it has looked at this version."""
+    return None if last is None else {**last.as_json(), "covers": last.covers(key, version)}
 
 
 def _head(head: Head) -> dict[str, Any]:

@@ -119,15 +119,15 @@ def _letters(parts: Parts, wanted: Wanted) -> Place:
         return Place("dead letters", topic, "waiting", found.lying, note=note)
     if not found.lying:
         return Place("dead letters", topic, "gone")
-    dates = [
-        date
-        for date in (
-            None if life.superseded is None else time.time() + life.superseded,
-            None if life.records is None else found.last + life.records,
-        )
-        if date is not None
-    ]
-    return Place("dead letters", topic, "waiting", found.lying, min(dates, default=None), f"resolved; {_QUIET}")
+    compacted = None if life.superseded is None else found.ended + life.superseded
+    expired = None if life.records is None else found.last + life.records
+    until = min((date for date in (compacted, expired) if date is not None), default=None)
+    note = f"resolved; {_QUIET}"
+    if until is not None and until < time.time():
+        # To forget it again writes nothing there: what is resolved is not resolved again.
+        left = "" if expired is None or expired <= until else f", and goes by {moment(expired)} whatever comes"
+        note = f"resolved; overdue: nothing came there{left}"
+    return Place("dead letters", topic, "waiting", found.lying, until, note)
 
 
 def _documents(parts: Parts, wanted: Wanted) -> Place:

@@ -86,6 +86,8 @@ class Letters:
     """Letters with a record that can still be read, resolved or not."""
     last: float
     """When the last of these was written; 0: there is none."""
+    ended: float = 0.0
+    """When the null was written that resolved the last of them; 0: none is resolved."""
     unread: int = 0
     """Letters that cannot be read: nobody knows whose they are."""
 
@@ -98,7 +100,7 @@ def letters(parts: Parts, wanted: Wanted) -> Letters:
     """
     topic = parts.names.dead_letters
     standing: dict[str, DeadLetter] = {}
-    lying, last = 0, 0.0
+    lying, last, ended = 0, 0.0, 0.0
     unread: set[bytes] = set()
     with closing(to_the_end(parts.broker.reader(topic), topic, _LARGE_PAGE, _STALL_SECONDS)) as pages:
         for record in chain.from_iterable(pages):
@@ -109,11 +111,13 @@ def letters(parts: Parts, wanted: Wanted) -> Letters:
                 continue
             unread.discard(record.key or b"")
             if letter is None:
-                standing.pop((record.key or b"").decode(errors="replace"), None)
+                # The first null: one that is written again, after a kill, puts nothing off.
+                if standing.pop((record.key or b"").decode(errors="replace"), None) is not None:
+                    ended = max(ended, record.timestamp)
             elif wanted.has(letter.record_key):
                 standing[letter.id] = letter
-                lying, last = lying + 1, record.timestamp
-    return Letters(standing, lying, last, len(unread))
+                lying, last = lying + 1, max(last, record.timestamp)
+    return Letters(standing, lying, last, ended, len(unread))
 
 
 def collections(parts: Parts) -> Iterator[Collection]:

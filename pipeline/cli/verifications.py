@@ -107,6 +107,7 @@ def told(parts: Parts, report: Mapping[str, Any], by: Any) -> Verified:
         findings=findings,
         vectors=whole["chunks"] if whole else looked["chunks"] if looked else 0,
         repaired=sum((report["repaired"] or {"documents": {}})["documents"].values()),
+        covered=report["covered"],
     )
     with closed_after(parts.broker.publisher("verify"), _CLOSE_SECONDS) as publisher:
         try:

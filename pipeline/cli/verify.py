@@ -61,7 +61,7 @@ def verify(
     texts and vectors are looked at with --sample or --full. docs/verification.md says what is proven.
 
     Exit codes: 0 equal (after --fix: by now), 11 different, 4 the log has lost records, 7 not caught up, or
-    no source could be looked at.
+    nothing is different and not all of the sources could be looked at.
     """
     if full and sample:
         raise ConfigError("--full and --sample exclude each other", "--full embeds every text again")
@@ -88,10 +88,10 @@ def verify(
             click.echo(line)
     if found["ahead"]:
         raise click.exceptions.Exit(_AHEAD)
-    if found["unreached"] and (found["again"] or found)["ok"]:
-        raise click.exceptions.Exit(UNAVAILABLE)
-    if not found["equal"]:
+    if found["different"]:
         raise click.exceptions.Exit(DIFFERS)
+    if found["unproven"]:
+        raise click.exceptions.Exit(UNAVAILABLE)
 
 
 def report_lines(found: Mapping[str, Any]) -> Iterator[str]:
@@ -119,7 +119,7 @@ def report_lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield from _sourced(one)
     if found["repaired"]:
         yield from _repaired(found["repaired"], found["again"])
-    yield f"verdict       {_verdict(found)}"
+    yield f"verdict       {_verdict(found)}{_unproven(found)}"
 
 
 def _compared(found: Mapping[str, Any]) -> Iterator[str]:
@@ -174,15 +174,23 @@ def _remedy(found: Mapping[str, Any]) -> str:
 
 
 def _verdict(found: Mapping[str, Any]) -> str:
-    if found["unreached"] and (found["again"] or found)["ok"]:
-        return "the collection equals the log; no source could be looked at"
     if found["ahead"]:
         return (
             "the store knows versions that the log does not have: the log has lost records; restore it, or start a "
             "new epoch and a new generation from it"
         )
-    if not found["equal"]:
+    if found["different"]:
         return f"different{_remedy(found)}"
     unexplained = (found["again"] or found)["unexplained"]
     but = f", but for {unexplained} counts that no document explains" if unexplained else ""
     return "the collection equals the log" + (", after the repair" if found["repaired"] else "") + but
+
+
+def _unproven(found: Mapping[str, Any]) -> str:
+    """What could not be looked at, whatever the verdict on the rest."""
+    named = []
+    for one in found["sources"] or ():
+        if one["source"] in found["unproven"]:
+            of = "" if "unreached" in one else f"{one['unreadable']['count'] + one['changing']} documents of "
+            named.append(f"{of}source {printable(one['source'])}")
+    return f"; not proven: {', '.join(named)}" if named else ""

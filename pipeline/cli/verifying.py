@@ -21,7 +21,7 @@ from pipeline.errors import CollectionMissing, ConfigError, FingerprintMismatch,
 from pipeline.generations import requests
 from pipeline.generations.control import Generation, read
 from pipeline.generations.gate import applied, caught_up, unserved
-from pipeline.identity import DocumentKey
+from pipeline.identity import DocumentKey, version_of
 from pipeline.ports import Collection, Embedder, Fetched
 from pipeline.records import DocumentChanged, Provenance
 from pipeline.verification import EXAMPLES, UNSERVED, Verdict, repair, verify
@@ -99,7 +99,7 @@ class Examination:
             Transient: it is behind the log for longer than it may be, or something does not answer.
             FingerprintMismatch, LogDiverged: collection or log are not this generation's.
         """
-        wanted, started = self._wanted, time.time()
+        wanted, started, begun = self._wanted, time.time(), time.monotonic()
         same_log(self._parts)
         spec, config = self._generation.spec, self._parts.config
         if wanted.sources and not self._sources:
@@ -125,14 +125,16 @@ class Examination:
             if wanted.fix and not report["ok"]:
                 report["repaired"] = self._repaired(verdict)
                 report["again"] = self._again(verdict, sampled, whole)
-        report["seconds"] = round(time.time() - started, 3)
+        report["covered"] = {partition: version_of(config.pipeline.epoch, end) for partition, end in self._ends.items()}
+        report["seconds"] = round(time.monotonic() - begun, 3)
         last = report["again"] or report
         report["ahead"] = last["findings"]["ahead"]["count"]
         sources = report["sources"] or []
-        report["unreached"] = bool(sources) and all("unreached" in one for one in sources)
-        sourced = not report["unreached"] and all(one["ok"] or "unreached" in one for one in sources)
+        differ = any(not one["ok"] and "unreached" not in one for one in sources)
         lax = last["unserved"]["count"] + last["unexplained"] if wanted.strict else 0
-        report["equal"] = bool(last["ok"]) and sourced and not lax
+        report["different"] = differ or bool(lax) or not last["ok"]
+        report["unproven"] = [one["source"] for one in sources if _unproven(one)]
+        report["equal"] = not report["different"] and not report["unproven"]
         return report
 
     # ------------------------------------------------------------------------- the steps
@@ -303,6 +305,11 @@ class Examination:
 def _proven(verdict: Verdict, sampled: Mapping[str, Any] | None, whole: Mapping[str, Any] | None) -> bool:
     """Whether nothing is wrong, by whatever was looked at."""
     return verdict.ok and not (sampled and sampled["wrong"]) and not (whole and whole["more"])
+
+
+def _unproven(source: Mapping[str, Any]) -> bool:
+    """Whether something of it could not be held against the log."""
+    return "unreached" in source or bool(source["unreadable"]["count"] or source["changing"])
 
 
 def _after(seed: int) -> int:

@@ -105,9 +105,10 @@ class Patrol:
     last: Callable[[], Mapping[str, float]]
     every_seconds: float
     metrics: Metrics
+    # By the monotonic clock: a wall clock that is set during a round must not silence it.
     _due: dict[str, float] = field(default_factory=dict)
     _shown: set[str] = field(default_factory=set)
-    _not_before: float = 0.0
+    _not_before: float = float("-inf")
 
     def run(self, stop: threading.Event) -> None:
         """Until ``stop`` is set."""
@@ -123,7 +124,7 @@ class Patrol:
 
     def turn(self, stop: threading.Event) -> None:
         """Verify what is due."""
-        if time.time() < self._not_before:
+        if time.monotonic() < self._not_before:
             return
         try:
             ids = self.generations()
@@ -142,19 +143,20 @@ class Patrol:
             log.exception("patrol failed")
 
     def _put_off(self) -> None:
-        self._not_before = time.time() + min(_RETRY_SECONDS, self.every_seconds)
+        self._not_before = time.monotonic() + min(_RETRY_SECONDS, self.every_seconds)
 
     def _is_due(self, id: str) -> bool:
-        now = time.time()
+        now = time.monotonic()
         if id not in self._due:
             last = self.last().get(id, 0.0)
-            self._due[id] = last + self.every_seconds
+            # Once, from what others have said by a wall clock: one that was ahead puts it off by one time at most.
+            self._due[id] = now + min(self.every_seconds, last + self.every_seconds - time.time())
             self._shown.add(id)
             self.metrics.verify_last_complete_timestamp_seconds.labels(id).set(last)
         return not now < self._due[id]
 
     def _verify(self, id: str, stop: threading.Event) -> None:
-        self._due[id] = time.time() + min(_RETRY_SECONDS, self.every_seconds)
+        self._due[id] = time.monotonic() + min(_RETRY_SECONDS, self.every_seconds)
         try:
             found = self.verify(id, stop)
         except (Transient, Backpressure) as error:
@@ -167,7 +169,7 @@ class Patrol:
             # Whatever it is, it is the patrol's: the worker has nothing to do with it.
             log.exception("verification failed", extra={"generation": id})
             return
-        self._due[id] = time.time() + self.every_seconds
+        self._due[id] = time.monotonic() + self.every_seconds
         self._show(id, found)
 
     def _show(self, id: str, found: Round) -> None:

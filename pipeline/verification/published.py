@@ -8,9 +8,11 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from pipeline.broker.partitioner import partition_of
 from pipeline.broker.reading import to_the_end
 from pipeline.codec import UNREADABLE
 from pipeline.deadline import Deadline
+from pipeline.identity import DocumentKey
 from pipeline.naming import Names
 from pipeline.ports import Broker, NewRecord, Publisher
 
@@ -40,10 +42,17 @@ class Verified(msgspec.Struct, frozen=True):
     """Chunks whose text was embedded again."""
     repaired: int = 0
     """Documents."""
+    covered: dict[int, int] = {}
+    """By partition of the log, the first version that it did not look at; empty: an earlier vectide's, nobody knows."""
+
+    def covers(self, key: DocumentKey, version: int) -> bool | None:
+        """Whether it looked at this version of a document, or came before; None: that is not known."""
+        below = self.covered.get(partition_of(key.to_bytes(), len(self.covered) or 1))
+        return None if below is None else version < below
 
     def as_json(self) -> dict[str, Any]:
         """For ``status --json``."""
-        return {name: getattr(self, name) for name in self.__struct_fields__ if name != "generation"}
+        return {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("generation", "covered")}
 
 
 def publish(publisher: Publisher, names: Names, verified: Verified) -> None:

@@ -303,8 +303,9 @@ class _Comparison:
         except Poison as error:
             fetched = error
         except Transient:
-            self._unreadable_count += counted
-            if counted and len(self._unreadable) < EXAMPLES:
+            # It is no doubt any more, so that it is not looked at, and not counted, once more.
+            self._unreadable_count += 1
+            if len(self._unreadable) < EXAMPLES:
                 self._unreadable.append(key.text)
             return None
         if isinstance(fetched, Expired):

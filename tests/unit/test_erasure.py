@@ -18,19 +18,22 @@ from connectors.looks import Look
 from connectors.runner import Runner
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.topics import chunks_topic
-from pipeline.cli import clearing, proof, traces
+from pipeline.cli import clearing, proof, traces, verifying
 from pipeline.cli.asking import Asking
 from pipeline.cli.assembly import Models, Parts, apply_topics, collection_of
 from pipeline.cli.collecting import Collecting
 from pipeline.cli.erasure import Erasure, Forgetting
+from pipeline.cli.explain import _generations
 from pipeline.cli.explaining import explained
 from pipeline.cli.gating import Gating
 from pipeline.cli.index import Index
 from pipeline.cli.main import cli
 from pipeline.cli.migrate import gate_lines
 from pipeline.cli.migrations import Migrations
+from pipeline.cli.receipts import moment
 from pipeline.cli.tasks import raised
 from pipeline.cli.traces import Wanted
+from pipeline.cli.verifications import told
 from pipeline.codec import encode_dead_letter
 from pipeline.config import Config, EmbedConfig, ModelConfig, PipelineConfig, SourceConfig, WorkConfig
 from pipeline.deadline import Deadline
@@ -43,9 +46,10 @@ from pipeline.generations.known_items import known_items
 from pipeline.generations.quality import unlabelled
 from pipeline.identity import DocumentKey
 from pipeline.naming import Names
-from pipeline.ports import NewRecord
+from pipeline.ports import Lifetime, NewRecord
 from pipeline.records import DeadLetter, Origin
 from pipeline.specs import GenerationSpec
+from pipeline.stages import dead_letters
 from pipeline.store.memory import MemoryStore
 
 SECONDS = 40.0
@@ -490,6 +494,38 @@ def test_a_letter_above_the_delete_is_not_ended_with_it(place: Place) -> None:
         assert not traces.letters(place.parts, Wanted([SECRET])).standing
 
 
+def test_the_date_of_a_resolved_letter_stands_however_often_it_is_looked_at(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a log that compacts within seven days, as Kafka's does, then that counts from the null, and passes."""
+    day, wanted = 86_400.0, Wanted([SECRET])
+    monkeypatch.setattr(place.parts.broker, "purge", lambda topics: False)
+    monkeypatch.setattr(place.parts.broker, "lifetime", lambda topic: Lifetime(7 * day, day, 37 * day))
+    with place.up():
+        written = time.time()
+        id = place.bury(live_of(place).id, SECRET, 7)
+        asked = time.time()
+        receipt = place.forget("docs:secret.md")
+        done = time.time()
+    first = proof._letters(place.parts, wanted)
+    assert (first.state, first.found, "overdue" in first.note) == ("waiting", 1, False)
+    assert first.until is not None
+    assert asked + 7 * day <= first.until <= done + 7 * day
+    (letters,) = [one for one in receipt["places"] if one["place"] == "dead letters"]
+    assert letters["until"] == moment(first.until)
+    dead_letters.resolve(place.parts.broker.publisher("t"), place.names, [id])  # as who was killed does it again
+    for days, overdue in ((3, False), (8, True)):
+        with monkeypatch.context() as patch:
+            patch.setattr(proof.time, "time", lambda now=done + days * day: now)
+            later = proof._letters(place.parts, wanted)
+        assert (later.until, "overdue" in later.note) == (first.until, overdue), days
+    assert later.note.endswith(f"goes by {moment(traces.letters(place.parts, wanted).last + 37 * day)} whatever comes")
+    monkeypatch.setattr(place.parts.broker, "lifetime", lambda topic: Lifetime(7 * day, day, 2 * day))
+    until = proof._letters(place.parts, wanted).until
+    assert until is not None
+    assert written + 2 * day <= until <= asked + 2 * day, "or when it has lain for long enough"
+
+
 def test_a_letter_that_cannot_be_read_keeps_a_receipt_open(place: Place) -> None:
     with place.up():
         record = NewRecord(place.names.dead_letters, b"g/embed/t/0/7", b"{")
@@ -746,6 +782,46 @@ def test_the_life_of_a_document(place: Place) -> None:
     assert found["dead_letters"] == []
     with pytest.raises(ConfigError, match="nothing is known"):
         explained(place.parts, place.control().again(), DocumentKey("docs", "nope"))
+
+
+def verified(place: Place, **given: Any) -> dict[str, Any]:
+    """A verification that ``status`` knows of."""
+    live = place.control().again().live
+    given_ = verifying.Wanted(**given)
+    run = verifying.Examination(place.parts, live, Models(CONFIG), {}, given_, lambda *at: None, lambda seconds: None)
+    told(place.parts, run.run(), "command")
+    (one,) = explained(place.parts, place.control().again(), SECRET)["generations"]
+    return dict(one)
+
+
+def said_of(generation: dict[str, Any]) -> str:
+    (line,) = _generations({"generations": [generation]})
+    return line.split(", verified ")[1][len("2026-01-01 00:00:00") :]
+
+
+def test_the_life_of_a_document_says_what_a_verification_found_and_of_which_version(place: Place) -> None:
+    """Given a head that is gone, a repair, an edit and an earlier vectide's outcome, then "verified" is never all."""
+    with place.up():
+        pass
+    whole = verified(place)
+    assert (whole["verified"]["ok"], whole["verified"]["findings"], whole["verified"]["covers"]) == (True, {}, True)
+    assert said_of(whole) == ": equal to the log"
+    collection: Any = place.parts.store.open(place.names.collection(live_of(place).id))
+    del collection._heads[SECRET.doc]
+    lost = verified(place)
+    assert (lost["head"], lost["verified"]["ok"], lost["verified"]["findings"]) == (None, False, {"missing": 1})
+    assert said_of(lost) == ": 1 missing in the generation"
+    assert said_of(verified(place, fix=True)) == ": 1 missing in the generation, 1 repaired, equal since"
+    place.write("secret.md", "# Edited\n\nOnce.\n")
+    with place.up():
+        pass
+    (later,) = explained(place.parts, place.control().again(), SECRET)["generations"]
+    assert (later["verified"]["ok"], later["verified"]["covers"]) == (True, False)
+    assert said_of(later).startswith(", before this version: 1 missing")
+    (other,) = explained(place.parts, place.control().again(), DocumentKey("docs", "kept.md"))["generations"]
+    assert other["verified"]["covers"], "what was not edited since"
+    later["verified"] |= {"covers": None, "findings": {}, "ok": False}
+    assert said_of(later) == ", this version or an older one: not equal to the log"
 
 
 def explained_heads(place: Place, key: DocumentKey) -> list[Any]:

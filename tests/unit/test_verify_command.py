@@ -39,7 +39,7 @@ def report(**changes: Any) -> dict[str, Any]:
         "documents": 3, "points": 20, "points_read": 4, "requests": 7,
         "seconds": 1.25, "findings": none, "unexplained": 0, "ok": True, "unserved": {"count": 0, "examples": []},
         "sample": None, "full": None, "sources": None, "repaired": None, "again": None, "ahead": 0, "equal": True,
-        "unreached": False,
+        "different": False, "unproven": [],
     }  # fmt: skip
     return {**found, **changes}
 
@@ -68,7 +68,7 @@ def test_nothing_found_is_said_in_five_lines() -> None:
 
 
 def test_findings_are_named_by_kind_with_some_examples() -> None:
-    lines = told(findings=findings(missing=2, wrong_list=5), ok=False, equal=False)
+    lines = told(findings=findings(missing=2, wrong_list=5), ok=False, different=True, equal=False)
     assert lines[3:] == [
         "findings",
         "  missing                2  s:0, s:1",
@@ -79,29 +79,46 @@ def test_findings_are_named_by_kind_with_some_examples() -> None:
 
 def test_a_name_cannot_write_to_the_terminal() -> None:
     evil = {**findings(), "orphan": {"count": 1, "examples": ["s:\x1b[2J\r\nverdict equal"]}}
-    lines = told(findings=evil, ok=False, equal=False)
+    lines = told(findings=evil, ok=False, different=True, equal=False)
     assert not any("\x1b" in line or "\n" in line or "\r" in line for line in lines)
 
 
 def test_a_log_that_has_lost_records_is_said_to_have() -> None:
-    assert "the log has lost records" in told(findings=findings(ahead=1), ok=False, equal=False, ahead=1)[-1]
+    assert (
+        "the log has lost records"
+        in told(findings=findings(ahead=1), ok=False, different=True, equal=False, ahead=1)[-1]
+    )
 
 
-@pytest.mark.parametrize(("ok", "code", "says"), [(True, 7, "no source could be looked at"), (False, 11, "different")])
-def test_sources_that_cannot_be_reached_hide_nothing(
-    ok: bool, code: int, says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+AWAY = {"source": "away", "ok": False, "unreached": "not mounted"}
+UNSURE = {
+    "source": "docs", "ok": True, "documents": 3, "findings": {},
+    "unreadable": {"count": 1, "examples": ["docs:x"]}, "changing": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("different", "ahead", "code", "says"),
+    [
+        (False, 0, 7, "verdict       the collection equals the log"),
+        (True, 0, 11, "verdict       different; --fix repairs the collection"),
+        (True, 1, 4, "verdict       the store knows versions that the log does not have"),
+    ],
+)
+def test_sources_that_cannot_be_looked_at_hide_nothing(
+    different: bool, ahead: int, code: int, says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Given no source that can be looked at, then what is known of the collection is said, and the exit code is of
-    the worse.
+    """Given a source that is away and documents that cannot be read, then what is known of the rest is said, what is
+    not as well, and the exit code is of the worst.
     """
-    away = {"source": "away", "ok": False, "unreached": "not mounted"}
-    found = report(sources=[away], unreached=True, equal=False, ok=ok)
+    found = report(sources=[AWAY, UNSURE], unproven=["away", "docs"], equal=False, different=different, ahead=ahead)
     monkeypatch.setattr("pipeline.cli.verify.awaited", lambda *asked: {})
     monkeypatch.setattr("pipeline.cli.verify.raised", lambda task: found)
     monkeypatch.setattr("pipeline.cli.verify.reached", lambda config: nullcontext(lambda *asked: {}))
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(cli, ["verify", "--source"])
     assert (result.exit_code, says in result.output) == (code, True), result.output
+    assert result.output.endswith("; not proven: source away, 3 documents of source docs\n")
 
 
 def test_everything_else_is_said_where_it_was_looked_at() -> None:
@@ -110,13 +127,7 @@ def test_everything_else_is_said_where_it_was_looked_at() -> None:
         unexplained=2,
         sample={"statement": "none of 5", "reasons": [["s:b", "it is not finite"]]},
         full={"documents": 3, "chunks": 17, "resumed": True, "more": 4, "unchecked": 6},
-        sources=[
-            {"source": "away", "ok": False, "unreached": "not mounted"},
-            {
-                "source": "docs", "ok": True, "documents": 3, "findings": {},
-                "unreadable": {"count": 1, "examples": ["docs:x"]}, "changing": 2,
-            },
-        ],
+        sources=[AWAY, UNSURE],
         repaired={"documents": {"complete": 2}, "embedded": 1, "left": ["s:c: gone"]},
         again={"findings": findings(), "ok": True, "unexplained": 5,
               "sample": {"statement": "none of 5 others", "wrong": 0}},

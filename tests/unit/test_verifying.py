@@ -15,6 +15,7 @@ import pytest
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.partitioner import partition_of
 from pipeline.cli.assembly import Followed, Models, Parts, apply_topics, founded
+from pipeline.cli.index import Index
 from pipeline.cli.lines import Lines
 from pipeline.cli.migrations import Migrations
 from pipeline.cli.patrolling import patrol_of
@@ -45,9 +46,11 @@ from pipeline.records import DocumentChanged, Provenance
 from pipeline.store.memory import MemoryCollection, MemoryStore
 from pipeline.verification import Repaired, Verdict, verify
 from pipeline.verification.checkpoint import Checkpoint
+from pipeline.verification.findings import Named
 from pipeline.verification.full import Full
 from pipeline.verification.patrol import Patrol, Stopped
 from pipeline.verification.published import last_verified
+from pipeline.verification.sources import SourceReport
 
 SECONDS = 20.0
 DOCUMENTS = 8
@@ -407,13 +410,28 @@ def test_a_source_that_cannot_be_reached_is_named_and_keeps_nothing_from_being_m
     here = SourceConfig.model_validate({"connector": "filesystem", "path": str(tmp_path / "here")})
     away = SourceConfig.model_validate({"connector": "filesystem", "path": str(tmp_path / "away")})
     report = ask(bench, {"here": here, "away": away}, source=True)
-    assert report["equal"]
+    assert (report["different"], report["unproven"], report["equal"]) == (False, ["away"], False), "nobody knows of all"
     assert [(one["source"], one["ok"]) for one in report["sources"]] == [("here", True), ("away", False)]
     bench.lose("d3")
     alone = ask(bench, {"away": away}, source=True, fix=True)
     assert [one["source"] for one in alone["sources"] if "unreached" in one] == ["away"]
-    assert (alone["unreached"], alone["equal"], alone["again"]["ok"]) == (True, False, True)
+    assert (alone["unproven"], alone["different"], alone["again"]["ok"]) == (["away"], False, True)
     assert alone["repaired"]["documents"] == {"complete": 1}
+    (tmp_path / "here" / "new.md").write_text("# New\n")
+    unlike = ask(bench, {"here": here, "away": away}, source=True)
+    assert (unlike["different"], unlike["unproven"], unlike["equal"]) == (True, ["away"], False)
+
+
+@pytest.mark.parametrize("unsure", [{"unreadable": Named(1, ("s:x",))}, {"changing": 2}])
+def test_a_document_that_cannot_be_held_against_the_log_is_not_proven(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, unsure: dict[str, Any]
+) -> None:
+    here = SourceConfig.model_validate({"connector": "filesystem", "path": str(tmp_path)})
+    monkeypatch.setattr(
+        "pipeline.cli.verifying.compare_sources", lambda *given: [SourceReport("here", documents=3, **unsure)]
+    )
+    report = ask(bench, {"here": here}, source=True)
+    assert (report["different"], report["unproven"], report["equal"]) == (False, ["here"], False)
 
 
 # ------------------------------------------------------------------------- the patrol
@@ -501,6 +519,28 @@ def test_who_does_not_hold_the_first_partition_verifies_nothing(bench: Bench) ->
     assert not bench.lines.holds("gx", 0)
     chunkers = Lines(bench.parts, bench.control, bench.models, ("chunk",))
     assert list(patrol_of(bench.parts, bench.control, bench.models, chunkers).generations()) == []
+
+
+def test_up_verifies_what_is_live_in_the_background(tmp_path: Path) -> None:
+    """Given an ``up`` that nobody asks for anything, then it is verified all the same."""
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "one.md").write_text("# One\n\nThe only document.\n")
+    config = CONFIG.model_copy(update={"state": tmp_path / "state"})
+    parts = Parts(config, Names("t", "p"), EmbeddedBroker(None), MemoryStore())
+    source = SourceConfig.model_validate({"connector": "filesystem", "path": str(folder)})
+    index = Index(parts, {"docs": source}, threading.Event())
+    index.start()
+    try:
+        until = time.monotonic() + SECONDS
+        while not (last := last_verified(parts.broker, parts.names).get(index.spec.id)) or not last.documents:
+            assert time.monotonic() < until, "it was never verified"
+            index.crew.raise_failure()
+            time.sleep(0.02)
+        assert (last.by, last.ok, last.documents) == ("patrol", True, 1)
+    finally:
+        assert index.close()
+        parts.broker.close()
 
 
 def test_a_process_that_ends_waits_for_no_generation_to_catch_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,8 @@ class Bench:
     generations: list[str] = field(default_factory=lambda: ["live"])
     last: dict[str, float] = field(default_factory=dict)
     now: float = 1e9
+    """By the wall clock; ``up`` by the monotonic one."""
+    up: float = 5.0
     verified: list[str] = field(default_factory=list)
     outcome: Callable[[str], Round] = lambda id: Round({}, 1.0)
     metrics: Metrics = field(default_factory=Metrics)
@@ -31,6 +33,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.monkeypatch.setattr(module.time, "time", lambda: self.now)
+        self.monkeypatch.setattr(module.time, "monotonic", lambda: self.up)
         self.patrol = Patrol(lambda: self.generations, self._verify, lambda: self.last, EVERY, self.metrics)
 
     def _verify(self, id: str, stop: threading.Event) -> Round:
@@ -40,6 +43,7 @@ class Bench:
     def turn(self, later: float = 0.0) -> list[str]:
         """What it verifies at its next look."""
         self.now += later
+        self.up += later
         self.verified.clear()
         self.patrol.turn(self.stop)
         return list(self.verified)
@@ -71,6 +75,45 @@ def test_a_restart_does_not_begin_the_time_anew(bench: Bench) -> None:
     assert bench.turn() == []
     assert bench.metric("last_complete_timestamp_seconds") == bench.now - EVERY + 100, "nor for those who watch it"
     assert bench.turn(99) == []
+    assert bench.turn(1) == ["live"]
+
+
+@pytest.mark.parametrize("by", [90_000.0, -90_000.0])
+def test_a_clock_that_is_set_during_a_round_silences_nothing(bench: Bench, by: float) -> None:
+    """Given a wall clock that is 25 hours off while a round ends, and is then put right, then the next is in time."""
+
+    def off(id: str) -> Round:
+        bench.now += by
+        return Round({}, 1.0)
+
+    bench.outcome = off
+    assert bench.turn() == ["live"]
+    assert bench.metric("last_complete_timestamp_seconds") == bench.now, "what is published is what the clock said"
+    bench.now -= by
+    assert bench.turn(EVERY - 1) == []
+    assert bench.turn(1) == ["live"]
+
+
+@pytest.mark.parametrize("call", ["verify", "generations"])
+def test_a_failure_is_tried_again_in_time_whatever_the_clock_says(bench: Bench, call: str) -> None:
+    calls: list[float] = []
+
+    def fail(*given: object) -> Round:
+        calls.append(bench.up)
+        bench.now += 90_000.0
+        raise Fatal("the log was replaced")
+
+    setattr(bench.patrol, call, fail)
+    for later, times in ((0, 1), (299, 1), (1, 2)):
+        bench.turn(later)
+        assert len(calls) == times
+        bench.now -= 90_000.0
+
+
+def test_what_was_verified_by_a_clock_that_was_ahead_is_verified_after_one_time_at_most(bench: Bench) -> None:
+    bench.last["live"] = bench.now + 90_000.0
+    assert bench.turn(EVERY - 1) == []
+    assert bench.turn(EVERY - 1) == []
     assert bench.turn(1) == ["live"]
 
 

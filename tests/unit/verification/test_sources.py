@@ -213,6 +213,21 @@ def test_what_cannot_be_read_now_is_counted_apart(documents: Documents, source: 
     assert (report.unreadable.count, report.unreadable.examples, report.documents) == (1, ("notes:d1",), 4)
 
 
+def test_what_differed_and_cannot_be_read_any_more_is_counted_apart_too(
+    documents: Documents, source: MemorySource
+) -> None:
+    """Given a difference whose document cannot be read at the second look, then it is not taken for mended."""
+    source.put("d1", "another text")
+    spy = Spy(source)
+
+    def broken(seconds: float) -> None:
+        spy.fetch_errors["d1"] = [Transient("permission denied")] * 20
+
+    (report,) = compare(documents, spy, wait=broken)
+    assert (found(report), report.changing) == ({}, 0)
+    assert (report.unreadable.count, report.unreadable.examples, report.documents) == (1, ("notes:d1",), 5)
+
+
 def test_what_a_scan_did_not_list_is_fetched_before_it_counts(documents: Documents, source: MemorySource) -> None:
     spy = Spy(source)
     spy.hide = {"d1"}
