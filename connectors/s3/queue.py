@@ -43,6 +43,8 @@ _REMOVED_SECONDS: Final = 2.0
 _RETRY_SECONDS: Final = (0.25, 30.0)
 #: More keys than this in hand: a scan is asked for, and memory stays bounded.
 _KEYS: Final = 20_000
+#: Bytes of UTF-8 that a key has at most. Longer ones, or none, the service would refuse again and again.
+_KEY_BYTES: Final = 1024
 _REGION: Final = re.compile(r"(?:sqs\.|queue\.)?([a-z]{2}(?:-[a-z]+)+-\d)\.(?:queue\.)?amazonaws\.com(?:\.cn)?")
 
 
@@ -235,12 +237,18 @@ def notifications(body: str) -> Iterator[Told]:
         if said.get("source") == "aws.s3":
             detail = said["detail"]
             removed = said["detail-type"] == "Object Deleted"
-            yield Told(detail["bucket"]["name"], str(detail["object"]["key"]), removed)
+            yield Told(detail["bucket"]["name"], _key(detail["object"]["key"]), removed)
             return
         for record in said["Records"]:
             s3, event = record["s3"], str(record["eventName"])
             # As in a form: a space is a plus.
-            key = unquote_plus(s3["object"]["key"], errors="strict")
+            key = _key(unquote_plus(s3["object"]["key"], errors="strict"))
             yield Told(s3["bucket"]["name"], key, "Created" not in event)
-    except (KeyError, TypeError, AttributeError, UnicodeError) as error:
+    except (KeyError, TypeError, AttributeError, UnicodeError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
+def _key(found: str) -> str:
+    if not 0 < len(found.encode()) <= _KEY_BYTES:
+        raise ValueError(f"no object has a key of {len(found)} characters")
+    return found

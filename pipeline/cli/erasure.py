@@ -30,6 +30,7 @@ from pipeline.errors import BrokerUnavailable, CollectionMissing, ConfigError, F
 from pipeline.generations import requests
 from pipeline.generations.control import FOLLOWED, ControlState
 from pipeline.identity import DocumentKey, version_of
+from pipeline.masking import without_passwords
 from pipeline.ports import Collection as StoredCollection
 from pipeline.records import ChunkedDocument, Done, Provenance, Request, RequestKind
 from pipeline.stages import dead_letters
@@ -339,7 +340,8 @@ class Forgetting:
             except ForeignCollection as error:
                 # Ours, if its name is a generation's: then what it says of itself was changed.
                 ours = clearing.is_generation(name.removeprefix(parts.names.root))
-                found.append(Place("files", name, "pending" if ours else "gone", int(ours), note=error.what))
+                note = without_passwords(error.what)
+                found.append(Place("files", name, "pending" if ours else "gone", int(ours), note=note))
         return found
 
     def _purged_log(self) -> Iterator[Place]:
@@ -351,7 +353,7 @@ class Forgetting:
                 return
             except BrokerUnavailable as error:
                 if self._asking.over:
-                    yield Place("files", "log", "pending", 1, note=str(error))
+                    yield Place("files", "log", "pending", 1, note=without_passwords(str(error)))
                     return
                 time.sleep(_PURGE_POLL_SECONDS)
 

@@ -23,6 +23,7 @@ from pipeline.codec import (
 from pipeline.deadline import Deadline
 from pipeline.errors import Fatal, MalformedRecord, Poison
 from pipeline.identity import DocumentKey
+from pipeline.masking import without_passwords
 from pipeline.naming import Names
 from pipeline.ports import Broker, NewRecord, Publisher, Record
 from pipeline.records import ChunkedDocument, DeadLetter, DocumentEvent, Origin, Stage
@@ -45,14 +46,20 @@ def letter_of(record: Record, generation: str, stage: Stage, version: int, cause
         origin=Origin(record.topic, record.partition, record.offset),
         version=version,
         reason=cause.reason,
-        # It may quote what was wrong with it: a lone surrogate must not keep the letter from being written.
-        detail=cause.detail[:DETAIL_CHARACTERS].encode("utf-8", "backslashreplace").decode(),
+        detail=_shown(cause.detail),
         attempts=attempts,
         failed_at=time.time(),
         record_key=record.key,
         record_value=record.value,
         record_headers=record.headers,
     )
+
+
+def _shown(detail: str) -> str:
+    """A cause, bounded. It may quote what was wrong: a lone surrogate must not keep the letter from being written."""
+    # Not cut to its length at once: half an address with a password is no address any more.
+    text = without_passwords(detail[: 2 * DETAIL_CHARACTERS])[:DETAIL_CHARACTERS]
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def bury(publisher: Publisher, names: Names, letters: Sequence[DeadLetter]) -> None:

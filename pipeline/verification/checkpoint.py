@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self, get_args
+from typing import Annotated, Any, Final, Self, TypeAlias
 
+import msgspec
+
+from pipeline.codec import UNREADABLE
 from pipeline.errors import Poison, Refused, Transient
-from pipeline.identity import DocumentKey
+from pipeline.identity import OFFSET_BITS, DocumentKey
 from pipeline.verification.findings import Found, Kind
 
 _FORMAT: Final = 1
 #: Findings that are kept over a kill, so that the file stays some megabytes; of more, a verification
 #: that is begun anew finds the rest.
 KEPT: Final = 10_000
+
+_Partition: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+_Offset: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << OFFSET_BITS)]
+#: Of documents and chunks; a stamp fits as well, and -1 is one.
+_Number: TypeAlias = Annotated[int, msgspec.Meta(ge=-1, lt=1 << 53)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,34 +67,27 @@ class Checkpoint:
             Refused: the file is of something else, or cannot be understood.
         """
         try:
-            stored = json.loads(path.read_text())
+            data = path.read_bytes()
         except FileNotFoundError:
             return cls(path, of)
-        except (OSError, ValueError) as error:
-            raise _refused(path, f"cannot be read: {error}") from None
+        except OSError as error:
+            raise _refused(path, f"cannot be read: {error.strerror}") from None
         try:
-            return cls._of(path, of, stored)
-        except (LookupError, TypeError, ValueError, AttributeError, Poison) as error:
-            raise _refused(path, f"is not one of this vectide's: {type(error).__name__} {error}") from None
-
-    @classmethod
-    def _of(cls, path: Path, of: Of, stored: Mapping[str, Any]) -> Self:
-        if stored["format"] != _FORMAT:
-            raise _refused(path, f"has format {stored['format']}, this vectide knows {_FORMAT}")
+            # Before all else: another format may have anything else.
+            format = msgspec.json.decode(data, type=_Format).format
+            if format != _FORMAT:
+                raise _refused(path, f"has format {format}, this vectide knows {_FORMAT}")
+            stored = msgspec.json.decode(data, type=_Stored)
+            found = [one.found() for one in stored.found]
+        except (msgspec.ValidationError, Poison) as error:
+            raise _refused(path, f"is not one of this vectide's: {error}") from None
+        except UNREADABLE as error:
+            raise _refused(path, f"cannot be read: {error}") from None
         for name in Of.__slots__:
-            ours, theirs = getattr(of, name), stored[name]
+            ours, theirs = getattr(of, name), getattr(stored, name)
             if ours != theirs:
                 raise _refused(path, f"is of {name.replace('_', ' ')} {theirs}, not {ours}")
-        return cls(
-            path,
-            of,
-            {int(partition): int(offset) for partition, offset in stored["reached"].items()},
-            int(stored["documents"]),
-            int(stored["chunks"]),
-            [_found(one) for one in stored["found"]],
-            int(stored["more"]),
-            int(stored["unchecked"]),
-        )
+        return cls(path, of, stored.reached, stored.documents, stored.chunks, found, stored.more, stored.unchecked)
 
     @property
     def begun(self) -> bool:
@@ -136,6 +137,42 @@ class Checkpoint:
             self.path.unlink(missing_ok=True)
 
 
+class _Finding(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """A :class:`Found`, as it is in the file."""
+
+    doc: str
+    kind: Kind
+    key: str | None
+    stamp: _Number
+    place: tuple[_Partition, _Offset] | None
+    contents: list[str]
+
+    def found(self) -> Found:
+        """What was found; raises MalformedRecord: its key is none."""
+        key = None if self.key is None else DocumentKey.from_text(self.key)
+        return Found(self.doc, self.kind, key, self.stamp, self.place, frozenset(self.contents))
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+class _Stored(_Format):
+    """The whole file."""
+
+    generation: str
+    collection: str
+    model: str
+    topic: str
+    topic_id: str
+    reached: dict[_Partition, _Offset]
+    documents: _Number
+    chunks: _Number
+    found: list[_Finding]
+    more: _Number
+    unchecked: _Number
+
+
 def checkpoint_path(state: Path, collection: str) -> Path:
     """Where the checkpoint of a collection's verification lies; a collection is named after its generation."""
     return state / f"verify-{collection}.json"
@@ -148,11 +185,3 @@ def _refused(path: Path, why: str) -> Refused:
 def _described(one: Found) -> list[Any]:
     key = None if one.key is None else one.key.text
     return [one.doc, one.kind, key, one.stamp, one.place, sorted(one.contents)]
-
-
-def _found(stored: list[Any]) -> Found:
-    doc, kind, key, stamp, place, contents = stored
-    if kind not in get_args(Kind):
-        raise ValueError(f"unknown kind {kind!r}")
-    where = None if place is None else (int(place[0]), int(place[1]))
-    return Found(doc, kind, None if key is None else DocumentKey.from_text(key), int(stamp), where, frozenset(contents))

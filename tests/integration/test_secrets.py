@@ -13,10 +13,15 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel, SecretStr
 
+from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.kafka import KafkaBroker
 from pipeline.broker.reading import to_the_end
 from pipeline.config import Config, KafkaConfig
+from pipeline.errors import Poison
+from pipeline.identity import DocumentKey
+from pipeline.naming import Names
 from pipeline.ports import Record
+from pipeline.stages import dead_letters
 from tests.support.commands import run
 from tests.support.deployment import Deployment
 from tests.support.kafka import _free_ports
@@ -152,7 +157,8 @@ def test_a_mistake_in_the_environment_is_named_without_them(folder: Path) -> Non
 
 def test_where_kafka_is_away_they_are_not_shown(folder: Path) -> None:
     configured(folder, BASE, prefix="p", kafka=AWAY, qdrant="http://127.0.0.1:1")
-    for arguments in COMMANDS:
+    operator = [("verify",), ("explain", "docs:a.md"), ("gc",), ("forget", "docs:a.md", "--beforehand")]
+    for arguments in (*COMMANDS, *operator):
         assert "127.0.0.1:1" in shown(folder, *arguments, code=7)
     options = kafka(bootstrap_servers="127.0.0.1:1") + '\n[kafka.options]\nsasl_plain_pasword = "c4nary"\n'
     configured(folder, BASE, prefix="p", kafka=options, qdrant="http://127.0.0.1:1")
@@ -169,6 +175,54 @@ def test_where_kafka_refuses_the_password_it_is_not_shown(folder: Path, secure_k
     text = BASE.replace('ssl_key_password = "c4nary-key"\n', "")
     configured(folder, text, prefix="p", kafka=kafka(**broken), qdrant="http://127.0.0.1:1")
     assert "kafka.ssl_key_password" in shown(folder, "status", code=2)
+
+
+INDEX = """
+receipt_key = "c4nary-receipt"
+[model]
+provider = "hashing"
+name = "hashing"
+[log]
+level = "debug"
+[http]
+token = "c4nary-http"
+[sources.docs]
+connector = "filesystem"
+path = "docs"
+"""
+#: In this order: what was forgotten is explained, and gc ends letters.
+LOOKS = [
+    ("dead-letters", "show", "g/chunk/vectide.default.documents.0/0/0"), ("verify", "--sample", "5"),
+    ("verify", "--full"), ("forget", "docs:a.md", "--out", "receipt.json"), ("receipt", "check", "receipt.json"),
+    ("forget", "--receipt", "receipt.json"), ("explain", "docs:a.md"), ("gc",), ("gc", "--apply", "--json"),
+]  # fmt: skip
+
+
+@pytest.mark.processes
+def test_letters_receipts_and_state_keep_none(tmp_path: Path) -> None:
+    """Given a signed receipt, and a letter whose cause quotes an address with a password, then no command shows a
+    secret, nor does the receipt or any file of the state folder hold one.
+    """
+    made = Deployment(tmp_path, INDEX)
+    try:
+        for name in ("a.md", "b.md"):
+            (made.documents / name).write_text(f"text of {name}")
+        index = made.start("up")
+        made.quiet(2)
+        assert index.stop() == 0
+    finally:
+        made.end()
+    names = Names("vectide", "default")
+    broker = EmbeddedBroker(made.folder / ".vectide" / "log")
+    record = Record(names.documents(0), 0, 0, DocumentKey("docs", "b.md").to_bytes(), b"text")
+    cause = Poison("bad", "cannot reach https://me:c4nary@host/?api_key=c4nary")
+    dead_letters.bury(broker.publisher("test"), names, [dead_letters.letter_of(record, "g", "chunk", 0, cause, 1)])
+    broker.close()
+    told = {arguments: shown(made.folder, *arguments, code=0) for arguments in LOOKS}
+    assert "https://me:**********@host/?api_key=**********" in told[LOOKS[0]]
+    assert "signed with the configured key" in told["receipt", "check", "receipt.json"]
+    files = [made.folder / "receipt.json", *(path for path in (made.folder / ".vectide").rglob("*") if path.is_file())]
+    assert not [path for path in files if CANARY.encode() in path.read_bytes()]
 
 
 @pytest.fixture

@@ -425,17 +425,19 @@ def test_a_lift_of_a_receipt_is_refused_and_so_are_requests_of_another_kind(plac
 def test_files_that_cannot_be_purged_now_are_pending_and_what_is_not_ours_is_left(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given a log that somebody reads, and a foreign collection under our prefix, then the receipt says both."""
+    """Given a log that somebody reads, and a foreign collection under our prefix, then the receipt says both, and no
+    password that an error has.
+    """
     foreign, broken = place.names.root + "mine", place.names.root + "g0123456789ab"
     real_names, real_open = place.parts.store.names, place.parts.store.open
 
     def opened(name: str) -> Any:
         if name in (foreign, broken):
-            raise ForeignCollection("it is not ours", "leave it")
+            raise ForeignCollection("it is not ours: http://me:c4nary@host", "leave it")
         return real_open(name)
 
     def busy(topics: object) -> bool:
-        raise BrokerUnavailable("it is read")
+        raise BrokerUnavailable("it is read by https://c4nary@host?api_key=c4nary")
 
     with place.up():
         monkeypatch.setattr(place.parts.store, "names", lambda prefix: [*real_names(prefix), foreign, broken])
@@ -444,9 +446,10 @@ def test_files_that_cannot_be_purged_now_are_pending_and_what_is_not_ours_is_lef
         found = place.forget("docs:secret.md", wait=2.0)
         monkeypatch.undo()
     files = {one["name"]: one for one in found["places"] if one["place"] == "files"}
-    assert (files["log"]["state"], files["log"]["note"], found["state"]) == ("pending", "it is read", "pending")
+    assert (files["log"]["state"], files["log"]["note"][:10], found["state"]) == ("pending", "it is read", "pending")
     assert [files[name]["state"] for name in (foreign, broken)] == ["gone", "pending"]
-    assert files[foreign]["note"] == "it is not ours"
+    assert files[foreign]["note"] == "it is not ours: http://me:**********@host"
+    assert "c4nary" not in json.dumps(found)
 
 
 def test_a_generation_that_no_worker_has_begun_is_behind(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
+
 from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.deadline import Deadline
 from pipeline.errors import Poison
@@ -95,6 +97,15 @@ def test_a_cause_is_bounded_and_any_text_can_be_one() -> None:
     letter = letter_of(RECORD, "g1", "embed", 1, Poison("bad", "\ud800" + "x" * 10_000), 1)
     assert letter.detail.startswith("\\ud800x")
     assert len(letter.detail) <= DETAIL_CHARACTERS + 5
+
+
+@pytest.mark.parametrize("before", ["", "x" * (DETAIL_CHARACTERS - 30)])
+def test_a_cause_has_no_password_of_what_it_quotes(before: str) -> None:
+    """Nor half of one, where the letter's text ends."""
+    for text in ("cannot reach pg://me:c4nary@db.example.com/db", "refused: host=db user=me password=c4nary sslmode=x"):
+        detail = letter_of(RECORD, "g1", "embed", 1, Poison("bad", before + text), 1).detail
+        assert "c4n" not in detail
+        assert detail.startswith(before + text[:10])
 
 
 def test_a_letter_without_a_readable_key_is_described_all_the_same() -> None:
