@@ -64,7 +64,7 @@ class PostgresSettings(BaseModel):
     url: SecretStr = Field(
         description="`postgres://user@host:5432/database?sslmode=verify-full`, or libpq's `host=...`"
     )
-    password_file: Path | None = Field(None, description="a file with the password")
+    password_file: Path | None = Field(None, description="a file with the password; read again at each connection")
     tables: dict[str, TableSettings] = Field(
         min_length=1, description="by name, as in SQL: `articles`, `shop.articles`"
     )
