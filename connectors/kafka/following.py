@@ -18,6 +18,7 @@ from connectors.kafka.index import Index, Put, Truncate
 from connectors.kafka.records import NoDocument, TopicRecords
 from connectors.kafka.settings import KafkaSettings
 from connectors.settings import secrets_of
+from connectors.texts import reading
 from pipeline.broker.kafka_topics import Cluster, OutOfLog, PartitionsReader, TopicFacts
 from pipeline.deadline import Deadline
 from pipeline.errors import Backpressure, SourceUnavailable
@@ -306,7 +307,9 @@ class Following:
         before, self.facts = self.facts, facts
         settings = self._settings.topics
         self._revisions = {
-            topic: _fingerprint([_VERSION, settings[topic].model_dump(mode="json"), one.id])
+            topic: _fingerprint(
+                [_VERSION, settings[topic].model_dump(mode="json"), one.id, *reading(settings[topic].media_type)]
+            )
             for topic, one in facts.items()
         }
         made_of = [[topic, one.id, settings[topic].format, settings[topic].key] for topic, one in facts.items()]

@@ -47,7 +47,11 @@ class TopicSettings(BaseModel):
         description="template over the value's fields, `# {title}\\n\\n{author.name}`; "
         "if not given, the whole value, and of Debezium all fields that are texts but the key",
     )
-    media_type: str = Field("text/plain", min_length=1, description="of the text: `text/markdown`, `text/html` ...")
+    media_type: str = Field(
+        "text/plain",
+        min_length=1,
+        description="of the text: `text/markdown`, `text/html` ...; HTML is read as Markdown",
+    )
 
     @model_validator(mode="before")
     @classmethod

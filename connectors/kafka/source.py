@@ -20,12 +20,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from connectors.extraction import Extracted
 from connectors.kafka.following import POLL_SECONDS, PORTION_SECONDS, Following, StillReading
 from connectors.kafka.index import Index, Place
 from connectors.kafka.lookup import Lookup
 from connectors.kafka.records import NoDocument, OwnRecords, TopicRecords
 from connectors.kafka.settings import KafkaSettings
 from connectors.keys import escaped
+from connectors.texts import readable
 from pipeline.deadline import Deadline
 from pipeline.errors import (
     BrokerUnavailable,
@@ -134,16 +136,19 @@ class KafkaSource:
             records = self._following.records[topic]
         if not _is_of(path, record, records):
             raise Transient("another document's record lies there: the topic was made again")
-        content = records.content(record)
-        size = len(content.text.encode())
+        content, media_type = records.content(record), self._settings.topics[topic].media_type
+        read = Extracted(content.text, media_type)
+        if len(content.text.encode()) <= self._limit:
+            read = readable(content.text, media_type)
+        size = len(read.text.encode())
         within = size <= self._limit
         return Fetched(
             path=path,
             revision=revision,
-            text=content.text if within else None,
-            digest=content_hash(content.text),
-            media_type=self._settings.topics[topic].media_type,
-            metadata={},
+            text=read.text if within else None,
+            digest=content_hash(read.text),
+            media_type=read.media_type,
+            metadata=read.metadata,
             event_time=content.at,
             size=size,
             omitted="" if within else f"{size} bytes, over the limit of {self._limit}",

@@ -13,6 +13,7 @@ from connectors.postgres.server import Server
 from connectors.postgres.settings import PostgresSettings, TableSettings
 from connectors.postgres.tables import Column, Table
 from connectors.templates import fields_of
+from connectors.texts import reading
 from pipeline.errors import ConfigError, Fatal, SourceUnavailable
 from pipeline.identity import canonical_json
 
@@ -109,6 +110,7 @@ class _Table:
             self._database,
             settings.model_dump(mode="json"),
             [[one.name, one.type] for one in used],
+            *reading(settings.media_type),
         ]
         table = Table(
             name=self._name,

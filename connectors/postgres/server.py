@@ -30,16 +30,17 @@ _DEFAULTS: Final = {
     "application_name": "vectide",
     "client_encoding": "UTF8",
 }
-#: Of the server's refusals while connecting, which have no code: only a person can mend these. In another
-#: language than English they are waited out, not ready, with their text.
+#: Of the server's refusals while connecting, which have no code: those that come from what url and password_file
+#: say, or pg_hba.conf. In another language than English they are waited out like these, without the advice.
 _REFUSALS: Final = (
     "authentication failed",
     "no pg_hba.conf entry",
     "no password supplied",
     "does not exist",
-    "to start walsender",
     "is not permitted to log in",
 )
+#: The role lacks REPLICATION: before PostgreSQL 16, and from it on.
+_NO_REPLICATION: Final = ("to start walsender", "to start WAL sender")
 
 
 class TooSlow(SourceUnavailable):
@@ -59,6 +60,7 @@ class Server:
 
     def __init__(self, source_id: str, settings: PostgresSettings) -> None:
         self._place = f"sources.{source_id}"
+        self._password_file = settings.password_file
         self._timeout = settings.timeout_seconds
         self._lock = threading.Lock()
         self._closed = False
@@ -71,13 +73,10 @@ class Server:
                 f"{self._place}.url is no address of a PostgreSQL database",
                 "write postgres://user@host:5432/database, special characters of the password percent-encoded",
             ) from None
-        if settings.password_file is not None:
-            try:
-                given["password"] = settings.password_file.read_text().rstrip("\r\n")
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(
-                    f"{self._place}.password_file: {error}", "give a file that this user can read"
-                ) from None
+        try:
+            self._password()
+        except SourceUnavailable as error:
+            raise ConfigError(str(error), "give a file that this user can read") from None
         given["options"] = f"{given.get('options', '')} {_FORMATS}".strip()
         self._options = {**_DEFAULTS, **given}
         self.name = f"{given.get('host', 'localhost')}/{given.get('dbname', given.get('user', ''))}"
@@ -87,7 +86,7 @@ class Server:
         """Run one statement; its rows, if it has any.
 
         Raises:
-            SourceUnavailable: no answer.
+            SourceUnavailable: no answer, or nobody is let in.
             TooSlow: not in time.
             NotAllowed: the role lacks a right.
             psycopg2.Error: anything else that the server has against it.
@@ -103,7 +102,8 @@ class Server:
             SourceUnavailable, NotAllowed: as for :meth:`rows`.
         """
         with self._meanings():
-            return psycopg2.connect(make_dsn(**self._options), connection_factory=LogicalReplicationConnection)
+            dsn = make_dsn(**{**self._options, **self._password()})
+            return psycopg2.connect(dsn, connection_factory=LogicalReplicationConnection)
 
     @property
     def connected(self) -> bool:
@@ -126,7 +126,7 @@ class Server:
         if found is None or found.closed:
             milliseconds = int(self._timeout * 1000)
             options = f"{self._options['options']} -c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
-            found = psycopg2.connect(make_dsn(**{**self._options, "options": options}))
+            found = psycopg2.connect(make_dsn(**{**self._options, **self._password(), "options": options}))
             found.autocommit = True
             with self._lock:
                 self._connection = found
@@ -134,6 +134,19 @@ class Server:
             if closed:
                 _end(found)
         return found
+
+    def _password(self) -> dict[str, str]:
+        """What the file says now, for it can be another by then; nothing where there is none.
+
+        Raises:
+            SourceUnavailable: it cannot be read.
+        """
+        if self._password_file is None:
+            return {}
+        try:
+            return {"password": self._password_file.read_text().rstrip("\r\n")}
+        except (OSError, UnicodeDecodeError) as error:
+            raise SourceUnavailable(f"{self._place}.password_file: {error}") from None
 
     @contextmanager
     def _meanings(self) -> Iterator[None]:
@@ -151,13 +164,18 @@ class Server:
             raise SourceUnavailable(f"{self.name}: {_text(error)}; give the address of the primary") from None
         except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
             text = _text(error)
-            if error.pgcode is None and any(one in text for one in _REFUSALS):
+            if error.pgcode is None and any(one in text for one in _NO_REPLICATION):
                 raise NotAllowed(
-                    f"{self._place}: PostgreSQL lets nobody in: {text}", "see url, password_file and pg_hba.conf"
+                    f"{self._place}: PostgreSQL refuses: {text}", "docs/connectors.md has the rights that it needs"
                 ) from None
             with self._lock:
                 lost, self._connection = self._connection, None
             _end(lost)
+            if error.pgcode is None and any(one in text for one in _REFUSALS):
+                # Waited out: passwords are exchanged, and roles and databases restored, while this runs.
+                raise SourceUnavailable(
+                    f"{self._place}: PostgreSQL lets nobody in: {text}: see url, password_file and pg_hba.conf"
+                ) from None
             raise SourceUnavailable(f"{self.name}: {text}") from None
 
 

@@ -38,7 +38,11 @@ class TableSettings(BaseModel):
     text: Annotated[str, AfterValidator(naming("column"))] = Field(
         "", description="template, `# {title}\\n\\n{body}`; all columns of a text type but the key if not given"
     )
-    media_type: str = Field("text/plain", min_length=1, description="of the text: `text/markdown`, `text/html` ...")
+    media_type: str = Field(
+        "text/plain",
+        min_length=1,
+        description="of the text: `text/markdown`, `text/html` ...; HTML is read as Markdown",
+    )
     metadata: dict[str, str] = Field({}, description="columns, or a table of column and name in the metadata")
     event_time: str = Field("", description="a timestamp column: when the row last changed")
     deleted: str = Field("", description="a column that says deleted: true, or anything but null if it is no boolean")
@@ -64,7 +68,7 @@ class PostgresSettings(BaseModel):
     url: SecretStr = Field(
         description="`postgres://user@host:5432/database?sslmode=verify-full`, or libpq's `host=...`"
     )
-    password_file: Path | None = Field(None, description="a file with the password")
+    password_file: Path | None = Field(None, description="a file with the password; read again at each connection")
     tables: dict[str, TableSettings] = Field(
         min_length=1, description="by name, as in SQL: `articles`, `shop.articles`"
     )

@@ -11,9 +11,11 @@ from typing import Any, Final
 import psycopg2
 from psycopg2.sql import SQL, Composable, Identifier
 
+from connectors.extraction import Extracted
 from connectors.keys import LIMIT_BYTES, path_of
 from connectors.postgres.server import Server, TooSlow
 from connectors.postgres.settings import TableSettings
+from connectors.texts import readable
 from pipeline.errors import Poison, Transient
 from pipeline.identity import MetadataValue, content_hash
 from pipeline.ports import Fetched, Listed
@@ -125,7 +127,7 @@ class Table:
             limit: bytes of its text, and of its metadata; what is longer is not read.
 
         Raises:
-            Poison: its metadata are over the limit, or it is not Unicode.
+            Poison: its metadata are over the limit, it is not Unicode, or HTML that nobody can read.
             Transient: the condition, or a column, cannot be computed for it.
         """
         path = path_of(self.name, key)
@@ -171,10 +173,13 @@ class Table:
         xmin, size, content, digest, metadata_size, metadata, at = found[0][len(key) :]
         if metadata is None:
             raise Poison("bad_metadata", f"{metadata_size} bytes of metadata, over the limit of {limit}")
-        text, omitted = None, ""
+        text, omitted, read = None, "", Extracted("", self.settings.media_type)
         if content is not None:
             text = self._text(content)
             size = len(text.encode())
+        if text is not None and size <= limit:
+            read = readable(text, self.settings.media_type)
+            text, size = read.text, len(read.text.encode())
         if text is None or size > limit:
             digest = digest or hashlib.blake2b((text or "").encode(), digest_size=16).hexdigest()
             text, omitted = None, f"{size} bytes, over the limit of {limit}"
@@ -183,8 +188,8 @@ class Table:
             revision=self._revision(xmin),
             text=text,
             digest=digest if text is None else content_hash(text),
-            media_type=self.settings.media_type,
-            metadata=self._metadata(json.loads(metadata)),
+            media_type=read.media_type,
+            metadata={**read.metadata, **self._metadata(json.loads(metadata))},
             event_time=at or 0.0,
             size=size,
             omitted=omitted,

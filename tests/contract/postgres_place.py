@@ -6,12 +6,14 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from connectors.certification import Fault
 from connectors.postgres.source import PostgresSource
 from connectors.registry import open_source
 from pipeline.config import SourceConfig
 from tests.contract.by_key import ByKey
 from tests.support.absence import absent
 from tests.support.postgres import Missing, PostgresServer, shared
+from tests.support.socks import Relay
 
 _TABLE = (
     "CREATE TABLE docs (path text PRIMARY KEY, body text NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp())"
@@ -28,19 +30,20 @@ def server() -> PostgresServer:
 
 
 class PostgresPlace:
-    """A database of its own."""
+    """A database of its own, whose role needs its password, behind a relay."""
 
-    faults = ("down",)
+    faults: tuple[Fault, ...] = ("down", "slow", "unauthorised")
     secrets = ("hunter2",)
 
     def __init__(self, folder: Path, limit_bytes: int = 64 * 1024) -> None:
         self._limit = limit_bytes
         self._server = server()
+        self._relay = Relay(self._server.port)
         self._database = f"place_{uuid.uuid4().hex[:10]}"
         role = self._database
         self._server.execute(
             "postgres",
-            f"CREATE ROLE {role} LOGIN REPLICATION",
+            f"CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'hunter2' IN ROLE passworded",
             f"CREATE DATABASE {self._database} TEMPLATE template0 OWNER {role}",
         )
         self._server.execute(self._database, _TABLE, f"ALTER TABLE docs OWNER TO {role}")
@@ -61,22 +64,27 @@ class PostgresPlace:
     def poison(self, path: str) -> None:
         self.put(path, "x" * (self._limit + 1))
 
-    def break_(self, fault: str) -> None:
+    def break_(self, fault: Fault) -> None:
         """The source does not get in, and is put out."""
+        if fault == "slow":
+            self._relay.break_(fault)
+            return
+        change = "CONNECTION LIMIT 0" if fault == "down" else "PASSWORD 'another'"
         self._server.execute(
             "postgres",
-            f"ALTER ROLE {self._database} CONNECTION LIMIT 0",
+            f"ALTER ROLE {self._database} {change}",
             f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{self._database}'",
         )
 
     def mend(self) -> None:
-        self._server.execute("postgres", f"ALTER ROLE {self._database} CONNECTION LIMIT -1")
+        self._relay.mend()
+        self._server.execute("postgres", f"ALTER ROLE {self._database} CONNECTION LIMIT -1 PASSWORD 'hunter2'")
 
     def source(self) -> ByKey:
         config = SourceConfig.model_validate(
             {
                 "connector": "postgres",
-                "url": self._server.url(self._database).replace("admin@", f"{self._database}:hunter2@"),
+                "url": f"postgres://{self._database}:hunter2@127.0.0.1:{self._relay.port}/{self._database}",
                 "slot": self._database,
                 "tables": {"docs": {"text": "{body}", "event_time": "at"}},
             }
@@ -86,6 +94,7 @@ class PostgresPlace:
         return ByKey(found, "docs")
 
     def close(self) -> None:
+        self._relay.close()
         self._server.drop_database(self._database)
         self._server.execute("postgres", f"DROP ROLE {self._database}")
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from kafka import codec as kafka_codec
 from kafka.admin import NewPartitions
 
 from connectors.certification.rig import Documents, running, wait_until
+from connectors.extraction import Extracted
+from connectors.extraction.formats import FORMATS
 from connectors.kafka import following
 from connectors.kafka.index import Put
 from connectors.kafka.settings import KafkaSettings
@@ -437,6 +440,43 @@ def test_a_compression_that_no_library_is_there_for_is_named(
     monkeypatch.setattr(kafka_codec, missing, None)
     with pytest.raises(SourceUnavailable, match=rf"{codec}.*pip install 'vectide\[kafka-codecs\]'"):
         listed(opened(topic))
+
+
+def test_html_in_a_record_is_read_and_a_better_extractor_reads_it_again(
+    topics: Topics, fresh: str, opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = topics.create(fresh)
+    topics.send(
+        topic,
+        ({"id": 1}, {"title": "T", "body": "<h2>H</h2><p>x &amp; <b>böđy</b></p>"}),
+        ({"id": 2}, {"title": "T", "body": "<p></p>" * 200}),
+        ({"id": 3}, {"title": "T", "body": "<ul><li>x" * 40}),
+    )
+    settings = {"text": "<title>{title}</title>{body}", "media_type": "text/html"}
+    source = opened(topic, **settings)
+    texts = listed(source)
+    assert texts == {
+        "1": "## H\n\nx & böđy\n",
+        "2": "1416 bytes, over the limit of 1000",
+        "3": "1720 bytes, over the limit of 1000",
+    }
+    found = source.fetch(f"{topic}/1")
+    assert isinstance(found, Fetched)
+    extractor = f"html/{FORMATS['.html'].version}"
+    assert found.metadata == {"title": "T", "source_media_type": "text/html", "extractor": extractor}
+    assert found.media_type == "text/markdown"
+    documents = Documents(EmbeddedBroker(tmp_path / "log"))
+    with running(opened(topic, **settings), documents, tmp_path / "known"):
+        wait_until(lambda: len(documents.texts()) == 3)
+    better = replace(
+        FORMATS[".html"],
+        version=FORMATS[".html"].version + 1,
+        extract=lambda text, path: Extracted("better", "text/markdown"),
+    )
+    monkeypatch.setitem(FORMATS, ".html", better)
+    with running(opened(topic, **settings), documents, tmp_path / "known"):
+        wait_until(lambda: documents.texts()[f"{topic}/1"] == "better")
+    documents.broker.close()
 
 
 def test_a_documents_topic_of_vectide_is_no_source(topics: Topics, fresh: str, opened: Opened) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from connectors.postgres.source import PostgresSource
 from connectors.runner import RunnerLimits
+from pipeline.cli.main import cli
 from pipeline.errors import ConfigError, Fatal, NotAllowed, SourceUnavailable
-from pipeline.ports import Expired, Fetched, Skipped, without_pauses
+from pipeline.ports import Expired, Fetched, Hint, Skipped, without_pauses
 from tests.support.postgres import PostgresServer
 from tests.support.sources import Documents, running
 from tests.support.tables import Tables, tables
@@ -222,28 +224,108 @@ def test_a_publication_that_lacks_a_table_gets_it(guarded: tuple[Tables, str]) -
     source.close()
 
 
-def test_a_wrong_password_is_fatal_and_not_shown(
-    postgres: PostgresServer, guarded: tuple[Tables, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def passworded(guarded: tuple[Tables, str]) -> tuple[Tables, str, str]:
+    """A table, and a role that may read it with its password; the role, and the URL up to the password."""
     one, role = guarded
-    postgres.execute("postgres", "CREATE DATABASE passworded", f"ALTER ROLE {role} PASSWORD 'right-secret' REPLICATION")
+    one.execute(
+        f"ALTER ROLE {role} PASSWORD 'right-secret' REPLICATION",
+        f"GRANT passworded TO {role}",
+        f"GRANT SELECT ON pages TO {role}",
+    )
+    return one, role, f"postgres://{role}{{}}@127.0.0.1:{one.server.port}/{one.database}"
+
+
+def test_a_wrong_password_is_waited_out_and_not_shown(
+    passworded: tuple[Tables, str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For the queries and for the stream, each connection reads the file again."""
+    one, role, url = passworded
+    one.execute(f"CREATE PUBLICATION {one.slot} FOR TABLE pages")
+    with pytest.raises(ConfigError, match="password_file"):
+        one.source(password_file=tmp_path / "absent")
+    secret = tmp_path / "secret"
+    secret.write_text("wrong-secret\n")
+    source = one.source(url=url.format(":older-secret"), password_file=secret)
+    with caplog.at_level(logging.DEBUG), pytest.raises(SourceUnavailable) as error:
+        list(source.scan())
+    assert "sources.m: PostgreSQL lets nobody in" in str(error.value)
+    assert "password authentication failed" in str(error.value)
+    assert "see url, password_file and pg_hba.conf" in str(error.value)
+    assert "-secret" not in str(error.value) + caplog.text + repr(source._settings)
+    secret.unlink()
+    with pytest.raises(SourceUnavailable, match=r"sources\.m\.password_file: .*No such file"):
+        source.hints(0.0)
+    secret.write_text("right-secret\n")
+    assert source.hints(0.0) == [Hint(None)]
+    one.execute(f"ALTER ROLE {role} PASSWORD 'newer-secret'")
+    secret.write_text("newer-secret\n")
+    source.hints(0.0)
+    assert source._stream is not None, "the stream did not get in"
+    source.close()
+
+
+def test_a_dry_run_does_not_wait_for_another_password(passworded: tuple[Tables, str, str], tmp_path: Path) -> None:
+    _, _, url = passworded
+    (tmp_path / "secret").write_text("wrong-secret")
+    config = tmp_path / "vectide.toml"
+    config.write_text(
+        f"""state = "{tmp_path / "state"}"
+[sources.shop]
+connector = "postgres"
+url = "{url.format("")}"
+password_file = "{tmp_path / "secret"}"
+[sources.shop.tables.pages]
+text = "{{body}}"
+"""
+    )
+    ran = CliRunner().invoke(cli, ["connect", "postgres", "--dry-run", "--config", str(config)])
+    assert isinstance(ran.exception, SourceUnavailable)
+    assert "sources.shop: PostgreSQL lets nobody in" in str(ran.exception)
+    (tmp_path / "secret").unlink()
+    ran = CliRunner().invoke(cli, ["config", "check", "--config", str(config)])
+    assert ran.exit_code != 0
+    assert "sources.shop.password_file" in ran.output + str(ran.exception)
+
+
+@pytest.mark.parametrize(
+    ("change", "back", "said"),
+    [
+        ("ROLE {role} NOLOGIN", "ROLE {role} LOGIN", "is not permitted to log in"),
+        ("ROLE {role} RENAME TO {role}_away", "ROLE {role}_away RENAME TO {role}", "does not exist"),
+        ("DATABASE {name} RENAME TO {name}_away", "DATABASE {name}_away RENAME TO {name}", "does not exist"),
+    ],
+)
+def test_a_role_or_database_that_is_away_is_waited_for(
+    guarded: tuple[Tables, str], change: str, back: str, said: str
+) -> None:
+    """Locked, or being restored: it may be there in a moment."""
+    one, role = guarded
+    one.execute(f"GRANT SELECT ON pages TO {role}")
+    source = one.source(user=role)
+    one.server.execute("postgres", f"ALTER {change.format(role=role, name=one.database)}")
     try:
-        url = f"postgres://{role}:wrong-secret@127.0.0.1:{postgres.port}/passworded"
-        source = one.source(url=url)
-        with caplog.at_level(logging.DEBUG), pytest.raises(NotAllowed) as error:
+        with pytest.raises(SourceUnavailable, match=f"PostgreSQL lets nobody in: .*{said}"):
             list(source.scan())
-        assert "password authentication failed" in str(error.value)
-        assert "wrong-secret" not in str(error.value) + caplog.text + repr(source._settings)
-        secret = tmp_path / "secret"
-        secret.write_text("right-secret\n")
-        source = one.source(url=url.replace(":wrong-secret", ""), password_file=secret, tables={"absent": {}})
-        with pytest.raises(ConfigError, match="there is no such table"):
-            list(source.scan())
-        source.close()
-        with pytest.raises(ConfigError, match="password_file"):
-            one.source(password_file=tmp_path / "absent")
     finally:
-        postgres.execute("postgres", "DROP DATABASE passworded WITH (FORCE)")
+        one.server.execute("postgres", f"ALTER {back.format(role=role, name=one.database)}")
+    assert [listed.path for listed in without_pauses(source.scan())] == ["pages/1"]
+    source.close()
+
+
+def test_a_role_without_replication_is_refused_by_the_stream_too(guarded: tuple[Tables, str]) -> None:
+    """An admin has made slot and publication, and left the role without REPLICATION: nothing to wait for."""
+    one, role = guarded
+    one.execute(
+        f"GRANT SELECT ON pages TO {role}",
+        f"CREATE PUBLICATION {one.slot} FOR TABLE pages",
+        f"SELECT pg_create_logical_replication_slot('{one.slot}', 'pgoutput')",
+    )
+    source = one.source(user=role, create=False)
+    source.resume(None)
+    with pytest.raises(NotAllowed, match=r"PostgreSQL refuses: .*start"):
+        source.hints(0.0)
+    source.close()
 
 
 def test_a_server_that_is_not_there_is_unavailable(guarded: tuple[Tables, str]) -> None:

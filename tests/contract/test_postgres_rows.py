@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from connectors.extraction import Extracted
+from connectors.extraction.formats import FORMATS
 from pipeline.errors import Poison, SourceUnavailable, Transient
 from pipeline.ports import Fetched, without_pauses
 from tests.support.postgres import PostgresServer
 from tests.support.replication import LIMITS, Counted, hints_until, synced
 from tests.support.sources import Documents, running
-from tests.support.tables import Tables, tables
+from tests.support.tables import PAGES, Tables, tables
 
 
 def test_every_kind_of_change_reaches_the_log(pages: Tables, documents: Documents, tmp_path: Path) -> None:
@@ -32,6 +35,62 @@ def test_every_kind_of_change_reaches_the_log(pages: Tables, documents: Document
         pages.execute("TRUNCATE pages")
         documents.wait_for({})
         assert source.scans == 1
+
+
+def test_html_in_a_row_is_read_and_a_better_extractor_reads_it_again(
+    postgres: PostgresServer, fresh: str, documents: Documents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page's own metadata, but for a column that is called alike; published again once it is read otherwise."""
+    row = "INSERT INTO pages VALUES (1, 'T', '<h2>H</h2><p>x &amp; <b>böđy</b></p>')"
+    settings = {"text": "<title>{title}</title>{body}", "media_type": "text/html"}
+    with tables(postgres, fresh, PAGES, row, tables={"pages": settings}) as one:
+        source = one.source()
+        (listed,) = without_pauses(source.scan())
+        found = source.fetch("pages/1")
+        assert isinstance(found, Fetched)
+        assert (found.text, found.media_type) == ("## H\n\nx & böđy\n", "text/markdown")
+        assert found.size == len("## H\n\nx & böđy\n".encode())
+        extractor = f"html/{FORMATS['.html'].version}"
+        assert found.metadata == {"title": "T", "source_media_type": "text/html", "extractor": extractor}
+        assert found.revision == listed.revision
+        source.close()
+        source = one.source(tables={"pages": {**settings, "metadata": {"body": "title"}}})
+        found = source.fetch("pages/1")
+        assert isinstance(found, Fetched)
+        assert found.metadata["title"] == "<h2>H</h2><p>x &amp; <b>böđy</b></p>"
+        source.close()
+        with running(one.source(), documents, tmp_path, LIMITS):
+            documents.wait_for({"pages/1": "## H\n\nx & böđy\n"})
+        better = replace(
+            FORMATS[".html"],
+            version=FORMATS[".html"].version + 1,
+            extract=lambda text, path: Extracted("better", "text/markdown"),
+        )
+        monkeypatch.setitem(FORMATS, ".html", better)
+        with running(one.source(), documents, tmp_path, LIMITS):
+            documents.wait_for({"pages/1": "better"})
+
+
+def test_html_that_is_too_much_or_nests_too_deeply_is_not_published_as_text(
+    postgres: PostgresServer, fresh: str
+) -> None:
+    """As its bytes, or as the longer Markdown that they would be; of tags that never end, the row is poison."""
+    rows = (
+        "INSERT INTO pages VALUES (1, 'T', repeat('<ul><li>x', 20)), (2, 'T', repeat('<p></p>', 60)), "
+        "(3, 'T', repeat('<div>', 100000))"
+    )
+    settings = {"text": "{body}", "media_type": "text/html"}
+    with tables(postgres, fresh, PAGES, rows, tables={"pages": settings}) as one:
+        source = one.source(limit_bytes=300)
+        for number, size in ((1, 460), (2, 420)):
+            found = source.fetch(f"pages/{number}")
+            assert isinstance(found, Fetched)
+            assert (found.text, found.omitted) == (None, f"{size} bytes, over the limit of 300")
+        source.close()
+        source = one.source()
+        with pytest.raises(Poison):
+            source.fetch("pages/3")
+        source.close()
 
 
 def test_a_row_as_a_document(postgres: PostgresServer, fresh: str) -> None:

@@ -47,7 +47,7 @@ log_statement = none
 """
 _ACCESS = """
 local all all trust
-host passworded all 127.0.0.1/32 scram-sha-256
+host all +passworded 127.0.0.1/32 scram-sha-256
 host all all 127.0.0.1/32 trust
 """
 
@@ -220,6 +220,7 @@ def shared() -> PostgresServer:
     server = PostgresServer()
     atexit.register(server.stop)
     server.start()
+    server.execute("postgres", "CREATE ROLE passworded")  # its members need their passwords
     return server
 
 

@@ -1,7 +1,7 @@
-"""A SOCKS5 proxy before real servers: what a client sees of them can be cut off, slowed down or spoiled.
+"""Proxies before real servers: what a client sees of them can be cut off, slowed down or spoiled.
 
-A Kafka client goes to the addresses that brokers say, around any proxy before one of them; through this one it goes
-to all.
+A Kafka client goes to the addresses that brokers say, around any proxy before one of them; through a SOCKS5 proxy it
+goes to all.
 """
 
 from __future__ import annotations
@@ -16,10 +16,15 @@ _SLOW_SECONDS = 0.5
 _CHUNK = 64 * 1024
 
 
-class SocksProxy:
-    """Listens on a port of its own until :meth:`close`."""
+class Relay:
+    """Before one server; listens on a port of its own until :meth:`close`.
 
-    def __init__(self) -> None:
+    Args:
+        port: the server's, on this machine.
+    """
+
+    def __init__(self, port: int = 0) -> None:
+        self._upstream = port
         self.fault: str | None = None
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -27,8 +32,8 @@ class SocksProxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
-    def url(self) -> str:
-        return f"socks5://127.0.0.1:{self._server.getsockname()[1]}"
+    def port(self) -> int:
+        return int(self._server.getsockname()[1])
 
     def break_(self, fault: str) -> None:
         self.fault = fault
@@ -62,14 +67,7 @@ class SocksProxy:
         with contextlib.suppress(OSError), client:
             if self.fault == "down":
                 return
-            _, methods = client.recv(2)
-            client.recv(methods)
-            client.sendall(b"\x05\x00")
-            _, _, _, kind = client.recv(4)
-            host = socket.inet_ntoa(client.recv(4)) if kind == 1 else client.recv(client.recv(1)[0]).decode()
-            (port,) = struct.unpack(">H", client.recv(2))
-            with socket.create_connection((host, port)) as server:
-                client.sendall(b"\x05\x00\x00\x01" + bytes(6))
+            with self._connected(client) as server:
                 with self._lock:
                     self._open |= {client, server}
                 back = threading.Thread(target=self._pump, args=(server, client, True), daemon=True)
@@ -78,6 +76,10 @@ class SocksProxy:
                 back.join()
                 with self._lock:
                     self._open -= {client, server}
+
+    def _connected(self, client: socket.socket) -> socket.socket:
+        """To the server that a client is to reach."""
+        return socket.create_connection(("127.0.0.1", self._upstream))
 
     def _pump(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
         with contextlib.suppress(OSError):
@@ -90,3 +92,22 @@ class SocksProxy:
         for one in (source, target):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+
+
+class SocksProxy(Relay):
+    """Before all servers: each client says which one."""
+
+    @property
+    def url(self) -> str:
+        return f"socks5://127.0.0.1:{self.port}"
+
+    def _connected(self, client: socket.socket) -> socket.socket:
+        _, methods = client.recv(2)
+        client.recv(methods)
+        client.sendall(b"\x05\x00")
+        _, _, _, kind = client.recv(4)
+        host = socket.inet_ntoa(client.recv(4)) if kind == 1 else client.recv(client.recv(1)[0]).decode()
+        (port,) = struct.unpack(">H", client.recv(2))
+        server = socket.create_connection((host, port))
+        client.sendall(b"\x05\x00\x00\x01" + bytes(6))
+        return server
