@@ -92,7 +92,7 @@ FORMATS: Final[dict[str, Format]] = {
     **dict.fromkeys((".md", ".markdown", ".mdown", ".mkd", ".mdx"), _MARKDOWN),
     **dict.fromkeys((".rst", ".rest"), Format("restructured", 1, _restructured)),
     **dict.fromkeys((".csv", ".tsv"), Format("csv", 1, _csv)),
-    **dict.fromkeys((".html", ".htm", ".xhtml"), Format("html", 1, _html, declares_encoding=True)),
+    **dict.fromkeys((".html", ".htm", ".xhtml"), Format("html", 2, _html, declares_encoding=True)),
 }
 
 #: Suffix to media type.

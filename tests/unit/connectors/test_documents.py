@@ -175,6 +175,17 @@ def test_mail_says_who_wrote_to_whom(extractor: Extractor) -> None:
     assert found.metadata["attachments"] == ["plan.pdf"]
 
 
+def test_a_chapter_and_a_mail_are_read_as_a_whole(extractor: Extractor) -> None:
+    """Given notes in an ``aside`` and a text in an ``article``, then neither counts as the frame of a site's page."""
+    page = "<header>first</header><article>" + "word " * 40 + "</article><aside>a note</aside><footer>last</footer>"
+    whole = ["first", *["word"] * 40, "a", "note", "last"]
+    message = f"Subject: x\r\nContent-Type: text/html\r\n\r\n{page}"
+    assert read(extractor, message.encode(), "a.eml").text.split() == ["#", "x", *whole]
+    assert read(extractor, files.book(f"<html><body>{page}</body></html>"), "a.epub").text.split() == [
+        "#", "Preface", "first", "words", *whole
+    ]  # fmt: skip
+
+
 def test_a_notebook_is_its_texts_and_code_without_outputs(extractor: Extractor) -> None:
     found = read(extractor, files.NOTEBOOK, "a.ipynb")
     assert found.text == "# Analysis\nof tides\n\n````python\nx = 1\n```\n````\n"
