@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from connectors import extraction
-from connectors.extraction import Extracted, ExtractionLimits, Extractor, documents, reader
+from connectors.extraction import Extracted, ExtractionLimits, Extractor, documents, formats, reader, revision_of
 from connectors.filesystem import connector
 from pipeline.anchors import ANCHORS, place
 from pipeline.chunking.structure import blocks
@@ -438,7 +438,8 @@ def test_a_document_whose_reader_is_not_installed_is_counted_and_told_once(
         (root / name).write_bytes(files.pdf([["tide tables"]]))
     (root / "note.txt").write_text("a note")
     with monkeypatch.context() as without, caplog.at_level(logging.WARNING, "connectors"):
-        without.setattr(extraction.documents, "_installed", lambda name: None)
+        for module in (extraction.documents, formats):
+            without.setattr(module, "installed", lambda name: None)
         one = scanned(connector("files", {"path": str(root)}, LIMIT), documents, tmp_path / "state")
     assert set(documents.texts()) == {"note.txt"}
     assert one.skipped("no_reader") == 2
@@ -461,6 +462,31 @@ def test_a_better_reader_is_another_revision(root: Path, monkeypatch: pytest.Mon
     (after,) = without_pauses(source.scan())
     source.close()
     assert after.revision != before.revision
+
+
+@pytest.mark.parametrize(
+    ("distribution", "suffixes"),
+    [
+        ("selectolax", {".html", ".epub", ".eml"}),
+        ("PyYAML", {".md", ".ipynb"}),
+        ("lxml", {".docx", ".pptx", ".xlsx", ".epub"}),
+        ("python-calamine", {".xlsx"}),
+        ("pypdfium2", {".pdf"}),
+    ],
+)
+def test_another_version_of_a_library_is_another_revision_of_all_that_is_built_on_it(
+    distribution: str, suffixes: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {path: revision_of(path) for path in ("a.html", "a.md", "a.txt", "a.csv", "a.py", *files.SAMPLES)}
+    installed = formats.installed
+    monkeypatch.setattr(formats, "installed", lambda name: "9.9" if name == distribution else installed(name))
+    assert {path.removeprefix("a") for path, before in asked.items() if revision_of(path) != before} == suffixes
+
+
+def test_a_better_reader_of_pages_is_another_revision_of_books_and_mail() -> None:
+    for path, part in (("a.epub", formats.HTML), ("a.eml", formats.HTML), ("a.ipynb", formats.MARKDOWN)):
+        assert part.revision.startswith(f"{part.name}{part.version}-")
+        assert part.revision in revision_of(path)
 
 
 def test_a_live_change_is_published_beside_a_hostile_document(root: Path, documents: Documents) -> None:
