@@ -52,8 +52,7 @@ def revision_of(path: str) -> str:
     document = document_format(path)
     if document is not None:
         return f"{VERSION}-{document.revision}"
-    format_ = format_of(path)
-    return f"{VERSION}-{format_.name}{format_.version}"
+    return f"{VERSION}-{format_of(path).revision}"
 
 
 class _Failed(NamedTuple):

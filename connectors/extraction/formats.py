@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from connectors.extraction.front_matter import front_matter
@@ -49,6 +51,27 @@ class Format:
     extract: Callable[[str, str], Extracted]
     """Decoded text and path to the document."""
     declares_encoding: bool = False
+    needs: tuple[str, ...] = ()
+    """Distributions; always installed."""
+
+    @property
+    def revision(self) -> str:
+        """Another whenever the same text may give another document."""
+        return reader_revision(f"{self.name}{self.version}", self.needs)
+
+
+def reader_revision(own: str, needs: Iterable[str]) -> str:
+    """A reader's revision: its own, and those of the distributions that it is built on."""
+    return "-".join([own, *(installed(name) or "none" for name in needs)])
+
+
+@cache
+def installed(name: str) -> str | None:
+    """The version of a distribution; None: it is not there."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _plain(text: str, path: str) -> Extracted:
@@ -85,14 +108,15 @@ def _html(text: str, path: str) -> Extracted:
 
 _PLAIN: Final = Format("plain", 1, _plain)
 _CODE: Final = Format("code", 1, _code)
-_MARKDOWN: Final = Format("markdown", 1, _markdown)
+MARKDOWN: Final = Format("markdown", 1, _markdown, needs=("PyYAML",))
+HTML: Final = Format("html", 2, _html, declares_encoding=True, needs=("selectolax",))
 
 #: Suffix to format. Code has its own table below; anything else that is text is plain.
 FORMATS: Final[dict[str, Format]] = {
-    **dict.fromkeys((".md", ".markdown", ".mdown", ".mkd", ".mdx"), _MARKDOWN),
+    **dict.fromkeys((".md", ".markdown", ".mdown", ".mkd", ".mdx"), MARKDOWN),
     **dict.fromkeys((".rst", ".rest"), Format("restructured", 1, _restructured)),
     **dict.fromkeys((".csv", ".tsv"), Format("csv", 1, _csv)),
-    **dict.fromkeys((".html", ".htm", ".xhtml"), Format("html", 1, _html, declares_encoding=True)),
+    **dict.fromkeys((".html", ".htm", ".xhtml"), HTML),
 }
 
 #: Suffix to media type.

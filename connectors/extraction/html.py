@@ -69,6 +69,11 @@ _BLOCKS: Final = frozenset(
         "ul",
     }
 )
+#: Around the text of a page, unless within one of the sections: there they belong to it.
+_FRAME: Final = "header, footer, aside, " + ", ".join(
+    f'[role~="{role}" i]' for role in ("navigation", "banner", "contentinfo", "complementary", "search")
+)
+_SECTIONS: Final = frozenset({"article", "main", "section"})
 _SPACE: Final = re.compile(r"[ \t\n\r\f]+")
 #: A paragraph that would read as a heading.
 _FALSE_HEADING: Final = re.compile(r"#{1,6}[ \t]")
@@ -86,42 +91,79 @@ class Page(NamedTuple):
     title: str
 
 
-def html_to_markdown(html: str) -> Page:
-    """The main text of a page: that of its one ``main`` or ``article``, or of the whole body.
+def html_to_markdown(html: str, *, framed: bool = True) -> Page:
+    """A page's main text: of its one ``main``, of its one ``article`` if that is most of it, or of its body.
+
+    Args:
+        html: the page.
+        framed: it may be one of a site, with headers, footers and side bars around its text. Chapters and mails have
+            none: all of their body counts.
 
     Raises:
         Poison: the page would keep the parser busy for minutes, or fill the memory.
     """
     refuse_hostile(html)
     tree = LexborHTMLParser(html)
-    root = tree.body
-    for selector in ("main", "article"):
-        found = tree.css(selector)
-        if len(found) == 1:
-            root = found[0]
-            break
-    writer = _Writer(_GROWTH * len(html) + _MORE)
+    most = _GROWTH * len(html) + _MORE
+    text = _main_text(tree, most) if framed else _written(tree.body, most)
+    title = tree.css_first("head > title") or tree.css_first("h1")
+    return Page(text, "" if title is None else title.text()[:_TITLE_SIZE])
+
+
+def _main_text(tree: LexborHTMLParser, most: int) -> str:
+    named = False
+    for selector in ("main", '[role~="main" i]'):
+        if len(found := tree.css(selector)) == 1:
+            named = True
+            if text := _written(found[0], most):
+                return text
+    text = _written(tree.body, most, _frame(tree))
+    articles = tree.css("article")
+    # One of few words is a teaser of another page.
+    if len(articles) == 1 and 2 * len(article := _written(articles[0], most)) > len(text):
+        return article
+    # Scripts fill an empty ``main``: what stands around it is not the page's text.
+    return text if text or named else _written(tree.body, most)
+
+
+def _frame(tree: LexborHTMLParser) -> frozenset[int]:
+    """What may stand around a page's text, by id. What holds the only ``h1`` holds its title, and is none."""
+    frame = {node.mem_id for node in tree.css(_FRAME)}
+    headings = tree.css("h1")
+    node = headings[0] if len(headings) == 1 else None
+    while node is not None:
+        frame.discard(node.mem_id)
+        node = node.parent
+    return frozenset(frame)
+
+
+def _written(root: LexborNode | None, most: int, frame: frozenset[int] = frozenset()) -> str:
+    """As Markdown, without what is of the frame."""
+    writer = _Writer(most)
     if root is not None:
-        for node, entering in _steps(root):
+        for node, entering in _steps(root, frame):
             if entering:
                 writer.enter(node)
             else:
                 writer.leave(node)
-    title = tree.css_first("head > title") or tree.css_first("h1")
-    return Page(writer.text(), "" if title is None else title.text()[:_TITLE_SIZE])
+    return writer.text()
 
 
-def _steps(root: LexborNode) -> Iterator[tuple[LexborNode, bool]]:
+def _steps(root: LexborNode, frame: frozenset[int]) -> Iterator[tuple[LexborNode, bool]]:
     """Every node on the way in and out. A loop: pages nest deeper than Python's stack."""
     stack = [(root, True)]
+    sections = 0
     while stack:
         node, entering = stack.pop()
         yield node, entering
+        if node.tag in _SECTIONS:
+            sections += 1 if entering else -1
         if entering and node.tag not in _SKIPPED:
             stack.append((node, False))
             child = node.last_child
             while child is not None:
-                stack.append((child, True))
+                if sections or child.mem_id not in frame:
+                    stack.append((child, True))
                 child = child.prev
 
 

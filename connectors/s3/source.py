@@ -176,7 +176,7 @@ class S3Source:
         """Equal only if nothing about the object, its extraction or the limit for it has changed."""
         state = "+" if object_.size > self._extractor.limit(path) else ""
         state += "-archived" if object_.archived else ""
-        return f"{object_.etag}-{object_.at:x}-{object_.size:x}{state}-{object_.version}-{revision_of(path)}"
+        return f"{object_.etag}-{object_.at:x}-{object_.size:x}{state}-{object_.version}-{_extraction(path)}"
 
     def _admits(self, path: str) -> bool:
         """True if this can be the path of a document. A key that ends with ``/`` is a folder of some tool's; one
@@ -247,6 +247,12 @@ def _named(path: str, content_type: str) -> str:
     if PurePosixPath(path).suffix:
         return path
     return path + _SUFFIXES.get(content_type.partition(";")[0].strip().lower(), "")
+
+
+def _extraction(path: str) -> str:
+    """Another whenever the content may give another text, of whatever type it is: no listing says that."""
+    suffixes = () if PurePosixPath(path).suffix else sorted(set(_SUFFIXES.values()))
+    return "-".join(revision_of(path + suffix) for suffix in ("", *suffixes))
 
 
 def _metadata(opened: Opened) -> Metadata:

@@ -124,7 +124,9 @@ def live_lag(parts: Parts, spec: GenerationSpec) -> int:
     """Records of the log that a generation has not committed, wherever its workers run."""
     broker, names = parts.broker, parts.names
     chunk = broker.lag(names.group("chunk", spec.id), names.documents(parts.config.pipeline.epoch))
-    embed = broker.lag(names.group("embed", spec.id), names.chunks(spec.id))
+    chunks = names.chunks(spec.id)
+    # The first worker makes it, and senders do not wait for that.
+    embed = broker.lag(names.group("embed", spec.id), chunks) if chunks in broker.topics(chunks) else {}
     return sum(chunk.values()) + sum(embed.values())
 
 

@@ -133,7 +133,7 @@ def sheet_of(rows: str) -> bytes:
     )
 
 
-def book() -> bytes:
+def book(second: str = "<html><body><h1>Chapter</h1><p>second words</p></body></html>") -> bytes:
     """An EPUB of two chapters, the first without a heading."""
     return zipped(
         {
@@ -147,7 +147,7 @@ def book() -> bytes:
             '<item id="a" href="one.xhtml" media-type="application/xhtml+xml"/></manifest>'
             '<spine><itemref idref="a"/><itemref idref="b"/></spine></package>',
             "OPS/one.xhtml": "<html><head><title>Preface</title></head><body><p>first words</p></body></html>",
-            "OPS/two b.xhtml": "<html><body><h1>Chapter</h1><p>second words</p></body></html>",
+            "OPS/two b.xhtml": second,
         }
     )
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import posixpath
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
+
+from connectors.extraction.formats import HTML, MARKDOWN, Format, installed, reader_revision
 
 #: What ``pip install`` calls the packages of the readers.
 EXTRA: Final = "vectide[documents]"
@@ -29,16 +29,19 @@ class DocumentFormat:
     media_type: str
     needs: tuple[str, ...] = ()
     """Distributions; those of the extra."""
+    built_on: tuple[Format, ...] = ()
+    """Formats of texts that read parts of it."""
 
     @property
     def missing(self) -> tuple[str, ...]:
         """Those of ``needs`` that are not installed."""
-        return tuple(name for name in self.needs if _installed(name) is None)
+        return tuple(name for name in self.needs if installed(name) is None)
 
     @property
     def revision(self) -> str:
         """Another whenever the same bytes may give another text."""
-        return "-".join([f"{self.name}{self.version}", *(_installed(name) or "none" for name in self.needs)])
+        own = reader_revision(f"{self.name}{self.version}", self.needs)
+        return "-".join([own, *(one.revision for one in self.built_on)])
 
 
 _PDF: Final = DocumentFormat("pdf", 1, "pdf", "application/pdf", ("pypdfium2",))
@@ -46,9 +49,9 @@ _OFFICE: Final = "application/vnd.openxmlformats-officedocument."
 _WORD: Final = DocumentFormat("word", 1, "word", f"{_OFFICE}wordprocessingml.document", ("lxml",))
 _SLIDES: Final = DocumentFormat("slides", 1, "slides", f"{_OFFICE}presentationml.presentation", ("lxml",))
 _SHEETS: Final = DocumentFormat("sheets", 1, "sheets", f"{_OFFICE}spreadsheetml.sheet", ("python-calamine", "lxml"))
-_EPUB: Final = DocumentFormat("epub", 1, "epub", "application/epub+zip", ("lxml",))
-_MAIL: Final = DocumentFormat("mail", 1, "mail", "message/rfc822")
-_NOTEBOOK: Final = DocumentFormat("notebook", 1, "notebook", "application/x-ipynb+json")
+_EPUB: Final = DocumentFormat("epub", 1, "epub", "application/epub+zip", ("lxml",), (HTML,))
+_MAIL: Final = DocumentFormat("mail", 1, "mail", "message/rfc822", built_on=(HTML,))
+_NOTEBOOK: Final = DocumentFormat("notebook", 1, "notebook", "application/x-ipynb+json", built_on=(MARKDOWN,))
 
 FORMATS: Final[dict[str, DocumentFormat]] = {
     ".pdf": _PDF,
@@ -65,11 +68,3 @@ BY_NAME: Final = {one.name: one for one in FORMATS.values()}
 def document_format(path: str) -> DocumentFormat | None:
     """What reads a document of this name; None: it is a text, or nothing that is read."""
     return FORMATS.get(posixpath.splitext(path)[1].lower())
-
-
-@cache
-def _installed(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -40,7 +40,7 @@ def read(data: bytes, limit: int) -> Extracted:
     for name in spine:
         text.begin()
         if name in package and (found := decoded(package.read(name), declares=True)) is not None:
-            page = html_to_markdown(found[0])
+            page = html_to_markdown(found[0], framed=False)
             if page.title and not _HEADING.search(page.text):
                 # Without a heading of its own it would stand under that of the chapter before.
                 text.block(f"# {line(page.title)}")

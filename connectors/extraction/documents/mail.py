@@ -81,7 +81,7 @@ def _body(message: EmailMessage) -> str:
         content = (part.get_payload(decode=True) or b"").decode("utf-8", "replace")  # type: ignore[union-attr]
     if not isinstance(content, str):
         return ""
-    return html_to_markdown(content).text if part.get_content_subtype() == "html" else content
+    return html_to_markdown(content, framed=False).text if part.get_content_subtype() == "html" else content
 
 
 def _attached(message: EmailMessage) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from connectors import extraction
-from connectors.extraction import Extracted, ExtractionLimits, Extractor, documents, reader
+from connectors.extraction import Extracted, ExtractionLimits, Extractor, documents, formats, reader, revision_of
 from connectors.filesystem import connector
 from pipeline.anchors import ANCHORS, place
 from pipeline.chunking.structure import blocks
@@ -173,6 +173,17 @@ def test_mail_says_who_wrote_to_whom(extractor: Extractor) -> None:
     )
     assert found.metadata["created"] == "2023-01-02T10:00:00+01:00"
     assert found.metadata["attachments"] == ["plan.pdf"]
+
+
+def test_a_chapter_and_a_mail_are_read_as_a_whole(extractor: Extractor) -> None:
+    """Given notes in an ``aside`` and a text in an ``article``, then neither counts as the frame of a site's page."""
+    page = "<header>first</header><article>" + "word " * 40 + "</article><aside>a note</aside><footer>last</footer>"
+    whole = ["first", *["word"] * 40, "a", "note", "last"]
+    message = f"Subject: x\r\nContent-Type: text/html\r\n\r\n{page}"
+    assert read(extractor, message.encode(), "a.eml").text.split() == ["#", "x", *whole]
+    assert read(extractor, files.book(f"<html><body>{page}</body></html>"), "a.epub").text.split() == [
+        "#", "Preface", "first", "words", *whole
+    ]  # fmt: skip
 
 
 def test_a_notebook_is_its_texts_and_code_without_outputs(extractor: Extractor) -> None:
@@ -427,7 +438,8 @@ def test_a_document_whose_reader_is_not_installed_is_counted_and_told_once(
         (root / name).write_bytes(files.pdf([["tide tables"]]))
     (root / "note.txt").write_text("a note")
     with monkeypatch.context() as without, caplog.at_level(logging.WARNING, "connectors"):
-        without.setattr(extraction.documents, "_installed", lambda name: None)
+        for module in (extraction.documents, formats):
+            without.setattr(module, "installed", lambda name: None)
         one = scanned(connector("files", {"path": str(root)}, LIMIT), documents, tmp_path / "state")
     assert set(documents.texts()) == {"note.txt"}
     assert one.skipped("no_reader") == 2
@@ -450,6 +462,31 @@ def test_a_better_reader_is_another_revision(root: Path, monkeypatch: pytest.Mon
     (after,) = without_pauses(source.scan())
     source.close()
     assert after.revision != before.revision
+
+
+@pytest.mark.parametrize(
+    ("distribution", "suffixes"),
+    [
+        ("selectolax", {".html", ".epub", ".eml"}),
+        ("PyYAML", {".md", ".ipynb"}),
+        ("lxml", {".docx", ".pptx", ".xlsx", ".epub"}),
+        ("python-calamine", {".xlsx"}),
+        ("pypdfium2", {".pdf"}),
+    ],
+)
+def test_another_version_of_a_library_is_another_revision_of_all_that_is_built_on_it(
+    distribution: str, suffixes: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {path: revision_of(path) for path in ("a.html", "a.md", "a.txt", "a.csv", "a.py", *files.SAMPLES)}
+    installed = formats.installed
+    monkeypatch.setattr(formats, "installed", lambda name: "9.9" if name == distribution else installed(name))
+    assert {path.removeprefix("a") for path, before in asked.items() if revision_of(path) != before} == suffixes
+
+
+def test_a_better_reader_of_pages_is_another_revision_of_books_and_mail() -> None:
+    for path, part in (("a.epub", formats.HTML), ("a.eml", formats.HTML), ("a.ipynb", formats.MARKDOWN)):
+        assert part.revision.startswith(f"{part.name}{part.version}-")
+        assert part.revision in revision_of(path)
 
 
 def test_a_live_change_is_published_beside_a_hostile_document(root: Path, documents: Documents) -> None:

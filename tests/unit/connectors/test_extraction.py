@@ -258,6 +258,40 @@ def test_html_keeps_its_structure_as_markdown() -> None:
     assert ("Main heading", "Part") in headings
 
 
+FRAME = (
+    "<div><header>logo</header><div role=search>find</div></div>{}<aside>see also</aside>"
+    "<div role='Complementary note'>ads</div><footer>imprint</footer><div role=contentinfo>cookies</div>"
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        pytest.param(FRAME.format("<main><p>text</p><aside>a box</aside></main>"), "text a box", id="main"),
+        pytest.param(FRAME.format("<div role=main><header>title</header>text</div>"), "title text", id="its role"),
+        pytest.param(FRAME.format("<main><div role=main>text</div>more</main>"), "text more", id="main in itself"),
+        pytest.param(FRAME.format("<article><header>title</header>" + "word " * 40 + "</article><p>by the way</p>"),
+                     "title" + " word" * 40, id="an article that is most of it"),
+        pytest.param(FRAME.format("<p>" + "word " * 40 + "</p><article>read on there</article>"),
+                     "word " * 40 + "read on there", id="an article that is a teaser"),
+        pytest.param(FRAME.format("<article>one</article><article><header>two</header><footer>Jo</footer></article>"),
+                     "one two Jo", id="two articles"),
+        pytest.param(FRAME.format("<nav>menu</nav><div><p>text</p></div>"), "text", id="the body"),
+        pytest.param(FRAME.format("<section><header>part</header>text<aside>a box</aside></section>"),
+                     "part text a box", id="a section"),
+        pytest.param("<header><nav>menu</nav><h1>title</h1></header><p>text</p>", "# title text", id="its only title"),
+        pytest.param("<header><h1>logo</h1></header><h1>title</h1><p>text</p>", "# title text", id="another title"),
+        pytest.param("<nav>menu</nav><header>logo</header><footer>imprint</footer>", "logo imprint", id="nothing else"),
+        pytest.param("<div role=main></div><p>text</p><footer>imprint</footer>", "text", id="a main that is empty"),
+        pytest.param(FRAME.format("<main><script>draw()</script></main>"), "", id="drawn by scripts"),
+    ],
+)  # fmt: skip
+def test_the_main_text_of_a_page_is_without_what_stands_around_it(body: str, text: str) -> None:
+    found = extracted(f"<html><body>{body}</body></html>", "a.html")
+    assert found.text.split() == text.split()
+    assert found.metadata["extractor"] == "html/2", "another version, or what is published stays"
+
+
 def test_html_says_its_encoding_itself() -> None:
     page = '<html><meta http-equiv="Content-Type" content="text/html; charset=iso-8859-2"><p>za\xbf\xf3\xb3\xe6'
     found = extract(page.encode("latin-1"), "a.html")

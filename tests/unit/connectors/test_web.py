@@ -240,7 +240,7 @@ def test_what_a_page_says_of_itself(world: World) -> None:
     assert list(listed(source)) == ["ü b"]
     found = source.fetch("ü b")
     assert isinstance(found, Fetched)
-    assert found.metadata == {"title": "T", "language": "en", "source_media_type": "text/html", "extractor": "html/1"}
+    assert found.metadata == {"title": "T", "language": "en", "source_media_type": "text/html", "extractor": "html/2"}
     assert found.found["url"] == f"{world.site.url}/%C3%BC%20b"
     assert found.found["meta"]["description"] == "About it"
     assert found.event_time == 1_700_000_000.0
