@@ -429,11 +429,12 @@ def test_a_process_says_where_it_really_listens_and_only_http_is_asked(tmp_path:
     assert running(tmp_path) is None
 
 
-@pytest.mark.parametrize("pid", [os.getpid(), 2**22 + 1, -1, "a"])
+@pytest.mark.parametrize("pid", [None, 2**22 + 1, -1, "a"], ids=["alive", "gone", "negative", "no number"])
 def test_who_is_slow_and_alive_is_knocked_at_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pid: object
 ) -> None:
     """A busy process has its state all the same: to open it beside it would be refused."""
+    pid = os.getpid() if pid is None else pid
     monkeypatch.setattr(access, "_KNOCK_SECONDS", 0.2)
     knocks: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as silent:
