@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import codecs
 import datetime as dt
 import json
 import math
@@ -120,6 +121,8 @@ class Parser:
             data = _recoded(data, charset)
         if is_text(name) and len(data) > self._text_limit:
             raise Problem("too-large", f"the document has {len(data)} bytes, {self._text_limit} at most")
+        if charset is not None and is_text(name) and not data.startswith(codecs.BOM_UTF8):
+            data = codecs.BOM_UTF8 + data  # the sender has said it: what a page says of its encoding does not count
         try:
             if self._extractor.left_out(name) is not None:
                 raise Problem("unsupported-media-type", f"documents of {media_type!r} are not read here")

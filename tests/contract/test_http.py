@@ -131,6 +131,7 @@ def test_a_document_through_its_life(shared: tuple[Pushed, Documents]) -> None:
         ("text/plain", b"plain", "plain", "text/plain"),
         ("text/plain; charset=iso-8859-1", "ümlaut".encode("latin-1"), "ümlaut", "text/plain"),
         ("text/html; charset=utf-8", "<h1>Ü</h1><p>x".encode(), "# Ü\n\nx\n", "text/markdown"),
+        ("text/html;charset=UTF-8", '<meta charset="windows-1252"><p>Ü'.encode(), "Ü\n", "text/markdown"),
         ("TEXT/Markdown", b"# a", "# a", "text/markdown"),
         ("text/csv", b"a,b\n1,2\n", None, "text/markdown"),
         ("application/pdf", None, None, None),
