@@ -161,12 +161,13 @@ def test_a_full_verification_that_is_killed_goes_on_where_it_was(made: Deploymen
             killed.kill()
     left = checkpoints(made)
     assert 12 <= looked_at(left[0]) < 40
+    kept = json.loads(left[0].read_text())
     report = verified(made, "--full")
     chunks = report["points"] - DOCUMENTS
     assert report["full"] == {"documents": DOCUMENTS, "chunks": chunks, "resumed": True, "more": 0, "unchecked": 0}
     assert not left[0].exists()
     # One of another generation is refused, and nothing is thrown away.
-    left[0].write_text(json.dumps({"format": 1, "generation": "gx"}))
+    left[0].write_text(json.dumps({**kept, "generation": "gx"}))
     assert "is of generation gx" in made.ask("verify", "--full", code=8)
 
 

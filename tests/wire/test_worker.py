@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from pipeline.broker.kafka import KafkaBroker
 from pipeline.broker.kafka_consumer import KafkaConsumer
 from pipeline.deadline import Deadline
 from pipeline.errors import LogDiverged, PartitionsLost
+from pipeline.ports import Consumer
 from pipeline.stages.worker import Worker
 from tests.support.mock_kafka import CUT, Api, MockKafka
 from tests.support.workers import SECONDS
@@ -20,6 +23,16 @@ from tests.wire.ledger import Reading, reading
 
 Error = type[errors.BrokerResponseError] | int
 COORDINATOR: tuple[Error, ...] = (errors.CoordinatorNotAvailableError, errors.NotCoordinatorError, CUT)
+
+
+@contextmanager
+def member(broker: KafkaBroker, topic: str) -> Iterator[Consumer]:
+    """Of a group, for a while: one that outlives its cluster looks for it for ever."""
+    consumer = broker.consumer("g", [topic], "c")
+    try:
+        yield consumer
+    finally:
+        consumer.close(Deadline.after(5))
 
 
 @pytest.mark.parametrize(
@@ -50,19 +63,19 @@ def test_a_member_joins_and_begins_at_the_start_whatever_it_is_answered_first(
 
 def test_a_join_that_is_answered_between_two_polls_is_not_done_again(cluster: MockKafka, broker: KafkaBroker) -> None:
     """Each is a rebalance for all members of the group."""
-    consumer = broker.consumer("g", [cluster.topic("t")], "c")
-    cluster.watch()
-    cluster.delay(Api.JOIN_GROUP, 0.5)
-    deadline = Deadline.after(SECONDS)
-    while not cluster.seen(Api.JOIN_GROUP):
-        assert not deadline.expired
-        consumer.poll(0.05, 1)
-    time.sleep(1.0)
-    while not consumer.assignment():
-        assert not deadline.expired
-        consumer.poll(0.2, 1)
-    assert cluster.seen(Api.JOIN_GROUP) == 1
-    consumer.close(Deadline.after(5))
+    cluster.delay(Api.FIND_COORDINATOR, 1.0)  # the topic is known first: without it there is nothing to share out
+    with member(broker, cluster.topic("t")) as consumer:
+        cluster.watch()
+        cluster.delay(Api.JOIN_GROUP, 0.5)
+        deadline = Deadline.after(SECONDS)
+        while not cluster.seen(Api.JOIN_GROUP):
+            assert not deadline.expired
+            consumer.poll(0.05, 1)
+        time.sleep(1.0)
+        while not consumer.assignment():
+            assert not deadline.expired
+            consumer.poll(0.2, 1)
+        assert cluster.seen(Api.JOIN_GROUP) == 1
 
 
 def test_a_group_that_joined_before_its_topic_was_known_joins_again_over_several_polls(
@@ -77,18 +90,17 @@ def test_a_group_that_joined_before_its_topic_was_known_joins_again_over_several
         subscribe(self, *arguments, **named)
 
     monkeypatch.setattr(KafkaConsumer, "subscribe", subscribe_late)
-    consumer = broker.consumer("g", [cluster.topic("t")], "c")
-    deadline = Deadline.after(SECONDS)
-    while not consumer.joined():
-        assert not deadline.expired
-        consumer.poll(0.05, 1)
-    consumer.poll(0.2, 1)
-    assert not consumer.assignment()
-    cluster.delay(Api.SYNC_GROUP, 0.5)
-    while not consumer.assignment():
-        assert not deadline.expired, "its share came and was not taken"
-        consumer.poll(0.05, 1)
-    consumer.close(Deadline.after(5))
+    with member(broker, cluster.topic("t")) as consumer:
+        deadline = Deadline.after(SECONDS)
+        while not consumer.joined():
+            assert not deadline.expired
+            consumer.poll(0.05, 1)
+        consumer.poll(0.2, 1)
+        assert not consumer.assignment()
+        cluster.delay(Api.SYNC_GROUP, 0.5)
+        while not consumer.assignment():
+            assert not deadline.expired, "its share came and was not taken"
+            consumer.poll(0.05, 1)
 
 
 @pytest.mark.parametrize(
@@ -102,20 +114,19 @@ def test_who_learns_in_a_join_that_it_is_out_loses_what_it_holds(
     cluster: MockKafka, brisk: KafkaBroker, api: Api, error: Error
 ) -> None:
     """Given a member that joins again, and a group that has given its partitions to another meanwhile."""
-    consumer = brisk.consumer("g", [cluster.topic("t")], "c")
-    deadline = Deadline.after(SECONDS)
-    while not consumer.assignment():
-        assert not deadline.expired
-        consumer.poll(0.2, 1)
-    (held,) = consumer.assignment()
-    cluster.fail(api, error)
-    consumer._consumer._coordinator.request_rejoin()  # type: ignore[attr-defined]
-    while held not in (polled := consumer.poll(0.2, 1)).revoked:
-        assert not deadline.expired, "it reads on where it was"
-    while held not in polled.assigned:
-        assert not deadline.expired
-        polled = consumer.poll(0.2, 1)
-    consumer.close(Deadline.after(5))
+    with member(brisk, cluster.topic("t")) as consumer:
+        deadline = Deadline.after(SECONDS)
+        while not consumer.assignment():
+            assert not deadline.expired
+            consumer.poll(0.2, 1)
+        (held,) = consumer.assignment()
+        cluster.fail(api, error)
+        consumer._consumer._coordinator.request_rejoin()  # type: ignore[attr-defined]
+        while held not in (polled := consumer.poll(0.2, 1)).revoked:
+            assert not deadline.expired, "it reads on where it was"
+        while held not in polled.assigned:
+            assert not deadline.expired
+            polled = consumer.poll(0.2, 1)
 
 
 @pytest.mark.parametrize(
