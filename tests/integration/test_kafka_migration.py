@@ -121,19 +121,19 @@ def test_real_models_under_edits_deletes_and_searches(deployment: tuple[Deployme
     made, store = deployment
     configuration = made.folder / "vectide.toml"
     configuration.write_text(configuration.read_text().replace('"hashing"', '"wordllama"') + MIGRATE)
-    small_corpus(made, 12)
+    small_corpus(made, 6)
     made.ask("topics", "apply")
     commands = [made.begin("work", "chunk"), made.begin("work", "embed"), made.begin("connect", "filesystem")]
     for command in commands:
         command.ready()
-    made.quiet(12)
+    made.quiet(6)
     before = made.status()["generation"]["id"]
     served = made.begin("serve")
     url = served.ready().split()[-1].rstrip(",")
     with asking(url, "How is this package installed?") as asker:
-        with editing(made, 30, 10, 0.1, seed=2):
+        with editing(made, 20, 5, 0.1, seed=2):
             done = migrated(made, "--model", MINILM)
-        made.quiet(12)
+        made.quiet(6)
         asker.until(done["id"])
         made.ask("migrate", "rollback", "--reason", "to see that it is at once")
         asker.until(before)
