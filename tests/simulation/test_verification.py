@@ -41,7 +41,7 @@ def played(profile: Profile, seed: int) -> tuple[Schedule, str]:
 def test_what_has_converged_is_in_order(profile: Profile) -> None:
     """Given any schedule that came to rest as the log says, then verification finds nothing, and explains all."""
     print(f"profile {profile.name}, seeds from {FIRST}")
-    for seed in range(FIRST, FIRST + (SCHEDULES // 50 or 80)):
+    for seed in range(FIRST, FIRST + (SCHEDULES // 50 or 60)):
         schedule, failure = played(profile, seed)
         assert failure == ""
         if not possible(schedule.world):
@@ -87,7 +87,7 @@ def test_what_has_diverged_is_found_and_mended(name: str) -> None:
 def test_who_verifies_and_repairs_meanwhile_does_no_harm(profile: Profile) -> None:
     print(f"profile {profile.name}, seeds from {FIRST}")
     verifications = repairs = 0
-    for seed in range(FIRST, FIRST + (SCHEDULES // 50 or 80)):
+    for seed in range(FIRST, FIRST + (SCHEDULES // 50 or 60)):
         result = run(profile, seed)
         assert not result.failure, result.told()
         verifications += result.verifications
