@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
 from typing import Final
 
-from connectors.extraction import Extracted, extract, revision_of
+from connectors.extraction import Extracted, extract_text, revision_of
+from connectors.extraction.decoding import without_nul
 
 _HTML: Final = frozenset({"text/html", "application/xhtml+xml"})
 #: Only its suffix counts.
@@ -18,12 +18,21 @@ def readable(text: str, media_type: str) -> Extracted:
     Raises:
         Poison: nobody can read it, as it nests too deeply.
     """
-    if not _is_html(media_type):
-        return Extracted(text, media_type)
-    # It is decoded already: with the mark, what the page says of its encoding does not count.
-    found = extract(codecs.BOM_UTF8 + text.encode(), _NAME)
-    assert found is not None  # nothing with that mark counts as binary
-    return found
+    return extract_text(without_nul(text), _NAME) if _is_html(media_type) else Extracted(text, media_type)
+
+
+def bounded(text: str, media_type: str, limit: int) -> tuple[Extracted, int]:
+    """A text as :func:`readable` has it, and its bytes of UTF-8. One over the limit is not read; what another one is
+    read as may be over it as well.
+
+    Raises:
+        Poison: nobody can read it.
+    """
+    size = len(text.encode())
+    if size > limit or not _is_html(media_type):
+        return Extracted(text, media_type), size
+    read = readable(text, media_type)
+    return read, len(read.text.encode())
 
 
 def reading(media_type: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ embeds nothing.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Final, Literal, NamedTuple
 
 from connectors.extraction.decoding import SAMPLE_BYTES, binary, binary_suffix, decoded
@@ -149,23 +150,36 @@ class Extractor:
         self._reader.close()
 
 
-def extract(data: bytes, path: str) -> Extracted | None:
+def extract(data: bytes, path: str, *, declares: bool = True) -> Extracted | None:
     """The text of a text file and what it says about itself; None if it is binary, as documents are.
 
     Args:
         data: the whole file.
         path: only its suffix, or the name of a file without one, chooses the format.
+        declares: what it says of its own encoding counts; False: it was recoded, to UTF-8.
 
     Raises:
         Poison: the format's library cannot read it.
     """
     if document_format(path) is not None:
         return None
-    format_ = format_of(path)
-    found = decoded(data, declares=format_.declares_encoding)
+    found = decoded(data, declares=declares and format_of(path).declares_encoding)
     if found is None:
         return None
     text, encoding = found
+    extracted = extract_text(text, path)
+    if encoding == "utf-8":
+        return extracted
+    return replace(extracted, metadata={**extracted.metadata, "encoding": encoding})
+
+
+def extract_text(text: str, path: str) -> Extracted:
+    """Likewise, of a text that is decoded already, whatever it says of its encoding; ``path`` is not a document's.
+
+    Raises:
+        Poison: the format's library cannot read it.
+    """
+    format_ = format_of(path)
     try:
         extracted = format_.extract(text, path)
     except Poison:
@@ -173,6 +187,4 @@ def extract(data: bytes, path: str) -> Extracted | None:
     except Exception as error:  # a library's error on one file is about that file
         raise Poison("extraction_failed", f"{format_.name}: {type(error).__name__}: {error}") from error
     metadata = {**extracted.metadata, "extractor": f"{format_.name}/{format_.version}"}
-    if encoding != "utf-8":
-        metadata["encoding"] = encoding
-    return Extracted(extracted.text, extracted.media_type, metadata, extracted.found)
+    return replace(extracted, metadata=metadata)

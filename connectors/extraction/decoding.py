@@ -120,20 +120,20 @@ def decoded(data: bytes, *, declares: bool) -> tuple[str, str] | None:
     for mark, encoding in _BOMS:
         if data.startswith(mark):
             text = data.decode("utf-8-sig" if encoding == "utf-8" else encoding, "replace")
-            return _without_nul(text), encoding
+            return without_nul(text), encoding
     declared = _declared(data) if declares else None
     if declared is not None:
-        return _without_nul(data.decode(declared, "replace")), declared
+        return without_nul(data.decode(declared, "replace")), declared
     try:
-        return _without_nul(data.decode("utf-8")), "utf-8"
+        return without_nul(data.decode("utf-8")), "utf-8"
     except UnicodeDecodeError:
         pass
     text = data.decode("utf-8", "replace")
     broken = text.count("\ufffd")
     if sum(1 for char in text if char > "\x7f") - broken >= broken:
-        return _without_nul(text), "utf-8 with replacements"
+        return without_nul(text), "utf-8 with replacements"
     # Its five undefined bytes are control characters in Latin-1, which no text has.
-    return _without_nul(data.decode("cp1252", "replace")), "windows-1252"
+    return without_nul(data.decode("cp1252", "replace")), "windows-1252"
 
 
 def binary(sample: bytes) -> bool:
@@ -169,5 +169,6 @@ def page_encoding(name: str) -> str | None:
     return found.name if _OF_PAGES.fullmatch(found.name) else None
 
 
-def _without_nul(text: str) -> str:
+def without_nul(text: str) -> str:
+    """The text with U+FFFD for each NUL."""
     return text.replace("\0", "\ufffd")

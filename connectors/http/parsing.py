@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import binascii
-import codecs
 import datetime as dt
 import json
 import math
@@ -121,14 +120,15 @@ class Parser:
             data = _recoded(data, charset)
         if is_text(name) and len(data) > self._text_limit:
             raise Problem("too-large", f"the document has {len(data)} bytes, {self._text_limit} at most")
-        if charset is not None and is_text(name) and not data.startswith(codecs.BOM_UTF8):
-            data = codecs.BOM_UTF8 + data  # the sender has said it: what a page says of its encoding does not count
         try:
             if self._extractor.left_out(name) is not None:
                 raise Problem("unsupported-media-type", f"documents of {media_type!r} are not read here")
             if len(data) > self._extractor.limit(name):
                 raise Problem("too-large", f"the document has {len(data)} bytes, {self._extractor.limit(name)} at most")
-            extracted = extract(data, name) if is_text(name) else self._extractor.extract(data, name)
+            if is_text(name):  # what the sender has said of its encoding counts before what a page says
+                extracted = extract(data, name, declares=charset is None)
+            else:
+                extracted = self._extractor.extract(data, name)
         except Poison as error:
             raise Problem("invalid-document", f"it cannot be read: {error.detail}") from None
         except Transient as error:

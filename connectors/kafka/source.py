@@ -20,14 +20,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from connectors.extraction import Extracted
 from connectors.kafka.following import POLL_SECONDS, PORTION_SECONDS, Following, StillReading
 from connectors.kafka.index import Index, Place
 from connectors.kafka.lookup import Lookup
 from connectors.kafka.records import NoDocument, OwnRecords, TopicRecords
 from connectors.kafka.settings import KafkaSettings
 from connectors.keys import escaped
-from connectors.texts import readable
+from connectors.texts import bounded
 from pipeline.deadline import Deadline
 from pipeline.errors import (
     BrokerUnavailable,
@@ -136,11 +135,8 @@ class KafkaSource:
             records = self._following.records[topic]
         if not _is_of(path, record, records):
             raise Transient("another document's record lies there: the topic was made again")
-        content, media_type = records.content(record), self._settings.topics[topic].media_type
-        read = Extracted(content.text, media_type)
-        if len(content.text.encode()) <= self._limit:
-            read = readable(content.text, media_type)
-        size = len(read.text.encode())
+        content = records.content(record)
+        read, size = bounded(content.text, self._settings.topics[topic].media_type, self._limit)
         within = size <= self._limit
         return Fetched(
             path=path,

@@ -15,7 +15,7 @@ from connectors.extraction import Extracted
 from connectors.keys import LIMIT_BYTES, path_of
 from connectors.postgres.server import Server, TooSlow
 from connectors.postgres.settings import TableSettings
-from connectors.texts import readable
+from connectors.texts import bounded
 from pipeline.errors import Poison, Transient
 from pipeline.identity import MetadataValue, content_hash
 from pipeline.ports import Fetched, Listed
@@ -173,26 +173,24 @@ class Table:
         xmin, size, content, digest, metadata_size, metadata, at = found[0][len(key) :]
         if metadata is None:
             raise Poison("bad_metadata", f"{metadata_size} bytes of metadata, over the limit of {limit}")
-        text, omitted, read = None, "", Extracted("", self.settings.media_type)
+        read = Extracted("", self.settings.media_type)
         if content is not None:
-            text = self._text(content)
-            size = len(text.encode())
-        if text is not None and size <= limit:
-            read = readable(text, self.settings.media_type)
-            text, size = read.text, len(read.text.encode())
-        if text is None or size > limit:
-            digest = digest or hashlib.blake2b((text or "").encode(), digest_size=16).hexdigest()
-            text, omitted = None, f"{size} bytes, over the limit of {limit}"
+            read, size = bounded(self._text(content), self.settings.media_type, limit)
+        within = content is not None and size <= limit
+        if within:
+            digest = content_hash(read.text)
+        else:
+            digest = digest or hashlib.blake2b(read.text.encode(), digest_size=16).hexdigest()
         return Fetched(
             path=path,
             revision=self._revision(xmin),
-            text=text,
-            digest=digest if text is None else content_hash(text),
+            text=read.text if within else None,
+            digest=digest,
             media_type=read.media_type,
             metadata={**read.metadata, **self._metadata(json.loads(metadata))},
             event_time=at or 0.0,
             size=size,
-            omitted=omitted,
+            omitted="" if within else f"{size} bytes, over the limit of {limit}",
         )
 
     def columns(self) -> list[str]:

@@ -41,6 +41,8 @@ _SUFFIXES: Final = {
     "text/x-markdown": ".md",
     "text/x-rst": ".rst",
 }
+#: What a name without a suffix may be read as, beside what it is read as without its type.
+_READ_AS: Final = sorted(set(_SUFFIXES.values()))
 #: What some uploads name, but did not do to the content.
 _NO_ENCODING: Final = frozenset({"", "identity", "aws-chunked", "utf-8"})
 _GZIP: Final = frozenset({"gzip", "x-gzip", "aws-chunked,gzip", "gzip,aws-chunked"})
@@ -251,7 +253,7 @@ def _named(path: str, content_type: str) -> str:
 
 def _extraction(path: str) -> str:
     """Another whenever the content may give another text, of whatever type it is: no listing says that."""
-    suffixes = () if PurePosixPath(path).suffix else sorted(set(_SUFFIXES.values()))
+    suffixes = [] if PurePosixPath(path).suffix else _READ_AS
     return "-".join(revision_of(path + suffix) for suffix in ("", *suffixes))
 
 

@@ -186,6 +186,7 @@ PUT = {"text": "x"}
         ({**PUT, "media_type": "application/pdf"}, "invalid-document", "base64"),
         ({"text": "x" * (LIMIT_BYTES + 1)}, "too-large", f"{LIMIT_BYTES}"),
         ({"content": base64.b64encode(b"a\0\1\2\3" * 99).decode(), "media_type": "text/plain"}, "unsupported-media-type", "binary"),  # noqa: E501
+        ({"text": "a\0\1\2\3" * 99}, "unsupported-media-type", "binary"),
         ({"content": base64.b64encode(b"no pdf").decode(), "media_type": "application/pdf"}, "invalid-document", "cannot be read"),  # noqa: E501
     ],
 )  # fmt: skip
