@@ -64,12 +64,13 @@ def write(
     writings = [_composed(plan, available, failed, fresh) for plan in prepared.plans]
     write_points(collection, writings)
     # 5. By the heads as they are now, for every document of the batch.
+    held = {writing.plan.doc for writing in writings if guards.holds(writing.chunks, donor_seconds)}
     expected = {writing.head.doc: writing.head.stamp for writing in writings if writing.head is not None}
     heads, lost = settle(
         collection,
         guards.settled(prepared.plans),
         expected,
-        held={writing.plan.doc for writing in writings if guards.holds(writing.chunks, donor_seconds)},
+        held,
     )
     # Stamps only grow: a head that is still what was read was moved by nobody, and yet it did not match.
     torn = [
@@ -83,7 +84,10 @@ def write(
     if torn:
         log.warning("heads whose index says otherwise are written again", extra={"documents": len(torn)})
         collection.mend(torn)
-    return [_outcome(writing, heads.get(writing.plan.doc), lost, donor_seconds) for writing in writings]
+    return [
+        _outcome(writing, heads.get(writing.plan.doc), lost, donor_seconds if writing.plan.doc in held else None)
+        for writing in writings
+    ]
 
 
 def upsert_slice(prepared: PreparedBatch, vectors: Mapping[str, Vectors]) -> None:
@@ -242,7 +246,7 @@ def _inherited(plan: Plan) -> tuple[tuple[ListedChunk, ...], tuple[int, ...], in
     return listed, plan.read.missing, plan.read.content_version
 
 
-def _outcome(writing: _Writing, head: Head | None, lost: set[str], donor_seconds: float) -> Outcome:
+def _outcome(writing: _Writing, head: Head | None, lost: set[str], held_seconds: float | None) -> Outcome:
     plan = writing.plan
     result: Result = plan.result
     if plan.doc in lost:
@@ -253,7 +257,6 @@ def _outcome(writing: _Writing, head: Head | None, lost: set[str], donor_seconds
         result = "unchanged"
     listed = set() if writing.head is None else {chunk.id for chunk in writing.head.chunks}
     before = set() if plan.read is None else {chunk.id for chunk in plan.read.chunks}
-    holds = guards.holds(writing.chunks, donor_seconds)
     return Outcome(
         document=plan.document,
         result=result,
@@ -265,7 +268,7 @@ def _outcome(writing: _Writing, head: Head | None, lost: set[str], donor_seconds
         removed=0 if writing.head is None else len(before - listed),
         failures=tuple(writing.failures),
         rejected_fields=plan.fields.rejected,
-        sweep_after=donor_seconds if head is not None and head.state == "deleted" and holds else None,
+        sweep_after=held_seconds if head is not None and head.state == "deleted" else None,
         poison=plan.poison,
     )
 
