@@ -10,22 +10,19 @@ import pytest
 
 from pipeline.codec import encode_chunked
 from pipeline.deadline import Deadline
-from pipeline.embedding.recent import RecentVectors
 from pipeline.identity import DocumentKey
-from pipeline.naming import Names
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
-from pipeline.patience import Patience
 from pipeline.points import Vectors
 from pipeline.ports import NewRecord, Record, TopicPartition, Written
 from pipeline.records import ChunkedDocument
-from pipeline.retry import RetryPolicy
 from pipeline.stages import repair as walking
-from pipeline.stages.embed import EmbedLimits, EmbedStage
+from pipeline.stages.embed import EmbedLimits
 from pipeline.stages.window import Window
 from pipeline.store.memory import MemoryCollection
 from pipeline.sync import Embed, ToEmbed, synchronise
 from tests.simulation.world import SPEC, World, chunked, deleted
+from tests.support.workers import embed_stage
 
 KEY = DocumentKey("source", "document")
 
@@ -50,17 +47,14 @@ def _finished_by_the_stage(
 ) -> list[int]:
     """What a fresh worker finishes of these records, by offset; it writes one chunk at a time."""
     health, metrics = Health(), Metrics()
-    stage = EmbedStage(
+    stage = embed_stage(
         collection,
         embed or World([KEY]).embed,
         _NoLetters(),
-        Names("test", "test"),
-        EmbedLimits(slice_chunks=1, delete_grace_seconds=0.3),
-        Patience(RetryPolicy(), health, metrics),
         health,
         metrics,
-        RecentVectors(1 << 20),
-        enough=enough,
+        EmbedLimits(slice_chunks=1, delete_grace_seconds=0.3),
+        enough,
     )
     window = window or Window()
     records = []

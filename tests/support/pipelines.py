@@ -15,7 +15,6 @@ from pipeline.embedding.batches import embed_all
 from pipeline.embedding.generation import chunker, generation_spec
 from pipeline.embedding.loading import load
 from pipeline.embedding.models import tokenizer_of
-from pipeline.embedding.recent import RecentVectors
 from pipeline.errors import Poison
 from pipeline.identity import DocumentKey
 from pipeline.observe.health import Health
@@ -27,10 +26,10 @@ from pipeline.records import ChunkSpan, DeadLetter, DocumentChanged, Provenance
 from pipeline.retry import RetryPolicy
 from pipeline.stages import dead_letters
 from pipeline.stages.chunk import ChunkStage
-from pipeline.stages.embed import EmbedLimits, EmbedStage
+from pipeline.stages.embed import EmbedLimits
 from pipeline.stages.worker import Worker, WorkerLimits
 from pipeline.store.memory import MemoryStore
-from tests.support.workers import NAMES, Working, memory_broker, working
+from tests.support.workers import NAMES, Working, embed_stage, memory_broker, working
 
 CONFIG = Config(model=ModelConfig(provider="hashing", name="hashing"))
 SPEC = generation_spec(CONFIG)
@@ -125,16 +124,13 @@ def pipeline(
             broker, broker.publisher("chunk"), NAMES, SPEC, 0, cut, behind_limit,
             Patience(patience, made.health, made.metrics), made.health, made.metrics,
         )  # fmt: skip
-        embed = EmbedStage(
+        embed = embed_stage(
             made.collection,
             lambda items: embed_all(embedder, items, 4096, 64),
             broker.publisher("embed"),
-            NAMES,
-            batch or EmbedLimits(delete_grace_seconds=0.1),
-            Patience(patience, made.health, made.metrics),
             made.health,
             made.metrics,
-            RecentVectors(1 << 20),
+            batch or EmbedLimits(delete_grace_seconds=0.1),
         )
         bounds = limits or WorkerLimits(commit_seconds=0.05, drain_seconds=5)
         for stage, topic in ((chunk, DOCUMENTS), (embed, CHUNKS)):

@@ -12,9 +12,16 @@ from pipeline.broker.embedded import EmbeddedBroker
 from pipeline.broker.topics import pipeline_topics
 from pipeline.config import PipelineConfig
 from pipeline.deadline import Deadline
+from pipeline.embedding.recent import RecentVectors
 from pipeline.naming import Names
-from pipeline.ports import TopicSpec
+from pipeline.observe.health import Health
+from pipeline.observe.metrics import Metrics
+from pipeline.patience import Patience
+from pipeline.ports import Publisher, TopicSpec
+from pipeline.retry import RetryPolicy
+from pipeline.stages.embed import EmbedLimits, EmbedStage
 from pipeline.stages.worker import Worker
+from pipeline.sync import Embed
 
 NAMES = Names("t", "p")
 SECONDS = 30.0
@@ -29,6 +36,30 @@ def memory_broker(pipeline: PipelineConfig, *more: TopicSpec) -> Iterator[Embedd
         yield broker
     finally:
         broker.close()
+
+
+def embed_stage(
+    collection: object,
+    embed: Embed,
+    publisher: Publisher,
+    health: Health,
+    metrics: Metrics,
+    limits: EmbedLimits,
+    enough: threading.Event | None = None,
+) -> EmbedStage:
+    """The real one, over a collection or what stands in for one; it tries again at once."""
+    return EmbedStage(
+        collection,  # type: ignore[arg-type]
+        embed,
+        publisher,
+        NAMES,
+        limits,
+        Patience(RetryPolicy(0.01, 0.05), health, metrics),
+        health,
+        metrics,
+        RecentVectors(1 << 20),
+        enough=enough,
+    )
 
 
 @dataclass

@@ -28,6 +28,7 @@ from tests.soak.report import DISK_SKIPPED, Figures, last_line, not_tried, repor
 from tests.soak.searcher import Failed, Searcher
 from tests.soak.truth import SOURCE, Change, Document, Truth, asked, key_of
 from tests.soak.weather import CALM_TARGET, STORM_TARGET, Events, Weather
+from tests.support import clock as clock_
 
 CONFIG = Config(
     model=ModelConfig(provider="hashing", name="hashing"),
@@ -42,15 +43,8 @@ PROMPTED = HashingEmbedder(SPEC.model.model_copy(update={"document_prompt": "pas
 WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda my"
 
 
-class Clock:
-    """Stands where it is put; who sleeps puts it forward, and something may happen meanwhile."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.meanwhile: Callable[[], None] = lambda: None
-
-    def monotonic(self) -> float:
-        return self.now
+class Clock(clock_.Clock):
+    """Who sleeps puts it forward, and something may have happened meanwhile."""
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds

@@ -16,19 +16,16 @@ from pipeline.config import ModelConfig
 from pipeline.deadline import Deadline
 from pipeline.embedding.batches import embed_all
 from pipeline.embedding.loading import load
-from pipeline.embedding.recent import RecentVectors
 from pipeline.identity import DocumentKey, content_hash
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
-from pipeline.patience import Patience
 from pipeline.ports import CollectionSpec, Consumer, NewRecord, Polled, TopicPartition
 from pipeline.records import ChunkedDocument, ChunkSpan, Provenance
-from pipeline.retry import RetryPolicy
-from pipeline.stages.embed import EmbedLimits, EmbedStage
+from pipeline.stages.embed import EmbedLimits
 from pipeline.stages.worker import Worker, WorkerLimits
 from pipeline.store.memory import MemoryCollection, MemoryStore
 from tests.support.mock_kafka import Api, MockKafka, mocked
-from tests.support.workers import NAMES, Working, working
+from tests.support.workers import NAMES, Working, embed_stage, working
 
 GENERATION = "g0"
 CHUNKS, GROUP = NAMES.chunks(GENERATION), NAMES.group("embed", GENERATION)
@@ -119,17 +116,14 @@ def embedding(broker: KafkaBroker) -> Iterator[Embedding]:
     model = load(ModelConfig(provider="hashing", name="hashing"))
     spec = CollectionSpec(NAMES.collection(GENERATION), GENERATION, model.spec.dimension, "cosine", "m", "c")
     store = Treacle(MemoryStore().create(spec))
-    stage = EmbedStage(
-        store,  # type: ignore[arg-type]
+    stage = embed_stage(
+        store,
         lambda items: embed_all(model, items, 4096, 64),
         broker.publisher("embed"),
-        NAMES,
-        EmbedLimits(delete_grace_seconds=0.2),
-        Patience(RetryPolicy(0.01, 0.05), health, metrics),
         health,
         metrics,
-        RecentVectors(1 << 20),
-    )  # fmt: skip
+        EmbedLimits(delete_grace_seconds=0.2),
+    )
     made = Embedding(broker, store, Counted(broker.consumer(GROUP, [CHUNKS], "embed")))
 
     def look() -> None:

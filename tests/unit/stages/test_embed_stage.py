@@ -23,16 +23,14 @@ from pipeline.errors import Fatal, StoreUnavailable
 from pipeline.identity import DocumentKey, content_hash
 from pipeline.observe.health import Health
 from pipeline.observe.metrics import Metrics
-from pipeline.patience import Patience
 from pipeline.points import Head, Vectors
 from pipeline.ports import CollectionSpec, NewRecord
 from pipeline.records import ChunkedDocument, ChunkSpan, Provenance
-from pipeline.retry import RetryPolicy
 from pipeline.stages import dead_letters
 from pipeline.stages.embed import EmbedLimits, EmbedStage
 from pipeline.stages.worker import Worker, WorkerLimits
 from pipeline.store.memory import MemoryCollection, MemoryStore
-from tests.support.workers import NAMES, SECONDS, Working, memory_broker, working
+from tests.support.workers import NAMES, SECONDS, Working, embed_stage, memory_broker, working
 
 GENERATION = "g0"
 
@@ -143,17 +141,14 @@ def running() -> Iterator[Running]:
         spec = CollectionSpec(NAMES.collection(GENERATION), GENERATION, model.spec.dimension, "cosine", "m", "c")
         collection = Flaky(MemoryStore().create(spec))
         enough = threading.Event()
-        stage = EmbedStage(
-            collection,  # type: ignore[arg-type]
+        stage = embed_stage(
+            collection,
             lambda items: embed_all(model, items, 4096, model.most, enough=enough.is_set),
             broker.publisher("embed"),
-            NAMES,
-            EmbedLimits(delete_grace_seconds=0.2),
-            Patience(RetryPolicy(0.01, 0.05), health, metrics),
             health,
             metrics,
-            RecentVectors(1 << 20),
-            enough=enough,
+            EmbedLimits(delete_grace_seconds=0.2),
+            enough,
         )
         consumer = broker.consumer(NAMES.group("embed", GENERATION), [NAMES.chunks(GENERATION)], "embed")
         worker = Worker(consumer, stage, WorkerLimits(commit_seconds=0.02, drain_seconds=5), health, metrics)

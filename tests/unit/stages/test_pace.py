@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 import pytest
 
 from pipeline.stages import pace as pacing
 from pipeline.stages.pace import LiveTraffic, Pace, unhurried
+from tests.support import clock as clock_
 
 SECONDS = 10.0
 
 
-class Clock:
-    """What the pace takes for the time: it moves when the test says so, and for whoever rests."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.meanwhile: Callable[[], None] = lambda: None
-        """Done as soon as somebody rests."""
-
-    def monotonic(self) -> float:
-        return self.now
+class Clock(clock_.Clock):
+    """What the pace takes for the time: it moves when the test says so, and for whoever rests; what happens meanwhile
+    is done as soon as somebody rests.
+    """
 
     # Of the event that wakes who rests.
 
