@@ -19,6 +19,7 @@ from pipeline.cli.corpus import write_corpus
 from pipeline.store.edge import EdgeStore
 from tests.contract.store_points import chunks_of
 from tests.support.deployment import Command, Deployment
+from tests.support.probing import until
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
 
@@ -56,6 +57,11 @@ def hashing(tmp_path: Path) -> Iterator[Deployment]:
 
 def url_of(made: Deployment) -> str:
     return str(json.loads((made.folder / ".vectide" / "endpoint.json").read_text())["url"])
+
+
+def metrics_of(made: Deployment) -> str:
+    with urllib.request.urlopen(f"{url_of(made)}/metrics", timeout=30) as answer:
+        return str(answer.read().decode())
 
 
 def post(url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -271,7 +277,8 @@ def test_a_job_that_slept_through_a_rollback_does_not_undo_it(hashing: Deploymen
     made.ask("migrate", "start", "--dimension", "128")
     made.ask("migrate", "pause")  # so that it is not over before it sleeps
     job = made.begin("migrate", "run", "--dimension", "128", "--cutover", "auto")
-    until_said(job, "building")
+    until(lambda: job.said("building") or job.process.poll() is not None, job.errors)
+    assert job.process.poll() is None, job.errors()
     job.pause()
     made.ask("migrate", "resume")
     made.ask("migrate", "cutover", "--force", "by hand")
@@ -293,6 +300,8 @@ def test_pause_and_throttle_hold_the_new_generation_and_not_the_live_one(hashing
     made.quiet(50)
     made.ask("migrate", "start", "--dimension", "128")
     made.ask("migrate", "pause")
+    share = f'vectide_migration_throttle_ratio{{generation="{building(made)["id"]}",pipeline="vectide.default"}}'
+    until(lambda: f"{share} 0.0\n" in metrics_of(made), lambda: f"{share} is not 0")  # it follows control by itself
     (made.documents / "new.md").write_text("# New\n\nA live change meanwhile.\n")
     made.quiet(51)
     time.sleep(1)
@@ -360,19 +369,12 @@ def settled(made: Deployment, up: Command) -> None:
     """Until the present `up` has read all files once, and no generation lags: the live one's lag alone says
     nothing of edits that it has not noticed yet, nor of the previous one.
     """
-    until_said(up, "Watching.")
+    until(lambda: up.said("Watching.") or up.process.poll() is not None, up.errors)
+    assert up.process.poll() is None, up.errors()
     deadline = time.monotonic() + SECONDS
     while any(one["lag"] for one in made.look("migrate", "status")["generations"]):
         assert time.monotonic() < deadline
         time.sleep(1.0)
-
-
-def until_said(command: Command, word: str) -> None:
-    deadline = time.monotonic() + SECONDS
-    while word not in Path(command._errors.name).read_text():
-        assert command.process.poll() is None, command.errors()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def until_live(made: Deployment, field: str, value: object) -> None:

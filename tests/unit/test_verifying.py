@@ -285,7 +285,9 @@ def test_what_a_kill_has_left_only_as_a_number_is_looked_for_again(
     assert again["again"]["findings"]["wrong vector"]["count"] == (0 if mended else DOCUMENTS)
 
 
-def test_a_patrol_that_mends_says_the_same_to_metrics_and_status(bench: Bench) -> None:
+def test_a_patrol_that_mends_says_the_same_to_metrics_and_status(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a seed after which the second sample does not draw those again that the first has mended."""
+    monkeypatch.setattr("pipeline.cli.patrolling.secrets.randbelow", lambda below: 11)
     spoil(bench)
     patrol = bench.patrol(repair=True, sample=2)
     patrol.turn(threading.Event())
