@@ -90,7 +90,7 @@ def test_a_document_is_forgotten_with_no_process_running(made: Deployment) -> No
     assert receipt["state"] == "gone", receipt["places"]
     assert files_with(made, SECRET) == []
     up = made.start("up", "docs")
-    until(lambda: "Watching." in up.errors(), up.errors)  # it has seen that the file is still there
+    until(lambda: up.said("Watching."), up.errors)  # it has seen that the file is still there
     made.quiet(8)
     assert "docs:secret.md" not in hits(made)
     (made.documents / "d1.md").unlink()

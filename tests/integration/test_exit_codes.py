@@ -70,7 +70,7 @@ def test_the_codes_of_a_job_an_impatient_user_and_another_log(made: Deployment) 
     (made.folder / "vectide.toml").write_text(f"{CONFIGURATION}gather_documents = 2\n")
     arguments = ("migrate", "run", "--dimension", "64", "--cutover", "auto")
     job = Probed(made, *arguments, **{"pass": 1})
-    until(lambda: "building" in job.command.errors(), job.command.errors)
+    until(lambda: job.command.said("building"), job.command.errors)
     assert job.command.stop() == 10, job.command.errors()
     # Settings that would lose data, and a log that is another one
     for setting, says in (("partitions = 3", "partitions is"), ("epoch = 2", "epoch")):

@@ -79,7 +79,7 @@ def test_an_up_that_is_killed_twenty_times_ends_with_the_store_as_the_files(made
         (made.documents / f"d{number}.md").write_text(f"# Again {random_.random()}\n\nedited {number}\n")
         (made.documents / f"d{random_.randrange(150)}.md").unlink(missing_ok=True)
     up = made.start("up", "docs")
-    until(lambda: "Watching." in up.errors(), up.errors)  # until it has scanned, there may be as many documents
+    until(lambda: up.said("Watching."), up.errors)  # until it has scanned, there may be as many documents
     made.quiet(len(made.truth()))
     assert up.stop() == 0
     store = EdgeStore(made.folder / ".vectide" / "store")
@@ -97,7 +97,7 @@ def test_a_restart_with_nothing_changed_does_nothing(made: Deployment) -> None:
     before = made.quiet(20)
     assert made.running[-1].stop() == 0
     up = made.start("up", "docs")
-    until(lambda: "Watching." in up.errors(), up.errors)  # it has scanned again
+    until(lambda: up.said("Watching."), up.errors)  # it has scanned again
     after = made.quiet(20)
     for name in ("chunks_embedded", "documents_published", "chunks_reused"):
         assert after[name] == before[name]

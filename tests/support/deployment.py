@@ -54,6 +54,10 @@ class Command:
         self._errors.flush()
         return Path(self._errors.name).read_text()[-4000:]
 
+    def said(self, word: str) -> bool:
+        """Whether it has written this to standard error, however long ago."""
+        return word in Path(self._errors.name).read_text()
+
     def kill(self) -> None:
         """SIGKILL."""
         self.process.kill()
