@@ -50,8 +50,7 @@ class Command:
         return line
 
     def errors(self) -> str:
-        """What it wrote to standard error."""
-        self._errors.flush()
+        """The last of what it wrote to standard error, also when it has ended."""
         return Path(self._errors.name).read_text()[-4000:]
 
     def said(self, word: str) -> bool:
