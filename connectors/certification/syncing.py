@@ -134,15 +134,16 @@ def a_change_is_not_undone_by_an_older_one(trial: Trial) -> None:
 def normal_operation_emits_no_logs(trial: Trial) -> None:
     """A first sync, live changes and a restart say nothing at all, from the level of information on."""
     trial.put("doc", "one")
-    with trial.running() as one:
-        one.wait_scanned()
-        trial.put("doc", "two")
-        trial.put("other", "x")
-        trial.wait_for({"doc": "two", "other": "x"}, one)
-        trial.remove("other")
-        trial.wait_for({"doc": "two"}, one)
-    trial.scanned()
-    said = [f"{one.name}: {one.getMessage()}" for one in trial.logged if one.levelno >= logging.INFO]
+    with trial.listening() as logged:
+        with trial.running() as one:
+            one.wait_scanned()
+            trial.put("doc", "two")
+            trial.put("other", "x")
+            trial.wait_for({"doc": "two", "other": "x"}, one)
+            trial.remove("other")
+            trial.wait_for({"doc": "two"}, one)
+        trial.scanned()
+    said = [f"{one.name}: {one.getMessage()}" for one in logged if one.levelno >= logging.INFO]
     assert not said, f"logged were {said[:5]}"
 
 
@@ -154,7 +155,7 @@ def secrets_are_not_shown(trial: Trial) -> None:
     secrets = trial.secrets
     trial.put("doc", "text")
     shown: list[str] = []
-    with trial.running(source := trial.source()) as one:
+    with trial.listening() as logged, trial.running(source := trial.source()) as one:
         one.wait_scanned()
         trial.put("doc", "another")
         trial.wait_for({"doc": "another"}, one)
@@ -167,7 +168,7 @@ def secrets_are_not_shown(trial: Trial) -> None:
                 shown += [one.not_ready(), *_errors_of(trial)]
                 trial.mend()
                 trial.wait_for({"doc": f"text while it is {fault}"}, one)
-    shown += [f"{record.getMessage()} {record.__dict__}" for record in trial.logged]
+    shown += [f"{record.getMessage()} {record.__dict__}" for record in logged]
     shown += [repr(event) for event in trial.documents.events()]
     for secret in secrets:
         found = [text for text in shown if secret in text]

@@ -1,10 +1,9 @@
-"""What one check works with: a place, sources over it, a log of its own, and everything that was logged."""
+"""What one check works with: a place, sources over it, a log of its own, and what is logged meanwhile."""
 
 from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -77,17 +76,9 @@ class Trial:
         self.broker = EmbeddedBroker(None)
         self.documents = Documents(self.broker)
         self._sources: list[Source] = []
-        self._records = _Records()
-        root = logging.getLogger()
-        self._level = root.level
-        root.setLevel(logging.DEBUG)  # a secret must not be in what nobody reads, either
-        root.addHandler(self._records)
 
     def close(self) -> None:
         """End everything that the check has begun."""
-        root = logging.getLogger()
-        root.removeHandler(self._records)
-        root.setLevel(self._level)
         for source in self._sources:
             source.close()
         self.broker.close()
@@ -245,10 +236,20 @@ class Trial:
         """The events of one document, in order."""
         return [event for event in self.documents.events() if event.key.path == path]
 
-    @property
-    def logged(self) -> list[logging.LogRecord]:
-        """What was logged since the check began."""
-        return self._records.taken()
+    @contextmanager
+    def listening(self) -> Iterator[list[logging.LogRecord]]:
+        """What is logged within, debugging too: a secret must not be in what nobody reads, either. Only for checks
+        that look at it: clients write several records a request, which take time and, kept, memory.
+        """
+        root, records = logging.getLogger(), _Records()
+        level = root.level
+        root.setLevel(logging.DEBUG)
+        root.addHandler(records)
+        try:
+            yield records.kept
+        finally:
+            root.removeHandler(records)
+            root.setLevel(level)
 
 
 class _Records(logging.Handler):
@@ -256,16 +257,10 @@ class _Records(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
-        self._mutex = threading.Lock()
-        self._kept: list[logging.LogRecord] = []
+        self.kept: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        with self._mutex:
-            self._kept.append(record)
-
-    def taken(self) -> list[logging.LogRecord]:
-        with self._mutex:
-            return list(self._kept)
+        self.kept.append(record)
 
 
 def covers(hints: Sequence[Hint], path: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from connectors.batches import Batch
 from connectors.certification import CHECKS, Check, NotShown, Scale, certify, outcome_of
 from connectors.memory import MemorySource
 from pipeline.broker.embedded import EmbeddedBroker
-from pipeline.ports import Source
+from pipeline.ports import Fetched, Skipped, Source
 from tests.contract import certification_mutants as mutants
 from tests.contract.certification_mutants import Broken, placed
 from tests.contract.places import MemoryPlace
@@ -126,6 +127,20 @@ def test_a_broken_runner_is_refused(name: str, tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(Batch, "records", lambda batch: records(batch)[: 2 * len(batch) - 1])
     outcome = outcome_of(BY_NAME[name], placed(Broken), tmp_path, SCALE)
     assert outcome.verdict == "failed", outcome
+
+
+class _Logs(Broken):
+    """Its client writes down what it was answered."""
+
+    def fetch(self, path: str) -> Fetched | Skipped | None:
+        logging.getLogger("client").debug("answered: %s", bytes(300_000))
+        return super().fetch(path)
+
+
+def test_what_a_client_logs_is_not_its_memory(tmp_path: Path) -> None:
+    check = BY_NAME["a-large-place-is-synced-in-bounded-memory-with-progress"]
+    outcome = outcome_of(check, placed(_Logs), tmp_path, replace(SCALE, patience_seconds=PATIENCE))
+    assert outcome.verdict == "passed", outcome.detail
 
 
 class _ResumesAtTheEnd(LoggedSource):

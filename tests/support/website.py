@@ -6,7 +6,7 @@ import base64
 import socket
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -47,7 +47,8 @@ class Website:
         self.password = False
         self.requests: Counter[str] = Counter()
         self.connections = 0
-        self.seen: list[tuple[str, Mapping[str, str]]] = []
+        # Bounded: a certification weighs the process that the site is in.
+        self.seen: deque[tuple[str, Mapping[str, str]]] = deque(maxlen=1000)
         self._mutex = threading.Lock()
         site = self
 
