@@ -25,9 +25,14 @@ _SETTLE_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 1.0
 #: After one that was given up.
 _RETRY_SECONDS: Final = 300.0
-#: Beside an endless stream of live work: a tenth of the time.
-_SHARE: Final = 0.1
+#: Of the time, for nobody waits for it; and while live work comes in, which waits for the interpreter at each step.
+_SHARE: Final = 0.5
+_SHARE_BESIDE_WORK: Final = 0.1
+#: Live work this recent means that more will come: most of it is over before the next look at it.
+_LIVELY_SECONDS: Final = 1.0
 _YIELD_SECONDS: Final = 0.05
+#: A process that was stopped for an hour has not worked for an hour.
+_REST_SECONDS: Final = 60.0
 
 
 class Stopped(Transient):
@@ -45,7 +50,8 @@ class Round:
 
 
 class Pacer:
-    """How fast a verification may read: so many documents a second, and less beside live work.
+    """How fast a verification may read: so many documents a second, for half of the time, and for a tenth of it beside
+    live work.
 
     Args:
         per_second: records and points.
@@ -58,6 +64,7 @@ class Pacer:
         self._busy = busy
         self._stop = stop
         self._last = time.monotonic()
+        self._lively_until = float("-inf")
 
     def pause(self, done: int) -> None:
         """Called after so many: returns when the next may be read.
@@ -67,11 +74,18 @@ class Pacer:
         """
         now = time.monotonic()
         took = now - self._last
-        self.wait(max(0.0, done / self._per_second - took))
-        until = now + took * (1 / _SHARE - 1)
-        while self._busy() and (left := until - time.monotonic()) > 0:
+        usual = now + max(done / self._per_second - took, min(took * (1 / _SHARE - 1), _REST_SECONDS))
+        beside = max(usual, now + min(took * (1 / _SHARE_BESIDE_WORK - 1), _REST_SECONDS))
+        while (left := (beside if self._lively else usual) - time.monotonic()) > 0:
             self.wait(min(_YIELD_SECONDS, left))
         self._last = time.monotonic()
+
+    @property
+    def _lively(self) -> bool:
+        now = time.monotonic()
+        if self._busy():
+            self._lively_until = now + _LIVELY_SECONDS
+        return now < self._lively_until
 
     def wait(self, seconds: float) -> None:
         """So many seconds.
