@@ -15,6 +15,10 @@ CHECKS: Final = Checks()
 _DOCUMENTS: Final = 5
 #: Of a loop that is asked to stop while the source does not answer.
 _STOP_SECONDS: Final = 20.0
+_ASKING_SECONDS: Final = 1.0
+#: The runner's pauses grow to a tenth of a second here, and to ten seconds in production; each attempt may be several
+#: requests. Without a pause there are thousands.
+_MOST_PER_SECOND: Final = 200
 
 
 def _waited_out(trial: Trial, fault: Fault) -> None:
@@ -88,6 +92,26 @@ def a_slow_place_is_synced_and_can_be_stopped(trial: Trial) -> None:
         one.thread.join(min(_STOP_SECONDS, trial.scale.patience_seconds))
         assert not one.thread.is_alive(), "it does not stop while its place is slow"
     trial.mend()
+
+
+@CHECKS.add
+def a_broken_place_is_asked_again_with_pauses(trial: Trial) -> None:
+    """While it is away, refuses or talks rubbish, a place is asked again from time to time, and not all of the time."""
+    trial.asked()
+    with trial.running() as one:
+        one.wait_scanned()
+        for fault in trial.faults:
+            trial.break_(fault)
+            trial.put("0.txt", f"edited while it was {fault}")
+            trial.wait(one.not_ready, lambda fault=fault: f"it is ready although its place is {fault}")  # type: ignore[misc]
+            before, started = trial.asked(), time.monotonic()
+            time.sleep(_ASKING_SECONDS)
+            asked, seconds = trial.asked() - before, time.monotonic() - started
+            trial.mend()
+            assert asked <= _MOST_PER_SECOND * seconds, (
+                f"{asked} times in {seconds:.1f} s was it asked while it was {fault}: it is tried again without a pause"
+            )
+            trial.wait_for({"0.txt": f"edited while it was {fault}"}, one)
 
 
 def _some(trial: Trial) -> dict[str, str | None]:

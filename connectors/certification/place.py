@@ -98,6 +98,15 @@ class Breaks(Protocol):
 
 
 @runtime_checkable
+class Counts(Protocol):
+    """A place that knows how often its sources come."""
+
+    def asked(self) -> int:
+        """Requests until now, or attempts to connect; also those that failed."""
+        ...
+
+
+@runtime_checkable
 class Poisons(Protocol):
     """A place that can hold a document that nobody can ever read as it is."""
 

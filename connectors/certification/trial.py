@@ -14,6 +14,7 @@ from typing import Final, Literal, TypeAlias, TypeVar
 from connectors.certification.place import (
     Breaks,
     Closes,
+    Counts,
     Fault,
     HasSecrets,
     NotShown,
@@ -140,6 +141,19 @@ class Trial:
         """Let it work again."""
         assert isinstance(self.place, Breaks)  # it was broken before
         self.place.mend()
+
+    def asked(self) -> int:
+        """How often the place was asked until now."""
+        if not isinstance(self.place, Counts):
+            raise NotShown("the place has no method `asked`")
+        return self.place.asked()
+
+    @property
+    def faults(self) -> Sequence[Fault]:
+        """Those after which nothing is answered as it should be."""
+        if not isinstance(self.place, Breaks) or not (found := [one for one in self.place.faults if one != "slow"]):
+            raise NotShown("the place cannot break: it has no `break_`, or names no `faults` but `slow`")
+        return found
 
     @property
     def secrets(self) -> Sequence[str]:

@@ -66,6 +66,9 @@ class KafkaPlace:
     def mend(self) -> None:
         self._proxy.mend()
 
+    def asked(self) -> int:
+        return self._proxy.connections
+
     def source(self) -> ByKey:
         config = SourceConfig.model_validate(
             {

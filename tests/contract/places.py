@@ -80,6 +80,7 @@ class MemoryPlace:
     def __init__(self, folder: Path) -> None:
         self.one = MemorySource("place")
         self.fault: Fault | None = None
+        self.calls = 0
         self.poisoned: set[str] = set()
         self.open: list[MemorySource] = []
 
@@ -105,6 +106,9 @@ class MemoryPlace:
     def mend(self) -> None:
         self.fault = None
 
+    def asked(self) -> int:
+        return self.calls
+
     def source(self) -> Source:
         made = MemorySource("place", self.one._documents, _revision=self.one._revision)
         self.open.append(made)
@@ -128,6 +132,7 @@ class _Weathered:
         self.id = source.id
 
     def _check(self) -> None:
+        self._place.calls += 1
         match self._place.fault:
             case "slow":
                 self._closed.wait(0.05)
@@ -221,6 +226,9 @@ class GitHttpPlace(GitPlace):
     def mend(self) -> None:
         self.server.fault = None
 
+    def asked(self) -> int:
+        return self.server.requests
+
     def source(self) -> Source:
         return self._opened(
             repository=f"{self.server.url}/handbook/.git",
@@ -271,6 +279,9 @@ class S3QueuePlace:
 
     def mend(self) -> None:
         self.store.fault()
+
+    def asked(self) -> int:
+        return self.store.requests()
 
     def source(self) -> Source:
         return open_source("place", SourceConfig.model_validate(self.settings()), LIMIT_BYTES)
@@ -337,6 +348,9 @@ class WebPlace:
 
     def mend(self) -> None:
         self.site.fault = None
+
+    def asked(self) -> int:
+        return self.site.requests.total()
 
     def source(self) -> Source:
         settings = {

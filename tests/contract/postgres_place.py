@@ -80,6 +80,9 @@ class PostgresPlace:
         self._relay.mend()
         self._server.execute("postgres", f"ALTER ROLE {self._database} CONNECTION LIMIT -1 PASSWORD 'hunter2'")
 
+    def asked(self) -> int:
+        return self._relay.connections
+
     def source(self) -> ByKey:
         config = SourceConfig.model_validate(
             {

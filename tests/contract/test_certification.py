@@ -88,6 +88,7 @@ MUTANTS: dict[str, list[tuple[type[Broken], str]]] = {
     "down-does-not-hold-up-the-end": [(mutants.WaitsWithoutALimit, "does not stop")],
     "unauthorised-does-not-hold-up-the-end": [(mutants.WaitsWithoutALimit, "does not stop")],
     "garbled-does-not-hold-up-the-end": [(mutants.WaitsWithoutALimit, "does not stop")],
+    "a-broken-place-is-asked-again-with-pauses": [(mutants.TriesAgainAtOnce, "without a pause")],
     "a-slow-place-is-synced-and-can-be-stopped": [(mutants.GivesUpOnSlowAnswers, "timed out")],
     "a-large-place-is-synced-in-bounded-memory-with-progress": [(mutants.KeepsEverything, "memory grew")],
     "a-change-reaches-the-log-and-how-fast": [(mutants.HintsNothing, "never reached the log")],

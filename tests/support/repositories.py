@@ -98,6 +98,7 @@ class Served:
 
     def __init__(self, folder: Path) -> None:
         self.fault: str | None = None
+        self.requests = 0
         served = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -116,6 +117,7 @@ class Served:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def answer(self, request: BaseHTTPRequestHandler, folder: Path) -> None:
+        self.requests += 1
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         expected = "Basic " + base64.b64encode(f"{self.USER}:{self.PASSWORD}".encode()).decode()
         match self.fault:

@@ -26,6 +26,7 @@ class Relay:
     def __init__(self, port: int = 0) -> None:
         self._upstream = port
         self.fault: str | None = None
+        self.connections = 0
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -61,6 +62,7 @@ class Relay:
                 client, _ = self._server.accept()
             except OSError:
                 return
+            self.connections += 1
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
