@@ -19,6 +19,7 @@ from kafka.errors import (
     GroupAuthorizationFailedError,
     GroupIdNotFoundError,
     TopicAlreadyExistsError,
+    UnknownBrokerIdError,
     UnknownTopicOrPartitionError,
 )
 from kafka.protocol.consumer.offsets import IsolationLevel, OffsetSpec
@@ -71,7 +72,8 @@ class KafkaBroker:
         self._connection = self._reached.options
         self._lock = threading.RLock()
         self._limits: dict[str, int] = {}
-        self._admin = self._new_admin()
+        with self._reached.opening():
+            self._admin = self._new_admin()
         self._astray = False
 
     # ---------------------------------------------------------------------------- clients
@@ -237,33 +239,43 @@ class KafkaBroker:
     # ---------------------------------------------------------------------------- private
 
     def _new_admin(self) -> KafkaAdminClient:
-        with self._reached.opening(), translated(f"reach Kafka at {self._config.bootstrap_servers}"):
+        with translated(f"reach Kafka at {self._config.bootstrap_servers}"):
             return made(KafkaAdminClient, {**self._connection, "client_id": self._client})
 
     @contextmanager
     def _asking(self, what: str) -> Iterator[KafkaAdminClient]:
-        """The admin client, which is for one thread at a time."""
-        with self._lock, self._reached.explained(), translated(what):
-            yield self._admin
+        """The admin client, which is for one thread at a time.
+
+        kafka-python's asks anew who leads a partition, and knows brokers from another question, which it repeats when a
+        connection breaks, or after five minutes: one that was away at that moment and leads again has no address until
+        then. So after that failure the next question goes by way of a new client.
+        """
+        with self._lock:
+            if self._astray:
+                with self._reached.explained():
+                    fresh = self._new_admin()
+                self._admin.close()
+                self._admin, self._astray = fresh, False
+            with self._reached.explained(), translated(what):
+                try:
+                    yield self._admin
+                except UnknownBrokerIdError:
+                    self._astray = True
+                    raise
 
     @contextmanager
     def _asking_coordinator(self, what: str) -> Iterator[KafkaAdminClient]:
         """Likewise, for what the coordinator of a group answers.
 
         kafka-python's admin client keeps the coordinator that it has found for ever, also when it has moved
-        or is dead: after a failure the next question goes by way of a new client.
+        or is dead: after any failure the next question goes by way of a new client.
         """
-        with self._lock:
-            if self._astray:
-                fresh = self._new_admin()
-                self._admin.close()
-                self._admin, self._astray = fresh, False
-            try:
-                with self._asking(what) as admin:
-                    yield admin
-            except BrokerUnavailable:
-                self._astray = True
-                raise
+        try:
+            with self._asking(what) as admin:
+                yield admin
+        except BrokerUnavailable:
+            self._astray = True
+            raise
 
     def _described(self, topic: str) -> TopicInfo:
         found = self.topics(topic).get(topic)

@@ -66,6 +66,22 @@ def test_clients_survive_a_broker_that_is_killed_and_started_again(own_kafka: Ka
     broker.close()
 
 
+def test_a_leader_that_was_away_when_brokers_were_asked_for_is_found(kafka: SharedKafka, fresh: str) -> None:
+    """Given a client that knows another broker, and not the one that leads again: its connection to that is gone."""
+    broker = kafka_broker(kafka)
+    name = topic(broker, f"{fresh}.a")
+    broker.publisher("p").publish([record(name, "x")], soon())
+    manager = broker._admin._manager  # type: ignore[attr-defined]
+    (leader,) = manager.cluster.brokers()
+    manager._conns.pop(leader.node_id, None)
+    another = type(leader)(leader.node_id + 1, leader.host, leader.port, None)
+    manager.cluster._brokers = {another.node_id: another}
+    with pytest.raises(BrokerUnavailable, match="UnknownBrokerId"):
+        broker.offsets(name)
+    assert sum(bounds.end for bounds in broker.offsets(name).values()) == 1
+    broker.close()
+
+
 def test_a_commit_to_a_broker_that_hangs_ends_at_its_deadline(own_kafka: KafkaServer, fresh: str) -> None:
     broker = kafka_broker(own_kafka)
     name = topic(broker, f"{fresh}.a")
