@@ -15,7 +15,7 @@ CHECKS: Final = Checks()
 _DOCUMENTS: Final = 5
 #: Of a loop that is asked to stop while the source does not answer.
 _STOP_SECONDS: Final = 20.0
-_ASKING_SECONDS: Final = 1.0
+_ASKING_SECONDS: Final = 0.5
 #: The runner's pauses grow to a tenth of a second here, and to ten seconds in production; each attempt may be several
 #: requests. Without a pause there are thousands.
 _MOST_PER_SECOND: Final = 200
