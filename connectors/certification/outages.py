@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from connectors.certification.checks import Checks, Run
-from connectors.certification.place import Fault
+from connectors.certification.place import Fault, NotShown
 from connectors.certification.trial import Trial
 
 CHECKS: Final = Checks()
@@ -98,6 +98,8 @@ def a_slow_place_is_synced_and_can_be_stopped(trial: Trial) -> None:
 def a_broken_place_is_asked_again_with_pauses(trial: Trial) -> None:
     """While it is away, refuses or talks rubbish, a place is asked again from time to time, and not all of the time."""
     trial.asked()
+    if not trial.faults:
+        raise NotShown("the place cannot break: it has no `break_`, or names no `faults` but `slow`")
     with trial.running() as one:
         one.wait_scanned()
         for fault in trial.faults:

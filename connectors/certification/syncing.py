@@ -10,7 +10,7 @@ from typing import Final
 from connectors.certification.checks import Checks
 from connectors.certification.contract import PATHS
 from connectors.certification.interruptions import watched
-from connectors.certification.place import Breaks, Renames, Sends
+from connectors.certification.place import Renames, Sends
 from connectors.certification.rig import Documents
 from connectors.certification.trial import Trial
 from connectors.state import is_mark
@@ -160,14 +160,13 @@ def secrets_are_not_shown(trial: Trial) -> None:
         trial.put("doc", "another")
         trial.wait_for({"doc": "another"}, one)
         shown += [repr(source), str(source)]
-        if isinstance(trial.place, Breaks):
-            for fault in (fault for fault in trial.place.faults if fault != "slow"):
-                trial.break_(fault)
-                trial.put("doc", f"text while it is {fault}")
-                trial.wait(one.not_ready, lambda fault=fault: f"it is ready although its place is {fault}")  # type: ignore[misc]
-                shown += [one.not_ready(), *_errors_of(trial)]
-                trial.mend()
-                trial.wait_for({"doc": f"text while it is {fault}"}, one)
+        for fault in trial.faults:
+            trial.break_(fault)
+            trial.put("doc", f"text while it is {fault}")
+            trial.wait(one.not_ready, lambda fault=fault: f"it is ready although its place is {fault}")  # type: ignore[misc]
+            shown += [one.not_ready(), *_errors_of(trial)]
+            trial.mend()
+            trial.wait_for({"doc": f"text while it is {fault}"}, one)
     shown += [f"{record.getMessage()} {record.__dict__}" for record in logged]
     shown += [repr(event) for event in trial.documents.events()]
     for secret in secrets:

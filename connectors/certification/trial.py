@@ -150,10 +150,8 @@ class Trial:
 
     @property
     def faults(self) -> Sequence[Fault]:
-        """Those after which nothing is answered as it should be."""
-        if not isinstance(self.place, Breaks) or not (found := [one for one in self.place.faults if one != "slow"]):
-            raise NotShown("the place cannot break: it has no `break_`, or names no `faults` but `slow`")
-        return found
+        """Those of the place after which nothing is answered as it should be."""
+        return [one for one in self.place.faults if one != "slow"] if isinstance(self.place, Breaks) else []
 
     @property
     def secrets(self) -> Sequence[str]:

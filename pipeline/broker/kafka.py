@@ -250,13 +250,12 @@ class KafkaBroker:
         connection breaks, or after five minutes: one that was away at that moment and leads again has no address until
         then. So after that failure the next question goes by way of a new client.
         """
-        with self._lock:
+        with self._lock, self._reached.explained():
             if self._astray:
-                with self._reached.explained():
-                    fresh = self._new_admin()
+                fresh = self._new_admin()
                 self._admin.close()
                 self._admin, self._astray = fresh, False
-            with self._reached.explained(), translated(what):
+            with translated(what):
                 try:
                     yield self._admin
                 except UnknownBrokerIdError:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.deployment import Deployment
-from tests.support.probing import until
+from tests.support.probing import until, until_said
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
 
@@ -90,7 +90,7 @@ def test_a_document_is_forgotten_with_no_process_running(made: Deployment) -> No
     assert receipt["state"] == "gone", receipt["places"]
     assert files_with(made, SECRET) == []
     up = made.start("up", "docs")
-    until(lambda: up.said("Watching."), up.errors)  # it has seen that the file is still there
+    until_said(up, "Watching.")  # it has seen that the file is still there
     made.quiet(8)
     assert "docs:secret.md" not in hits(made)
     (made.documents / "d1.md").unlink()

@@ -15,7 +15,7 @@ from pipeline.errors import UNAVAILABLE, Fatal
 from tests.docs.generate import DOCS
 from tests.integration.test_up import CONFIGURATION
 from tests.support.deployment import Deployment
-from tests.support.probing import Probed, until
+from tests.support.probing import Probed, until, until_said
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 
@@ -70,7 +70,7 @@ def test_the_codes_of_a_job_an_impatient_user_and_another_log(made: Deployment) 
     (made.folder / "vectide.toml").write_text(f"{CONFIGURATION}gather_documents = 2\n")
     arguments = ("migrate", "run", "--dimension", "64", "--cutover", "auto")
     job = Probed(made, *arguments, **{"pass": 1})
-    until(lambda: job.command.said("building"), job.command.errors)
+    until_said(job.command, "building")
     assert job.command.stop() == 10, job.command.errors()
     # Settings that would lose data, and a log that is another one
     for setting, says in (("partitions = 3", "partitions is"), ("epoch = 2", "epoch")):

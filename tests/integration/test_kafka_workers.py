@@ -15,7 +15,7 @@ from pipeline.ports import Collection
 from pipeline.store.qdrant import QdrantSettings, QdrantStore
 from tests.support.deployment import Deployment, loopback_qdrant
 from tests.support.kafka import KafkaServer
-from tests.support.probing import until
+from tests.support.probing import until_said
 from tests.support.shared_kafka import SharedKafka
 
 pytestmark = [pytest.mark.kafka, pytest.mark.processes, pytest.mark.timeout(900)]
@@ -134,7 +134,7 @@ def test_a_worker_that_starts_before_kafka_waits_for_it(kafka: SharedKafka, fres
         made = Deployment(tmp_path, CONFIGURATION.format(prefix=fresh, kafka=own.bootstrap, qdrant=url))
         try:
             worker = made.begin("work", "chunk")
-            until(lambda: '"waiting"' in worker.errors() or worker.process.poll() is not None, worker.errors)
+            until_said(worker, '"waiting"')
             assert worker.process.poll() is None, worker.errors()
             assert worker.stop() == 0, "it stops while it waits"
             own.start()
@@ -156,7 +156,7 @@ def test_a_search_service_that_starts_first_waits_for_the_first_collection(
     made.ask("topics", "apply")
     made.start("work", "chunk")
     served = made.begin("serve")
-    until(lambda: "no embed worker has made it" in served.errors() or served.process.poll() is not None, served.errors)
+    until_said(served, "no embed worker has made it")
     assert served.process.poll() is None, served.errors()
     made.start("work", "embed")
     assert "ready" in served.ready()

@@ -19,7 +19,7 @@ from pipeline.cli.corpus import write_corpus
 from pipeline.store.edge import EdgeStore
 from tests.contract.store_points import chunks_of
 from tests.support.deployment import Command, Deployment
-from tests.support.probing import until
+from tests.support.probing import until, until_said
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
 
@@ -277,8 +277,7 @@ def test_a_job_that_slept_through_a_rollback_does_not_undo_it(hashing: Deploymen
     made.ask("migrate", "start", "--dimension", "128")
     made.ask("migrate", "pause")  # so that it is not over before it sleeps
     job = made.begin("migrate", "run", "--dimension", "128", "--cutover", "auto")
-    until(lambda: job.said("building") or job.process.poll() is not None, job.errors)
-    assert job.process.poll() is None, job.errors()
+    until_said(job, "building")
     job.pause()
     made.ask("migrate", "resume")
     made.ask("migrate", "cutover", "--force", "by hand")
@@ -369,8 +368,7 @@ def settled(made: Deployment, up: Command) -> None:
     """Until the present `up` has read all files once, and no generation lags: the live one's lag alone says
     nothing of edits that it has not noticed yet, nor of the previous one.
     """
-    until(lambda: up.said("Watching.") or up.process.poll() is not None, up.errors)
-    assert up.process.poll() is None, up.errors()
+    until_said(up, "Watching.")
     deadline = time.monotonic() + SECONDS
     while any(one["lag"] for one in made.look("migrate", "status")["generations"]):
         assert time.monotonic() < deadline

@@ -33,6 +33,12 @@ def until(true: Callable[[], bool], what: Callable[[], str] = lambda: "it never 
         time.sleep(0.5)  # some looks are dear
 
 
+def until_said(command: Command, word: str) -> None:
+    """Wait until a command has written this to standard error; one that ends before does not any more."""
+    until(lambda: command.said(word) or command.process.poll() is not None, command.errors)
+    assert command.said(word), command.errors()
+
+
 class Probed:
     """A long-lived process on a port that is known before it says that it is ready.
 
