@@ -125,6 +125,10 @@ class Job:
         except (Transient, Backpressure) as error:
             self._say_error(error)
             return
+        except Refused:
+            if self._moved_on(ask, stop, id, seen):
+                return
+            raise
         if report["not_yet"]:
             return
         if not report["ok"] and self._force is None:
@@ -137,11 +141,16 @@ class Job:
         try:
             self._asked(ask, stop, arguments)
         except Refused:
-            now = self._asked(ask, stop, {"action": "status"})
-            found = next((one for one in now["generations"] if one["id"] == id), None)
-            if found is not None and found["transitions"] == report["examined"]:
+            if not self._moved_on(ask, stop, id, report["examined"]):
                 raise
-            # Rolled back, cut over by hand ... while it was examined: the next turn says what of it.
+
+    def _moved_on(self, ask: Ask, stop: threading.Event, id: str, seen: int) -> bool:
+        """Whether it was rolled back, or cut over by hand or by a job that was killed before its answer came, since so
+        many transitions were seen: then the next turn says what of it.
+        """
+        now = self._asked(ask, stop, {"action": "status"})
+        found = next((one for one in now["generations"] if one["id"] == id), None)
+        return found is None or bool(found["transitions"] != seen)
 
     def _gate(self, ask: Ask, stop: threading.Event, id: str, seen: int) -> dict[str, Any]:
         begun = ask("POST", "/migrate", {"action": "gate", "generation": id, "seen": seen, **self._labels})
